@@ -1,0 +1,64 @@
+// The grammar of the structure, in one place: what one node is, and how it is read. docs/format.md,
+// section 3.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "csrc/frame/bytes.h"
+#include "csrc/frame/codes.h"
+#include "csrc/frame/header.h"
+
+namespace pipecodec::frame {
+
+struct Node {
+  TypeCode code = TypeCode::None;
+  size_t offset = 0;      // of its type code in the frame
+  uint64_t children = 0;  // nodes that follow as its children; two for each pair of a dictionary
+  uint64_t number = 0;    // alias: leaf index; deque: maxlen + 1 or 0; ConstInt: zigzag
+  double real = 0, imaginary = 0;
+  std::string_view text;    // str, bytes, big int (two's complement), device, or the name of a type
+  std::string_view member;  // enum
+  DType dtype = DType::UInt8;
+  Route route = Route::Slot;
+  bool requires_grad = false;
+  uint64_t elements = 0;  // of a tensor; its shape is in NodeReader::shape until the next node
+};
+
+class NodeReader {
+ public:
+  NodeReader(const uint8_t* frame, const Header& header)
+      : reader_(frame, header.structure_begin(), header.structure_end()),
+        shapes_(frame, header.structure_end(), header.shapes_end()) {}
+
+  // Reads one node and checks what can be seen of it alone. Throws Error.
+  Node next();
+
+  // Throws Error where structure or shapes go on after the last node.
+  void finish() const;
+
+  std::vector<int64_t> shape;
+
+ private:
+  void tensor(Node& node);
+  std::string_view utf8();
+  uint64_t count(uint64_t nodes_each);
+
+  Reader reader_;
+  Reader shapes_;
+};
+
+// True for the codes whose children are keys and values in turn.
+constexpr bool holds_pairs(TypeCode code) {
+  return code == TypeCode::Dict || code == TypeCode::OrderedDict || code == TypeCode::DefaultDict ||
+         code == TypeCode::Dataclass;
+}
+
+// True for the codes whose children are constants: they belong to the structure, numbers included.
+constexpr bool holds_constants(TypeCode code) {
+  return code == TypeCode::Set || code == TypeCode::FrozenSet || code == TypeCode::Size ||
+         code == TypeCode::Slice || code == TypeCode::Range;
+}
+
+}  // namespace pipecodec::frame

@@ -1,0 +1,76 @@
+// Frames made by hand: right ones, and ones that are wrong in one place but have a right checksum.
+#pragma once
+
+#include <cstring>
+#include <vector>
+
+#include "csrc/frame/bytes.h"
+#include "csrc/frame/codes.h"
+#include "csrc/frame/header.h"
+#include "csrc/frame/layout.h"
+
+namespace pipecodec::frame::testing {
+
+struct Parts {
+  std::vector<uint8_t> structure, shapes, values, payload;
+  uint32_t leaves = 0;
+  size_t padding = 0;
+};
+
+inline std::vector<uint8_t> build(const Parts& parts) {
+  Writer writer;
+  writer.extend(kHeaderBytes);
+  writer.bytes(parts.structure.data(), parts.structure.size());
+  writer.bytes(parts.shapes.data(), parts.shapes.size());
+  writer.align(8);
+  writer.bytes(parts.values.data(), parts.values.size());
+  writer.align(kAlignment);
+  writer.bytes(parts.payload.data(), parts.payload.size());
+  Header header;
+  header.flags = kPayloadCovered;
+  header.used = writer.size();
+  header.structure_bytes = static_cast<uint32_t>(parts.structure.size());
+  header.shapes_bytes = static_cast<uint32_t>(parts.shapes.size());
+  header.values_bytes = static_cast<uint32_t>(parts.values.size());
+  header.leaves = parts.leaves;
+  seal(header, writer.data());
+  std::vector<uint8_t> frame(writer.data(), writer.data() + writer.size());
+  frame.resize(frame.size() + parts.padding);
+  return frame;
+}
+
+inline Layout parse(const std::vector<uint8_t>& frame) { return frame::parse(frame.data(), frame.size()); }
+inline Layout parse(const Parts& parts) { return parse(build(parts)); }
+
+constexpr uint8_t code(TypeCode type) { return static_cast<uint8_t>(type); }
+
+// [tensor float32 (2, 3) in a slot, 7, {'k': bool tensor (4,) in the payload}, None]
+inline Parts example() {
+  Parts parts;
+  parts.structure = {code(TypeCode::List),
+                     4,
+                     code(TypeCode::Tensor),
+                     6,
+                     0b100,
+                     2,
+                     code(TypeCode::Int),
+                     code(TypeCode::Dict),
+                     1,
+                     code(TypeCode::Str),
+                     1,
+                     'k',
+                     code(TypeCode::Tensor),
+                     11,
+                     3,
+                     1,
+                     code(TypeCode::None)};
+  parts.shapes = {2, 3, 4};
+  parts.values = {7, 0, 0, 0, 0, 0, 0, 0};
+  parts.payload = std::vector<uint8_t>(16);
+  parts.payload[1] = 1;
+  parts.leaves = 2;
+  parts.padding = 64;
+  return parts;
+}
+
+}  // namespace pipecodec::frame::testing

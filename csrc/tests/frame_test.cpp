@@ -1,0 +1,184 @@
+// A right frame is understood; each way in which one can be wrong is refused with its reason and its byte.
+#include <random>
+
+#include "csrc/frame/outline.h"
+#include "csrc/tests/build.h"
+#include "csrc/tests/check.h"
+
+using namespace pipecodec::frame;
+using namespace pipecodec::frame::testing;
+
+namespace {
+
+void a_right_frame_is_understood() {
+  const std::vector<uint8_t> frame = build(example());
+  const Layout layout = parse(frame);
+  CHECK(layout.leaves.size() == 2);
+  CHECK(layout.slots == 1);
+  CHECK(layout.payload_bytes == 16);
+  CHECK(layout.tunnel_bytes == 0);
+  CHECK(layout.leaves[0].dtype == DType::Float32);
+  CHECK(layout.leaves[0].requires_grad);
+  CHECK(layout.leaves[0].bytes() == 24);
+  CHECK(layout.shape(layout.leaves[0])[1] == 3);
+  CHECK(layout.leaves[1].route == Route::Payload);
+  const std::vector<Row> rows = outline(frame.data(), layout, "outputs");
+  CHECK(rows.size() == 6);
+  CHECK(rows[2].path == "outputs[1]");
+  CHECK(rows[2].text == "7");
+  CHECK(rows[4].path == "outputs[2]['k']");
+  CHECK(leaf_path(frame.data(), layout, 1, "outputs") == "outputs[2]['k']");
+}
+
+// Sets one byte of a finished frame, whose checksum then no longer holds.
+std::vector<uint8_t> changed(size_t at, uint8_t byte) {
+  std::vector<uint8_t> frame = build(example());
+  frame[at] = byte;
+  return frame;
+}
+
+void headers_are_checked() {
+  const std::vector<uint8_t> right = build(example());
+  for (size_t size = 0; size < kHeaderBytes; ++size) {
+    CHECK_REJECTED(Reason::Truncated, size, "header of 48 bytes",
+                   pipecodec::frame::parse(right.data(), size));
+  }
+  CHECK_REJECTED(Reason::Magic, 0, "not a pipecodec frame", parse(changed(0, 'X')));
+  CHECK_REJECTED(Reason::Version, 4, "format version 2, this build reads version 1", parse(changed(4, 2)));
+  CHECK_REJECTED(Reason::Flags, 5, "unknown flag", parse(changed(5, 0x83)));
+  CHECK_REJECTED(Reason::Flags, 6, "reserved", parse(changed(7, 1)));
+  CHECK_REJECTED(Reason::Length, 8, "were received", parse(changed(11, 1)));
+  CHECK_REJECTED(Reason::Length, 16, "longer than the frame", parse(changed(18, 1)));
+  CHECK_REJECTED(Reason::Checksum, 40, "checksum", parse(changed(16, 18)));
+  CHECK_REJECTED(Reason::Checksum, 40, "checksum", parse(changed(kHeaderBytes, code(TypeCode::Tuple))));
+  CHECK_REJECTED(Reason::Padding, right.size() - 1, "padding must be zero",
+                 parse(changed(right.size() - 1, 1)));
+}
+
+void no_flipped_bit_passes() {
+  const std::vector<uint8_t> right = build(example());
+  for (size_t bit = 0; bit < right.size() * 8; ++bit) {
+    std::vector<uint8_t> frame = right;
+    frame[bit / 8] ^= static_cast<uint8_t>(1 << (bit % 8));
+    bool refused = false;
+    try {
+      parse(frame);
+    } catch (const Error&) {
+      refused = true;
+    }
+    CHECK(refused);
+  }
+}
+
+// A frame that holds only this structure.
+Parts only(std::vector<uint8_t> structure, std::vector<uint8_t> shapes = {}, uint32_t leaves = 0) {
+  Parts parts;
+  parts.structure = std::move(structure);
+  parts.shapes = std::move(shapes);
+  parts.leaves = leaves;
+  return parts;
+}
+
+constexpr size_t kStart = kHeaderBytes;
+
+void nodes_are_checked() {
+  const uint8_t list = code(TypeCode::List), tensor = code(TypeCode::Tensor), none = code(TypeCode::None);
+  CHECK_REJECTED(Reason::Truncated, kStart, "are left", parse(only({})));
+  CHECK_REJECTED(Reason::UnknownCode, kStart, "unknown type code 32", parse(only({32})));
+  CHECK_REJECTED(Reason::UnknownCode, kStart, "unknown type code 1", parse(only({code(TypeCode::Scalar)})));
+  CHECK_REJECTED(Reason::Count, kStart + 1, "5 items are announced, 1 bytes are left",
+                 parse(only({list, 5, none})));
+  CHECK_REJECTED(Reason::Count, kStart + 1, "announced",
+                 parse(only({code(TypeCode::Dict), 2, none, none, none})));
+  CHECK_REJECTED(Reason::Truncated, kStart + 2, "are left", parse(only({code(TypeCode::Slice), none})));
+  CHECK_REJECTED(Reason::Trailing, kStart + 1, "end of the structure", parse(only({none, none})));
+  CHECK_REJECTED(Reason::UnknownDType, kStart + 1, "dtype code 46", parse(only({tensor, 46, 0, 0}, {}, 1)));
+  CHECK_REJECTED(Reason::UnknownDType, kStart + 1, "dtype code 99", parse(only({code(TypeCode::DType), 99})));
+  CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "flags", parse(only({tensor, 6, 8, 0}, {}, 1)));
+  CHECK_REJECTED(Reason::Count, kStart + 3, "3 dimensions are announced",
+                 parse(only({tensor, 6, 0, 3}, {1, 1}, 1)));
+  CHECK_REJECTED(Reason::Trailing, kStart + 5, "last shape", parse(only({tensor, 6, 0, 1}, {1, 1}, 1)));
+  CHECK_REJECTED(
+      Reason::Shape, kStart + 1, "63 bits",
+      parse(only({tensor, 6, 0, 2}, {0xFF, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F}, 1)));
+  CHECK_REJECTED(Reason::AliasIndex, kStart + 2, "alias of leaf 0, only 0",
+                 parse(only({list, 1, code(TypeCode::Alias), 0})));
+  CHECK_REJECTED(Reason::Text, kStart + 1, "UTF-8", parse(only({code(TypeCode::Str), 3, 0xED, 0xA0, 0x80})));
+  CHECK_REJECTED(Reason::Text, kStart + 1, "UTF-8", parse(only({code(TypeCode::Str), 2, 0xC0, 0x80})));
+  CHECK_REJECTED(Reason::Text, kStart, "shortest", parse(only({code(TypeCode::BigInt), 1, 5})));
+  CHECK_REJECTED(Reason::Count, kStart, "context", parse(only({code(TypeCode::Registered), 1, 'x', 0})));
+}
+
+void places_are_checked() {
+  const uint8_t none = code(TypeCode::None), number = code(TypeCode::ConstInt);
+  CHECK_REJECTED(Reason::MisplacedCode, kStart + 2, "TORCH_TENSOR must not stand in a key",
+                 parse(only({code(TypeCode::Set), 1, code(TypeCode::Tensor), 6, 0, 0}, {}, 1)));
+  CHECK_REJECTED(Reason::MisplacedCode, kStart + 2, "INT must not stand in a key",
+                 parse(only({code(TypeCode::Dict), 1, code(TypeCode::Int), none})));
+  CHECK_REJECTED(Reason::MisplacedCode, kStart, "CONST_INT must not stand outside", parse(only({number, 2})));
+  CHECK_REJECTED(Reason::MisplacedCode, kStart + 2, "in a size",
+                 parse(only({code(TypeCode::Size), 1, none})));
+  CHECK_REJECTED(Reason::MisplacedCode, kStart + 1, "in a range",
+                 parse(only({code(TypeCode::Range), none, number, 2, number, 2})));
+  CHECK_REJECTED(Reason::MisplacedCode, kStart + 4, "name of a field",
+                 parse(only({code(TypeCode::Dataclass), 1, 'x', 1, none, none})));
+}
+
+void depth_is_bounded() {
+  std::vector<uint8_t> deep;
+  for (int i = 0; i < kMaxDepth; ++i) deep.insert(deep.end(), {code(TypeCode::List), 1});
+  deep.push_back(code(TypeCode::None));
+  CHECK(parse(only(deep)).leaves.empty());
+  deep.insert(deep.begin(), {code(TypeCode::List), 1});
+  CHECK_REJECTED(Reason::Depth, kStart + 2 * kMaxDepth, "more than 1000 deep", parse(only(deep)));
+}
+
+void totals_are_checked() {
+  Parts parts = example();
+  parts.leaves = 3;
+  CHECK_REJECTED(Reason::Count, 28, "has 2 leaves, the header says 3", parse(parts));
+  parts = example();
+  parts.values.resize(16);
+  CHECK_REJECTED(Reason::Length, 24, "values of 8 bytes, the header says 16", parse(parts));
+  parts = example();
+  parts.payload.resize(32);
+  CHECK_REJECTED(Reason::Length, 8, "payload of 16 bytes, the frame has 32", parse(parts));
+}
+
+// Bytes of no meaning with a right header: whatever they are, they are refused or understood, and nothing
+// breaks.
+void noise_is_survived() {
+  const unsigned seed = 20260101;
+  std::printf("noise seed %u\n", seed);
+  std::mt19937 random(seed);
+  size_t understood = 0;
+  for (int i = 0; i < 200000; ++i) {
+    Parts parts;
+    parts.structure.resize(1 + random() % 8);
+    for (uint8_t& byte : parts.structure) byte = static_cast<uint8_t>(random() % 40);
+    parts.shapes.resize(random() % 2);
+    for (uint8_t& byte : parts.shapes) byte = static_cast<uint8_t>(random());
+    parts.leaves = random() % 2;
+    const std::vector<uint8_t> frame = build(parts);
+    try {
+      const Layout layout = parse(frame);
+      outline(frame.data(), layout, "outputs");
+      ++understood;
+    } catch (const Error&) {
+    }
+  }
+  CHECK(understood > 100);
+}
+
+}  // namespace
+
+int main() {
+  a_right_frame_is_understood();
+  headers_are_checked();
+  no_flipped_bit_passes();
+  nodes_are_checked();
+  places_are_checked();
+  depth_is_bounded();
+  totals_are_checked();
+  noise_is_survived();
+}
