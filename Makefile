@@ -1,0 +1,60 @@
+# The commands of this repository. Each sets up what it needs in .venv; nothing outside the folder is changed.
+#
+#   make demo    trains a small GPT-2 in 3 stages and 3 processes, and compares with one process
+#   make test    checks and tests everything
+#   make bench   measures the codec against others
+#   make format  formats all code
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+export DS_ACCELERATOR ?= cpu
+export DS_BUILD_OPS := 0
+
+CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
+
+.PHONY: setup demo test check native pytest bench format clean
+
+setup: $(VENV)/.built
+
+$(VENV)/.installed: requirements/build.txt requirements/dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements/build.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation -r requirements/dev.txt
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(CPP)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/python -m pipecodec.demo
+
+test: check native pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+native: setup
+	$(BIN)/cmake -S . -B build/native -DPIPECODEC_SANITIZE=ON
+	$(BIN)/cmake --build build/native --parallel 2
+	$(BIN)/ctest --test-dir build/native --output-on-failure
+
+pytest: setup
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info pipecodec/_build.py pipecodec/*.so

@@ -1,0 +1,118 @@
+// The Python module pipecodec._C: it registers, and decides nothing.
+#include <pybind11/pybind11.h>
+
+#include "csrc/codec/codec_type.h"
+#include "csrc/codec/errors.h"
+#include "csrc/codec/tunnel.h"
+#include "csrc/codec/unpacker.h"
+#include "csrc/frame/outline.h"
+#include "csrc/structure/known.h"
+
+namespace py = pybind11;
+using namespace pipecodec;
+
+namespace {
+
+// Runs `body`, which gives a Ref, for pybind11.
+template <class Body>
+py::object call(const char* where, Body body) {
+  PyObject* const made = codec::guarded(where, body);
+  if (made == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
+}
+
+py::object share(const structure::Ref& ref) { return py::reinterpret_borrow<py::object>(ref.get()); }
+
+py::tuple send(const py::object& self, const py::object& value, const py::object& device) {
+  codec::Sent sent;
+  call("send", [&] {
+    sent = codec::packer_of(self.ptr()).send(value.ptr(), device.ptr());
+    return structure::Ref::share(Py_None);
+  });
+  return py::make_tuple(share(sent.frame), codec::Tunnel(std::move(sent.spans), sent.tunnel_bytes),
+                        share(sent.tunnel), share(sent.slots));
+}
+
+std::unique_ptr<codec::Opened> open(const py::object& tensors, const std::string& name, codec::Plans* plans) {
+  std::unique_ptr<codec::Opened> opened;
+  call(name.c_str(), [&] {
+    opened = std::make_unique<codec::Opened>(tensors.ptr(), plans);
+    return structure::Ref::share(Py_None);
+  });
+  return opened;
+}
+
+std::unique_ptr<codec::Opened> receive(const py::object& self, const py::object& tensors) {
+  codec::Packer& packer = codec::packer_of(self.ptr());
+  std::unique_ptr<codec::Opened> opened = open(tensors, packer.name(), &packer.plans);
+  ++packer.stats.reads;
+  return opened;
+}
+
+// A row of frame::outline as Python values: (depth, path, label, type name, text, children, leaf or None),
+// where a leaf is (dtype, shape, route, requires_grad, bytes).
+py::list rows(const codec::Opened& opened) {
+  static constexpr const char* kRoutes[] = {"slot", "raw slot", "tunnel", "frame"};
+  py::list made;
+  const frame::Layout& layout = opened.layout();
+  for (const frame::Row& row : opened.rows()) {
+    py::object leaf = py::none();
+    if (row.leaf >= 0) {
+      const frame::Leaf& of = layout.leaves[static_cast<size_t>(row.leaf)];
+      py::list shape;
+      for (const int64_t dim : layout.shape(of)) shape.append(dim);
+      leaf = py::make_tuple(frame::kDTypes[static_cast<uint8_t>(of.dtype)].name, py::tuple(shape),
+                            kRoutes[static_cast<uint8_t>(of.route)], of.requires_grad, of.bytes());
+    }
+    made.append(py::make_tuple(row.depth, row.path, row.label,
+                               frame::kTypeNames[static_cast<uint8_t>(row.code)], row.text, row.children,
+                               leaf));
+  }
+  return made;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  call("pipecodec", [&] {
+    structure::load_known();
+    codec::add_to_module(m.ptr());
+    return structure::Ref::share(Py_None);
+  });
+
+  py::class_<codec::Tunnel>(m, "Tunnel")
+      .def("gather",
+           [](const codec::Tunnel& self, const py::object& tensors, const py::object& device) {
+             return call("tunnel", [&] { return self.gather(tensors.ptr(), device.ptr()); });
+           })
+      .def("scatter",
+           [](const codec::Tunnel& self, const py::object& buffer) {
+             return call("tunnel", [&] { return self.scatter(buffer.ptr()); });
+           })
+      .def_property_readonly("nbytes", &codec::Tunnel::bytes)
+      .def("__len__", &codec::Tunnel::leaves);
+
+  py::class_<codec::Opened>(m, "Opened")
+      .def(py::init([](const py::object& tensors) { return open(tensors, "describe", nullptr); }))
+      .def("tunnel",
+           [](const codec::Opened& self) {
+             return codec::Tunnel(self.tunnel_spans(), self.layout().tunnel_bytes);
+           })
+      .def("build",
+           [](const codec::Opened& self, const py::tuple& tunnel) {
+             return call("unpack", [&] { return self.build(1, tunnel.ptr()); });
+           })
+      .def_property_readonly("structure",
+                             [](const codec::Opened& self) { return self.layout().header.structure_hash; })
+      .def_property_readonly("used", [](const codec::Opened& self) { return self.layout().header.used; })
+      .def("rows", &rows);
+
+  m.def("send", &send);
+  m.def("receive", &receive);
+
+  py::dict codes;
+  for (uint8_t code = 0; code < frame::kTypeCodeCount; ++code) codes[frame::kTypeNames[code]] = code;
+  m.attr("TYPE_CODES") = codes;
+  m.attr("FORMAT_VERSION") = frame::kVersion;
+  m.attr("SMALL_LEAF") = codec::kSmallLeaf;
+}

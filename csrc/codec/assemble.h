@@ -1,0 +1,22 @@
+// What the encoder wrote, put together into the bytes of one frame.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "csrc/device/bits.h"
+#include "csrc/frame/header.h"
+#include "csrc/structure/encode.h"
+
+namespace pipecodec::codec {
+
+// Appends shapes, values and payload to encoder.structure, behind the room left for the header, which is
+// returned without its hashes: frame::seal writes it. `leaves` are those that travel in the payload, at
+// `spans`.
+frame::Header assemble(structure::Encoder& encoder, std::span<const at::Tensor> leaves,
+                       std::span<const device::Span> spans);
+
+// Where one leaf stands in the value that was just encoded: outputs[2]['mask']. For messages.
+std::string path_of(const structure::Encoder& encoder, size_t leaf, const std::string& root);
+
+}  // namespace pipecodec::codec

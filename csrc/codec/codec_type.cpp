@@ -1,0 +1,194 @@
+#include "csrc/codec/codec_type.h"
+
+#include <new>
+
+#include "csrc/codec/errors.h"
+#include "csrc/codec/unpacker.h"
+
+namespace pipecodec::codec {
+namespace {
+
+using structure::check;
+using structure::Ref;
+
+PyTypeObject* codec_type = nullptr;
+
+struct CodecObject {
+  PyObject_HEAD Packer packer;
+};
+
+Packer& state(PyObject* self) { return reinterpret_cast<CodecObject*>(self)->packer; }
+
+// Arguments of pack(obj, device=None) and unpack(tensors), by position or by name.
+template <size_t N>
+void parse(const char* function, const char* const (&names)[N], size_t required, PyObject* const* arguments,
+           Py_ssize_t count, PyObject* keywords, PyObject* (&parsed)[N]) {
+  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
+  if (static_cast<size_t>(count) > N) {
+    PyErr_Format(PyExc_TypeError, "%s() takes at most %zu arguments (%zd given)", function, N, count + named);
+    throw structure::PythonError();
+  }
+  for (Py_ssize_t i = 0; i < count; ++i) parsed[i] = arguments[i];
+  for (Py_ssize_t k = 0; k < named; ++k) {
+    PyObject* const name = PyTuple_GET_ITEM(keywords, k);
+    size_t i = 0;
+    while (i < N && PyUnicode_CompareWithASCIIString(name, names[i]) != 0) ++i;
+    if (i == N || parsed[i] != nullptr) {
+      PyErr_Format(PyExc_TypeError, i == N ? "%s() has no argument '%U'" : "%s() got argument '%U' twice",
+                   function, name);
+      throw structure::PythonError();
+    }
+    parsed[i] = arguments[count + k];
+  }
+  for (size_t i = 0; i < required; ++i) {
+    if (parsed[i] != nullptr) continue;
+    PyErr_Format(PyExc_TypeError, "%s() needs the argument '%s'", function, names[i]);
+    throw structure::PythonError();
+  }
+}
+
+Ref pack_with(Packer& packer, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  static constexpr const char* const names[] = {"obj", "device"};
+  PyObject* parsed[2] = {};
+  parse("pack", names, 1, arguments, count, keywords, parsed);
+  return packer.pack(parsed[0], parsed[1]);
+}
+
+Ref unpack_from(PyObject* const* arguments, Py_ssize_t count, PyObject* keywords, Plans* plans) {
+  static constexpr const char* const names[] = {"tensors"};
+  PyObject* parsed[1] = {};
+  parse("unpack", names, 1, arguments, count, keywords, parsed);
+  return Opened(parsed[0], plans).build(0, nullptr);
+}
+
+PyObject* codec_pack(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  return guarded(state(self).name(), [&] { return pack_with(state(self), arguments, count, keywords); });
+}
+
+PyObject* codec_unpack(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  return guarded(state(self).name(), [&] {
+    Ref value = unpack_from(arguments, count, keywords, &state(self).plans);
+    ++state(self).stats.reads;
+    return value;
+  });
+}
+
+PyObject* codec_reset(PyObject* self, PyObject*) {
+  state(self).reset();
+  Py_RETURN_NONE;
+}
+
+PyObject* codec_stats(PyObject* self, void*) {
+  const Stats& stats = state(self).stats;
+  return Py_BuildValue("(KKKKK)", stats.frames, stats.hits, stats.bytes, stats.messages, stats.reads);
+}
+
+PyObject* codec_name(PyObject* self, void*) {
+  const std::string& name = state(self).name();
+  return PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size()));
+}
+
+Policy parse_policy(PyObject* differentiable) {
+  Policy policy;
+  if (PyUnicode_Check(differentiable)) {
+    policy.kind = PyUnicode_CompareWithASCIIString(differentiable, "by-dtype") == 0 ? Policy::Kind::ByDType
+                                                                                    : Policy::Kind::Auto;
+    return policy;
+  }
+  policy.kind = Policy::Kind::Paths;
+  const Ref paths = Ref::take(PySequence_Tuple(differentiable));
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(paths.get()); ++i) {
+    const char* const path = PyUnicode_AsUTF8(PyTuple_GET_ITEM(paths.get(), i));
+    if (path == nullptr) throw structure::PythonError();
+    policy.paths.insert(path);
+  }
+  return policy;
+}
+
+PyObject* codec_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords) {
+  return guarded("Codec", [&] {
+    static const char* names[] = {"name", "capacity", "differentiable", nullptr};
+    const char* name = nullptr;
+    PyObject *capacity = nullptr, *differentiable = nullptr;
+    if (PyArg_ParseTupleAndKeywords(arguments, keywords, "sOO", const_cast<char**>(names), &name, &capacity,
+                                    &differentiable) == 0) {
+      throw structure::PythonError();
+    }
+    std::optional<size_t> bytes;
+    if (capacity != Py_None) {
+      bytes = PyLong_AsSize_t(capacity);
+      if (PyErr_Occurred() != nullptr) throw structure::PythonError();
+    }
+    Policy policy = parse_policy(differentiable);
+    Ref self = Ref::take(type->tp_alloc(type, 0));
+    new (&state(self.get())) Packer(name, bytes, std::move(policy));
+    return self;
+  });
+}
+
+void codec_dealloc(PyObject* self) {
+  PyTypeObject* const type = Py_TYPE(self);
+  state(self).~Packer();
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+// A frame of its own for each call: the tensors of one caller are not another's.
+PyObject* module_pack(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  return guarded("pack", [&] {
+    Packer packer("", std::nullopt, {});
+    return pack_with(packer, arguments, count, keywords);
+  });
+}
+
+PyObject* module_unpack(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  return guarded("unpack", [&] { return unpack_from(arguments, count, keywords, nullptr); });
+}
+
+template <class Function>
+PyCFunction method(Function function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+PyMethodDef codec_methods[] = {
+    {"pack", method(codec_pack), METH_FASTCALL | METH_KEYWORDS, nullptr},
+    {"unpack", method(codec_unpack), METH_FASTCALL | METH_KEYWORDS, nullptr},
+    {"reset", codec_reset, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyGetSetDef codec_attributes[] = {
+    {"counts", codec_stats, nullptr, nullptr, nullptr},
+    {"name", codec_name, nullptr, nullptr, nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
+PyMethodDef module_functions[] = {
+    {"pack", method(module_pack), METH_FASTCALL | METH_KEYWORDS, nullptr},
+    {"unpack", method(module_unpack), METH_FASTCALL | METH_KEYWORDS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+Packer& packer_of(PyObject* codec) {
+  if (PyObject_TypeCheck(codec, codec_type) == 0) raise(PyExc_TypeError, "not a pipecodec Codec");
+  return state(codec);
+}
+
+void add_to_module(PyObject* module) {
+  PyType_Slot slots[] = {
+      {Py_tp_new, reinterpret_cast<void*>(codec_new)},
+      {Py_tp_dealloc, reinterpret_cast<void*>(codec_dealloc)},
+      {Py_tp_methods, codec_methods},
+      {Py_tp_getset, codec_attributes},
+      {0, nullptr},
+  };
+  PyType_Spec spec{"pipecodec._C.Codec", sizeof(CodecObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+                   slots};
+  codec_type = reinterpret_cast<PyTypeObject*>(Ref::take(PyType_FromSpec(&spec)).release());
+  check(PyModule_AddObjectRef(module, "Codec", reinterpret_cast<PyObject*>(codec_type)));
+  check(PyModule_AddFunctions(module, module_functions));
+}
+
+}  // namespace pipecodec::codec

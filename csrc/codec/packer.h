@@ -1,0 +1,73 @@
+// The sending side of one boundary: a value becomes tensors, and an unchanged frame is the tensor that it
+// was.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "csrc/codec/routes.h"
+#include "csrc/codec/unpacker.h"
+#include "csrc/device/frame_tensor.h"
+#include "csrc/frame/header.h"
+#include "csrc/structure/encode.h"
+#include "csrc/structure/python.h"
+
+namespace pipecodec::codec {
+
+struct Stats {
+  uint64_t frames = 0;    // packed
+  uint64_t hits = 0;      // of them, those whose bytes were as before: the same tensor again
+  uint64_t bytes = 0;     // of all tensors packed
+  uint64_t messages = 0;  // tensors packed
+  uint64_t reads = 0;     // frames read by the host
+};
+
+// A value on its way through a tunnel: its frame, its other tensors, and the leaves that the tunnel still has
+// to take.
+struct Sent {
+  structure::Ref frame;
+  structure::Ref tunnel;  // tuple of leaves
+  structure::Ref slots;   // tuple of uint8 tensors
+  std::vector<device::Span> spans;
+  uint64_t tunnel_bytes = 0;
+};
+
+class Packer {
+ public:
+  Packer(std::string name, std::optional<size_t> capacity, Policy policy)
+      : name_(std::move(name)), configured_(capacity), capacity_(capacity), router_(std::move(policy)) {}
+
+  // A tuple: every leaf as a slot of its own, then the frame.
+  structure::Ref pack(PyObject* value, PyObject* device);
+  Sent send(PyObject* value, PyObject* device);
+
+  // Forgets the agreed capacity, signature and differentiable leaves.
+  void reset();
+
+  const std::string& name() const { return name_; }
+  Stats stats;
+  Plans plans;  // of the frames this codec receives
+
+ private:
+  std::unique_ptr<structure::Encoder> encode(PyObject* value);
+  structure::Ref frame_for(structure::Encoder& encoder, frame::Header& header, at::Device device);
+  size_t capacity_for(size_t used);
+  void check_signature(const structure::Encoder& encoder, const Routed& routed);
+
+  std::string name_;
+  std::optional<size_t> configured_;
+  std::optional<size_t> capacity_;
+  Router router_;
+
+  // Taken by the call that runs and put back after it: a value's own code may pack with the same codec.
+  std::unique_ptr<structure::Encoder> spare_;
+
+  frame::Writer last_bytes_;
+  structure::Ref last_frame_;
+  uint32_t last_version_ = 0;
+  std::optional<std::vector<uint64_t>> signature_;  // bytes of the tunnel, then of each slot
+};
+
+}  // namespace pipecodec::codec

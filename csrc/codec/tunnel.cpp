@@ -1,0 +1,51 @@
+#include "csrc/codec/tunnel.h"
+
+#include <algorithm>
+
+#include "csrc/codec/errors.h"
+#include "csrc/device/object.h"
+
+namespace pipecodec::codec {
+
+using structure::Ref;
+
+Ref Tunnel::gather(PyObject* tensors, PyObject* device) const {
+  const Ref items = Ref::take(PySequence_Tuple(tensors));
+  if (static_cast<size_t>(PyTuple_GET_SIZE(items.get())) != spans_.size()) {
+    raise(PyExc_ValueError, "the tunnel has " + std::to_string(spans_.size()) + " leaves");
+  }
+  std::vector<at::Tensor> leaves(spans_.size());
+  for (size_t i = 0; i < spans_.size(); ++i) {
+    PyObject* const item = PyTuple_GET_ITEM(items.get(), static_cast<Py_ssize_t>(i));
+    if (item == Py_None) continue;
+    if (!device::is_tensor(item)) raise(PyExc_TypeError, "the tunnel takes tensors or None");
+    leaves[i] = device::unwrap(item);
+    if (leaves[i].nbytes() != spans_[i].bytes ||
+        leaves[i].scalar_type() != device::scalar_type(spans_[i].dtype)) {
+      raise(PyExc_ValueError,
+            "leaf " + std::to_string(i) + " of the tunnel has another size or dtype than was agreed");
+    }
+  }
+  const at::Tensor bytes = device::gather(leaves, spans_, std::max<uint64_t>(bytes_, frame::kAlignment),
+                                          device::parse_device(device));
+  const int64_t shape[] = {bytes.numel() / 4};
+  return device::wrap(device::over_bytes(bytes, 0, frame::DType::Float32, shape));
+}
+
+Ref Tunnel::scatter(PyObject* buffer) const {
+  if (!device::is_tensor(buffer)) raise(PyExc_TypeError, "the tunnel is a tensor");
+  const at::Tensor& tensor = device::unwrap(buffer);
+  if (tensor.scalar_type() != at::kFloat || tensor.nbytes() < bytes_) {
+    raise(structure::known().frame_error,
+          "the tunnel must be float32 of at least " + std::to_string(bytes_ / 4) + " elements, this one is " +
+              c10::toString(tensor.scalar_type()) + " with " + std::to_string(tensor.numel()));
+  }
+  std::vector<at::Tensor> leaves = device::scatter(tensor, spans_);
+  Ref made = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(leaves.size())));
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    PyTuple_SET_ITEM(made.get(), static_cast<Py_ssize_t>(i), device::wrap(std::move(leaves[i])).release());
+  }
+  return made;
+}
+
+}  // namespace pipecodec::codec

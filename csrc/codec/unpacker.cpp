@@ -1,0 +1,192 @@
+#include "csrc/codec/unpacker.h"
+
+#include <algorithm>
+#include <cstring>
+#include <sstream>
+
+#include "csrc/codec/errors.h"
+#include "csrc/device/object.h"
+#include "csrc/frame/outline.h"
+
+namespace pipecodec::codec {
+namespace {
+
+using frame::Leaf;
+using frame::Route;
+using structure::Ref;
+
+constexpr const char* kRoot = "outputs";
+
+[[noreturn]] void bad_slots(const std::string& message) { raise(structure::known().frame_error, message); }
+
+std::string described(at::ScalarType dtype, at::IntArrayRef shape) {
+  std::ostringstream text;
+  text << c10::toString(dtype) << ' ' << shape;
+  return text.str();
+}
+
+device::HostFrame open_frame(PyObject* tensors) {
+  const Py_ssize_t count = PyTuple_GET_SIZE(tensors);
+  if (count == 0) bad_slots("there is nothing to unpack: the last tensor must be the frame");
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (!device::is_tensor(PyTuple_GET_ITEM(tensors, i))) {
+      bad_slots("tensors[" + std::to_string(i) + "] is not a tensor; unpack takes what pack gave");
+    }
+  }
+  const at::Tensor& frame = device::unwrap(PyTuple_GET_ITEM(tensors, count - 1));
+  if (const char* const why = device::not_a_frame(frame)) {
+    bad_slots("tensors[" + std::to_string(count - 1) + "], the last one, " + why + ", this one is " +
+              described(frame.scalar_type(), frame.sizes()));
+  }
+  return device::read_frame(frame);
+}
+
+Ref as_tuple(PyObject* tensors) {
+  if (PyTuple_CheckExact(tensors)) return Ref::share(tensors);
+  if (!PyList_Check(tensors) && !PyTuple_Check(tensors)) {
+    raise(PyExc_TypeError, "unpack takes the tuple or list of tensors that pack gave");
+  }
+  return Ref::take(PySequence_Tuple(tensors));
+}
+
+}  // namespace
+
+std::shared_ptr<const Plan> Plans::find(const uint8_t* frame, size_t size) {
+  if (!last_.empty() && size >= last_.size() && std::memcmp(frame, last_.data(), last_.size()) == 0) {
+    frame::check_padding(frame, last_.size(), size);
+    return known_.front().plan;
+  }
+  const frame::Header header = frame::parse_header(frame, size);
+  const uint8_t* const begin = frame + header.structure_begin();
+  const size_t length = header.shapes_end() - header.structure_begin();
+  const auto found = std::find_if(known_.begin(), known_.end(), [&](const Known& known) {
+    const frame::Header& of = known.plan->layout.header;
+    return of.structure_bytes == header.structure_bytes && of.shapes_bytes == header.shapes_bytes &&
+           of.values_bytes == header.values_bytes && of.used == header.used && of.leaves == header.leaves &&
+           std::memcmp(known.bytes.data(), begin, length) == 0;
+  });
+  if (found != known_.end()) {
+    std::rotate(known_.begin(), found, found + 1);
+  } else {
+    auto plan = std::make_shared<const Plan>(frame, frame::parse_structure(frame, header));
+    if (known_.size() == kKept) known_.pop_back();
+    known_.insert(known_.begin(), {{begin, begin + length}, std::move(plan)});
+  }
+  last_.assign(frame, frame + header.used);
+  return known_.front().plan;
+}
+
+Plan::Plan(const uint8_t* frame, frame::Layout&& checked)
+    : layout(std::move(checked)),
+      value(frame, layout),
+      slots_only(std::all_of(layout.leaves.begin(), layout.leaves.end(),
+                             [](const Leaf& leaf) { return leaf.route == Route::Slot; })) {}
+
+Opened::Opened(PyObject* tensors, Plans* plans)
+    : tensors_(as_tuple(tensors)),
+      frame_(open_frame(tensors_.get())),
+      plan_(plans != nullptr
+                ? plans->find(frame_.data, frame_.size)
+                : std::make_shared<const Plan>(frame_.data, frame::parse(frame_.data, frame_.size))) {}
+
+std::vector<device::Span> Opened::tunnel_spans() const {
+  std::vector<device::Span> spans;
+  for (const Leaf& leaf : layout().leaves) {
+    if (leaf.route != Route::Tunnel) continue;
+    const auto shape = layout().shape(leaf);
+    spans.push_back({leaf.dtype, {shape.begin(), shape.end()}, leaf.place, leaf.bytes()});
+  }
+  return spans;
+}
+
+std::vector<frame::Row> Opened::rows() const { return frame::outline(frame_.data, layout(), kRoot); }
+
+PyObject* Opened::item(size_t i) const {
+  return PyTuple_GET_ITEM(tensors_.get(), static_cast<Py_ssize_t>(i));
+}
+
+std::string Opened::path(size_t leaf) const { return frame::leaf_path(frame_.data, layout(), leaf, kRoot); }
+
+bool Opened::fits(const Leaf& leaf, PyObject* slot) const {
+  const at::Tensor& tensor = device::unwrap(slot);
+  const auto shape = layout().shape(leaf);
+  return tensor.scalar_type() == device::scalar_type(leaf.dtype) &&
+         tensor.sizes() == at::IntArrayRef(shape.data(), shape.size());
+}
+
+Ref Opened::slot(const Leaf& leaf, size_t index, size_t first_slot) const {
+  const size_t at = first_slot + leaf.place;
+  PyObject* const object = item(at);
+  const at::Tensor& tensor = device::unwrap(object);
+  const auto shape = layout().shape(leaf);
+  if (leaf.route == Route::Slot) {
+    if (!fits(leaf, object)) {
+      bad_slots("tensors[" + std::to_string(at) + "], " + path(index) + ": the frame says " +
+                described(device::scalar_type(leaf.dtype), {shape.data(), shape.size()}) +
+                ", the tensor is " + described(tensor.scalar_type(), tensor.sizes()));
+    }
+    return Ref::share(object);
+  }
+  if (tensor.scalar_type() != at::kByte || !tensor.is_contiguous() ||
+      static_cast<uint64_t>(tensor.numel()) != leaf.bytes()) {
+    bad_slots("tensors[" + std::to_string(at) + "], " + path(index) + ": the frame says " +
+              std::to_string(leaf.bytes()) + " raw bytes, the tensor is " +
+              described(tensor.scalar_type(), tensor.sizes()));
+  }
+  return device::wrap(device::over_bytes(tensor, 0, leaf.dtype, shape));
+}
+
+Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
+  const size_t beside = static_cast<size_t>(PyTuple_GET_SIZE(tensors_.get())) - 1;
+  if (beside != first_slot + layout().slots) {
+    bad_slots("the frame describes " + std::to_string(layout().slots) + " slots, " + std::to_string(beside) +
+              " tensors are " + "beside it" + (first_slot == 0 ? "" : ", the tunnel among them"));
+  }
+  const uint8_t* const values = frame_.data + layout().header.values_begin();
+  if (plan_->slots_only) {
+    PyObject* const* const leaves = reinterpret_cast<PyTupleObject*>(tensors_.get())->ob_item + first_slot;
+    for (size_t i = 0; i < layout().leaves.size(); ++i) {
+      if (!fits(layout().leaves[i], leaves[i])) slot(layout().leaves[i], i, first_slot);
+    }
+    return plan_->value.build(values, {leaves, layout().leaves.size()});
+  }
+  std::vector<device::Span> payload_spans;
+  for (const Leaf& leaf : layout().leaves) {
+    if (leaf.route != Route::Payload) continue;
+    const auto shape = layout().shape(leaf);
+    payload_spans.push_back({leaf.dtype,
+                             {shape.begin(), shape.end()},
+                             layout().header.payload_begin() + leaf.place,
+                             leaf.bytes()});
+  }
+  std::vector<at::Tensor> payload;
+  if (!payload_spans.empty()) payload = device::scatter(device::unwrap(item(beside)), payload_spans);
+
+  std::vector<Ref> owned;
+  std::vector<PyObject*> leaves;
+  owned.reserve(layout().leaves.size());
+  leaves.reserve(layout().leaves.size());
+  size_t next_tunnel = 0, next_payload = 0;
+  for (size_t i = 0; i < layout().leaves.size(); ++i) {
+    const Leaf& leaf = layout().leaves[i];
+    switch (leaf.route) {
+      case Route::Slot:
+      case Route::RawSlot:
+        owned.push_back(slot(leaf, i, first_slot));
+        break;
+      case Route::Tunnel:
+        if (tunnel == nullptr || static_cast<Py_ssize_t>(next_tunnel) >= PyTuple_GET_SIZE(tunnel)) {
+          bad_slots(path(i) + " travels through a tunnel; unpack it with a codec of transport='tunnel'");
+        }
+        owned.push_back(Ref::share(PyTuple_GET_ITEM(tunnel, static_cast<Py_ssize_t>(next_tunnel++))));
+        break;
+      case Route::Payload:
+        owned.push_back(device::wrap(std::move(payload[next_payload++])));
+        break;
+    }
+    leaves.push_back(owned.back().get());
+  }
+  return plan_->value.build(values, leaves);
+}
+
+}  // namespace pipecodec::codec

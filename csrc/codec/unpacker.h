@@ -1,0 +1,72 @@
+// The receiving side: a frame and the tensors beside it become the value.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "csrc/device/bits.h"
+#include "csrc/device/frame_tensor.h"
+#include "csrc/frame/layout.h"
+#include "csrc/frame/outline.h"
+#include "csrc/structure/python.h"
+#include "csrc/structure/template.h"
+
+namespace pipecodec::codec {
+
+// What is remembered of one structure with its shapes.
+struct Plan {
+  Plan(const uint8_t* frame, frame::Layout&& checked);
+
+  frame::Layout layout;
+  structure::Template value;
+  bool slots_only;  // every leaf is a slot of its own, as it is
+};
+
+// The plans of the frames met last, so that a frame of a known structure is neither checked nor compiled
+// again.
+class Plans {
+ public:
+  // Throws PythonError, frame::Error.
+  std::shared_ptr<const Plan> find(const uint8_t* frame, size_t size);
+
+ private:
+  static constexpr size_t kKept = 64;
+
+  struct Known {
+    std::vector<uint8_t> bytes;  // structure and shapes
+    std::shared_ptr<const Plan> plan;
+  };
+  std::vector<Known> known_;   // the most recently used first
+  std::vector<uint8_t> last_;  // the used bytes of the last frame, which were found right
+};
+
+// A received frame that was read and checked, before its leaves are there.
+class Opened {
+ public:
+  // `tensors` is a tuple or list whose last item is the frame; `plans` may be null. Throws PythonError,
+  // frame::Error.
+  Opened(PyObject* tensors, Plans* plans);
+
+  // Where the differentiable leaves stand in the tunnel, which is tensors[0] if the frame was sent through
+  // one.
+  std::vector<device::Span> tunnel_spans() const;
+  const frame::Layout& layout() const { return plan_->layout; }
+  std::vector<frame::Row> rows() const;
+
+  // The value. `first_slot` is 1 where tensors[0] is the tunnel; `tunnel` are the leaves that came through
+  // it.
+  structure::Ref build(size_t first_slot, PyObject* tunnel) const;
+
+ private:
+  PyObject* item(size_t i) const;
+  bool fits(const frame::Leaf& leaf, PyObject* slot) const;
+  structure::Ref slot(const frame::Leaf& leaf, size_t index, size_t first_slot) const;
+  structure::Ref build_from_slots() const;
+  std::string path(size_t leaf) const;
+
+  structure::Ref tensors_;  // tuple
+  device::HostFrame frame_;
+  std::shared_ptr<const Plan> plan_;
+};
+
+}  // namespace pipecodec::codec

@@ -1,0 +1,111 @@
+#include "csrc/device/bits.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ops/empty.h>
+
+#include <cstring>
+
+#include "csrc/device/object.h"
+
+namespace pipecodec::device {
+namespace {
+
+at::IntArrayRef sizes(std::span<const int64_t> shape) { return {shape.data(), shape.size()}; }
+
+at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Device device) {
+  if (device.is_cpu()) {
+    return at::detail::empty_cpu(sizes(shape), dtype, std::nullopt, device, std::nullopt, std::nullopt);
+  }
+  return at::empty(sizes(shape), at::TensorOptions().dtype(dtype).device(device));
+}
+
+}  // namespace
+
+const char* unsendable(const at::Tensor& tensor) {
+  if (tensor.layout() != at::kStrided) return "is not strided (sparse?); send its indices and values";
+  if (tensor.is_quantized()) return "is quantized; send its int_repr(), scale and zero point";
+  if (tensor.is_meta()) return "is on the meta device and has no data";
+  if (tensor.unsafeGetTensorImpl()->is_python_dispatch()) {
+    return "is of a tensor subclass with memory of its own making; send the plain tensors in it";
+  }
+  return nullptr;
+}
+
+at::Tensor plain(const at::Tensor& tensor) {
+  if (!tensor.is_conj() && !tensor.is_neg() && tensor.is_contiguous()) return tensor.detach();
+  return tensor.detach().resolve_conj().resolve_neg().contiguous();
+}
+
+at::Tensor as_bytes(const at::Tensor& plain) {
+  const int64_t bytes = static_cast<int64_t>(plain.nbytes());
+  at::Tensor made = empty(std::span<const int64_t>(), at::kByte, plain.device());
+  return made.set_(plain.storage(), plain.storage_offset() * static_cast<int64_t>(plain.element_size()),
+                   {bytes}, {1});
+}
+
+at::Tensor over_bytes(const at::Tensor& bytes, uint64_t place, frame::DType dtype,
+                      std::span<const int64_t> shape) {
+  const int64_t begin = bytes.storage_offset() + static_cast<int64_t>(place);
+  const int64_t element = frame::kDTypes[static_cast<uint8_t>(dtype)].bytes;
+  if (begin % element != 0) return over_bytes(bytes.clone(), place, dtype, shape);
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= shape[i] == 0 ? 1 : shape[i];
+  }
+  at::Tensor made = empty(std::span<const int64_t>(), scalar_type(dtype), bytes.device());
+  return made.set_(bytes.storage(), begin / element, sizes(shape), strides);
+}
+
+at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spans, uint64_t bytes,
+                  at::Device device) {
+  const int64_t shape[] = {static_cast<int64_t>(bytes)};
+  at::Tensor buffer = empty(shape, at::kByte, device);
+  if (device.is_cpu()) {
+    auto* const out = static_cast<uint8_t*>(buffer.mutable_data_ptr());
+    uint64_t end = 0;
+    for (size_t i = 0; i < spans.size(); ++i) {
+      const Span& span = spans[i];
+      if (span.bytes == 0) continue;
+      std::memset(out + end, 0, span.place - end);
+      end = span.place + span.bytes;
+      if (tensors[i].defined()) {
+        std::memcpy(out + span.place, plain(tensors[i].cpu()).const_data_ptr(), span.bytes);
+      } else {
+        std::memset(out + span.place, 0, span.bytes);
+      }
+    }
+    std::memset(out + end, 0, bytes - end);
+    return buffer;
+  }
+  buffer.zero_();
+  for (size_t i = 0; i < spans.size(); ++i) {
+    if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
+    buffer.narrow(0, static_cast<int64_t>(spans[i].place), static_cast<int64_t>(spans[i].bytes))
+        .copy_(as_bytes(plain(tensors[i].to(device))));
+  }
+  return buffer;
+}
+
+std::vector<at::Tensor> scatter(const at::Tensor& buffer, std::span<const Span> spans) {
+  const at::Tensor bytes = as_bytes(plain(buffer));
+  std::vector<at::Tensor> made;
+  made.reserve(spans.size());
+  for (const Span& span : spans) {
+    at::Tensor fresh = empty(span.shape, scalar_type(span.dtype), bytes.device());
+    if (span.bytes != 0) {
+      if (bytes.is_cpu()) {
+        std::memcpy(fresh.mutable_data_ptr(),
+                    static_cast<const uint8_t*>(bytes.const_data_ptr()) + span.place, span.bytes);
+      } else {
+        as_bytes(fresh).copy_(
+            bytes.narrow(0, static_cast<int64_t>(span.place), static_cast<int64_t>(span.bytes)));
+      }
+    }
+    made.push_back(std::move(fresh));
+  }
+  return made;
+}
+
+}  // namespace pipecodec::device

@@ -1,0 +1,44 @@
+// The raw bits of tensors, gathered into one buffer and scattered into fresh tensors again.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "csrc/frame/codes.h"
+
+namespace pipecodec::device {
+
+// Where the bits of one tensor stand in a buffer, and what they are.
+struct Span {
+  frame::DType dtype;
+  std::vector<int64_t> shape;
+  uint64_t place;  // in bytes
+  uint64_t bytes;
+};
+
+// Why the bits of this tensor cannot be sent, or null.
+const char* unsendable(const at::Tensor& tensor);
+
+// The tensor's elements in order, without gradient, lazy conjugation or gaps: itself where it is so already.
+at::Tensor plain(const at::Tensor& tensor);
+
+// A contiguous tensor's elements as 1-D uint8, without a copy.
+at::Tensor as_bytes(const at::Tensor& plain);
+
+// A tensor over bytes[place, place + size of the tensor), where `place` is a multiple of kAlignment. It is no
+// view of them, and shares their memory unless that is not aligned for the dtype.
+at::Tensor over_bytes(const at::Tensor& bytes, uint64_t place, frame::DType dtype,
+                      std::span<const int64_t> shape);
+
+// Copies the bits of `tensors` to their places in a new 1-D uint8 tensor; an undefined tensor gives zeros.
+at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spans, uint64_t bytes,
+                  at::Device device);
+
+// Copies bits out of a contiguous buffer of any dtype into fresh tensors, none of which shares memory with
+// it.
+std::vector<at::Tensor> scatter(const at::Tensor& buffer, std::span<const Span> spans);
+
+}  // namespace pipecodec::device

@@ -1,0 +1,26 @@
+// A frame's bytes as a 1-D uint8 tensor on a device, and back on the host.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pipecodec::device {
+
+// A new tensor of `capacity` bytes: the `used` ones given, then zeros. The host waits for nothing.
+at::Tensor make_frame(const uint8_t* bytes, size_t used, size_t capacity, at::Device device);
+
+// A frame on the host. On the CPU the tensor's own memory; otherwise a copy, for which the host waits.
+struct HostFrame {
+  at::Tensor keep;
+  const uint8_t* data;
+  size_t size;
+};
+
+// Why this cannot be a frame, or null.
+const char* not_a_frame(const at::Tensor& tensor);
+
+HostFrame read_frame(const at::Tensor& frame);
+
+}  // namespace pipecodec::device

@@ -1,0 +1,34 @@
+// The Python types and functions that both directions need, looked up once when the extension is loaded.
+#pragma once
+
+#include "csrc/frame/codes.h"
+#include "csrc/structure/python.h"
+
+namespace pipecodec::structure {
+
+struct Known {
+  PyTypeObject* ordered_dict;
+  PyTypeObject* default_dict;
+  PyTypeObject* deque;
+  PyObject* enum_class;                  // enum.Enum
+  PyObject* dataclass_fields;            // dataclasses.fields
+  PyTypeObject* tensor;                  // torch.Tensor
+  PyTypeObject* parameter;               // torch.nn.Parameter
+  PyTypeObject* size;                    // torch.Size
+  PyTypeObject* dtype;                   // torch.dtype
+  PyTypeObject* device;                  // torch.device
+  PyObject* dtypes[frame::kDTypeCount];  // by code; null where this torch does not have the dtype
+  PyObject* dtype_codes;                 // dict: torch.dtype -> code
+
+  PyObject* unsupported_type;
+  PyObject* frame_error;
+  PyObject* capacity_error;
+  PyObject* structure_changed;
+};
+
+const Known& known();
+
+// Called once, from the module's initialisation. Throws PythonError.
+void load_known();
+
+}  // namespace pipecodec::structure

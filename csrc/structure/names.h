@@ -1,0 +1,21 @@
+// Classes by name: written as "module:qualified.name", found again only among what this process has already
+// imported.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "csrc/structure/python.h"
+
+namespace pipecodec::structure {
+
+// The name of a class, or of a classes' attribute's owner; "" where the name does not lead back to that very
+// class (a class made in a function, or replaced since): such a value could not be restored.
+std::string class_name(PyTypeObject* type);
+
+// The class of that name, as an owned reference. Looks only into sys.modules and class dictionaries, never
+// through getattr, so nothing is imported and no code runs. Throws frame::Error with `offset` where there is
+// none.
+Ref find_class(std::string_view name, size_t offset);
+
+}  // namespace pipecodec::structure

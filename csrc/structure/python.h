@@ -1,0 +1,45 @@
+// Owned references and the exception that says a Python error is set.
+#pragma once
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <utility>
+
+namespace pipecodec::structure {
+
+// Thrown where the Python error indicator is already set.
+struct PythonError {};
+
+// An owned reference.
+class Ref {
+ public:
+  Ref() = default;
+  Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+  Ref& operator=(Ref&& other) noexcept {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+  ~Ref() { Py_XDECREF(object_); }
+
+  // Takes over a new reference; throws where the call that should have given one failed.
+  static Ref take(PyObject* object) {
+    if (object == nullptr) throw PythonError();
+    return Ref(object);
+  }
+  static Ref share(PyObject* object) { return Ref(Py_NewRef(object)); }
+
+  PyObject* get() const { return object_; }
+  PyObject* release() { return std::exchange(object_, nullptr); }
+  explicit operator bool() const { return object_ != nullptr; }
+
+ private:
+  explicit Ref(PyObject* object) : object_(object) {}
+  PyObject* object_ = nullptr;
+};
+
+inline void check(int status) {
+  if (status < 0) throw PythonError();
+}
+
+}  // namespace pipecodec::structure

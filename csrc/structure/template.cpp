@@ -1,0 +1,220 @@
+#include "csrc/structure/template.h"
+
+#include <cstring>
+
+#include "csrc/structure/constants.h"
+#include "csrc/structure/known.h"
+#include "csrc/structure/restore.h"
+
+namespace pipecodec::structure {
+
+using frame::Node;
+using frame::TypeCode;
+
+// Turns nodes into steps.
+class Template::Compiler {
+ public:
+  Compiler(const uint8_t* frame, const frame::Layout& layout, std::vector<Step>& steps)
+      : nodes_(frame, layout.header), steps_(steps) {}
+
+  void node() {
+    const Node node = nodes_.next();
+    switch (node.code) {
+      case TypeCode::Tensor:
+        return add(Kind::Leaf, next_leaf_++);
+      case TypeCode::Alias:
+        return add(Kind::Leaf, node.number);
+      case TypeCode::Int:
+        return add(Kind::Int, 0);
+      case TypeCode::Float:
+        return add(Kind::Float, 0);
+      case TypeCode::Complex:
+        return add(Kind::Complex, 0);
+      case TypeCode::List:
+        return items(Kind::List, node, {});
+      case TypeCode::Tuple:
+        return items(Kind::Tuple, node, {});
+      case TypeCode::Deque:
+        return items(Kind::Deque, node, restore_limit(node));
+      case TypeCode::NamedTuple:
+        return items(Kind::NamedTuple, node, find_named_tuple(node));
+      case TypeCode::Dict:
+        return pairs(Kind::Dict, node, {});
+      case TypeCode::OrderedDict:
+        return pairs(Kind::OrderedDict, node, {});
+      case TypeCode::DefaultDict:
+        return pairs(Kind::DefaultDict, node, restore_factory(node));
+      case TypeCode::Dataclass:
+        return dataclass(node);
+      case TypeCode::Set:
+        return add(Kind::Set, 0, finish_constant(nodes_, node));
+      case TypeCode::Scalar:
+      case TypeCode::None:
+      case TypeCode::False:
+      case TypeCode::True:
+      case TypeCode::ConstInt:
+      case TypeCode::BigInt:
+      case TypeCode::ConstFloat:
+      case TypeCode::ConstComplex:
+      case TypeCode::Str:
+      case TypeCode::Bytes:
+      case TypeCode::FrozenSet:
+      case TypeCode::Enum:
+      case TypeCode::Size:
+      case TypeCode::DType:
+      case TypeCode::Device:
+      case TypeCode::Slice:
+      case TypeCode::Range:
+      case TypeCode::Registered:
+        return add(Kind::Constant, 0, finish_constant(nodes_, node));
+    }
+  }
+
+ private:
+  void add(Kind kind, uint64_t count, Ref object = {}, Ref keys = {}) {
+    steps_.push_back({kind, static_cast<uint32_t>(count), std::move(object), std::move(keys)});
+  }
+
+  void items(Kind kind, const Node& node, Ref object) {
+    add(kind, node.children, std::move(object));
+    for (uint64_t i = 0; i < node.children; ++i) this->node();
+  }
+
+  void pairs(Kind kind, const Node& node, Ref object) {
+    const size_t at = steps_.size();
+    add(kind, node.children / 2, std::move(object));
+    std::vector<Ref> keys;
+    for (uint64_t i = 0; i < node.children / 2; ++i) {
+      keys.push_back(read_constant(nodes_));
+      this->node();
+    }
+    steps_[at].keys = as_keys(node, std::move(keys));
+  }
+
+  void dataclass(const Node& node) {
+    const size_t at = steps_.size();
+    add(Kind::Dataclass, node.children / 2, find_dataclass(node));
+    Ref names = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(node.children / 2)));
+    for (uint64_t i = 0; i < node.children / 2; ++i) {
+      PyTuple_SET_ITEM(names.get(), static_cast<Py_ssize_t>(i),
+                       read_field(nodes_, node, steps_[at].object.get()).release());
+      this->node();
+    }
+    steps_[at].keys = std::move(names);
+  }
+
+  frame::NodeReader nodes_;
+  std::vector<Step>& steps_;
+  uint64_t next_leaf_ = 0;
+};
+
+Template::Template(const uint8_t* frame, const frame::Layout& layout) {
+  Compiler(frame, layout, steps_).node();
+}
+
+// Turns steps into the value.
+class Template::Run {
+ public:
+  Run(const Step* steps, const uint8_t* values, std::span<PyObject* const> leaves)
+      : step_(steps), values_(values), leaves_(leaves) {}
+
+  Ref value() {
+    const Step& step = *step_++;
+    switch (step.kind) {
+      case Kind::Leaf:
+        return Ref::share(leaves_[step.count]);
+      case Kind::Constant:
+        return Ref::share(step.object.get());
+      case Kind::Int:
+        return Ref::take(PyLong_FromLongLong(next<int64_t>()));
+      case Kind::Float:
+        return Ref::take(PyFloat_FromDouble(next<double>()));
+      case Kind::Complex: {
+        const auto real = next<double>();
+        return Ref::take(PyComplex_FromDoubles(real, next<double>()));
+      }
+      case Kind::List:
+        return list(step);
+      case Kind::Tuple:
+        return tuple(step);
+      case Kind::Dict:
+        return dict(step);
+      case Kind::OrderedDict:
+        return fill(step, Ref::take(PyObject_CallNoArgs(reinterpret_cast<PyObject*>(known().ordered_dict))));
+      case Kind::DefaultDict:
+        return fill(step, restore_default_dict(step.object.get()));
+      case Kind::Deque: {
+        const Ref members = list(step);
+        return restore_deque(members.get(), step.object.get());
+      }
+      case Kind::Set:
+        return Ref::take(PySet_New(step.object.get()));
+      case Kind::NamedTuple: {
+        const Ref members = tuple(step);
+        return restore_named_tuple(step.object.get(), members.get());
+      }
+      case Kind::Dataclass: {
+        Ref made = restore_dataclass(step.object.get());
+        for (uint32_t i = 0; i < step.count; ++i) {
+          const Ref item = value();
+          set_field(made.get(), PyTuple_GET_ITEM(step.keys.get(), i), item.get());
+        }
+        return made;
+      }
+    }
+    Py_UNREACHABLE();
+  }
+
+ private:
+  template <class T>
+  T next() {
+    T number;
+    std::memcpy(&number, values_, sizeof(T));
+    values_ += sizeof(T);
+    return number;
+  }
+
+  Ref list(const Step& step) {
+    Ref made = Ref::take(PyList_New(step.count));
+    for (uint32_t i = 0; i < step.count; ++i) PyList_SET_ITEM(made.get(), i, value().release());
+    return made;
+  }
+
+  Ref tuple(const Step& step) {
+    Ref made = Ref::take(PyTuple_New(step.count));
+    for (uint32_t i = 0; i < step.count; ++i) PyTuple_SET_ITEM(made.get(), i, value().release());
+    return made;
+  }
+
+  // A copy of the keys has its final size at once; setting the values of keys that are there moves nothing.
+  Ref dict(const Step& step) {
+    Ref made = Ref::take(PyDict_Copy(step.keys.get()));
+    Py_ssize_t position = 0;
+    PyObject *key = nullptr, *unused = nullptr;
+    while (PyDict_Next(step.keys.get(), &position, &key, &unused) != 0) {
+      const Ref item = value();
+      check(PyDict_SetItem(made.get(), key, item.get()));
+    }
+    return made;
+  }
+
+  Ref fill(const Step& step, Ref mapping) {
+    Py_ssize_t position = 0;
+    PyObject *key = nullptr, *unused = nullptr;
+    while (PyDict_Next(step.keys.get(), &position, &key, &unused) != 0) {
+      const Ref item = value();
+      check(PyObject_SetItem(mapping.get(), key, item.get()));
+    }
+    return mapping;
+  }
+
+  const Step* step_;
+  const uint8_t* values_;
+  std::span<PyObject* const> leaves_;
+};
+
+Ref Template::build(const uint8_t* values, std::span<PyObject* const> leaves) const {
+  return Run(steps_.data(), values, leaves).value();
+}
+
+}  // namespace pipecodec::structure

@@ -1,0 +1,72 @@
+"""Any value a pipeline stage returns arrives at the next stage as the same value.
+
+``pack`` and ``unpack`` turn nested values into tensors and back; ``Codec`` does so for one
+boundary and remembers what it can. ``partition_modules`` finds which values cross between stages,
+``run_local`` runs them in one process, and ``pipecodec.deepspeed`` runs them on DeepSpeed's
+pipeline engine (DeepSpeed itself is imported only there, and only when used).
+"""
+
+from ._check_build import check_build
+
+check_build()
+
+from . import deepspeed  # noqa: E402
+from .codec import Codec, pack, unpack  # noqa: E402
+from .deepspeed import (  # noqa: E402
+    DeepSpeedPipeStageWrapper,
+    analyze_tie_ranks,
+    deepspeed_pipe_engine,
+)
+from .describe import describe  # noqa: E402
+from .errors import (  # noqa: E402
+    CodecError,
+    FrameCapacityError,
+    FrameError,
+    StructureChangedError,
+    UnsupportedTypeError,
+)
+from .logger import get_logger  # noqa: E402
+from .origin import (  # noqa: E402
+    WrappedTypeCode,
+    decode_metadata,
+    encode_metadata,
+    flat_and_name_tensor_list,
+    flatten,
+    get_simple_nested_list_str,
+    unflatten,
+    unwrap_torch_tensor,
+    wrap_to_torch_tensor,
+)
+from .partition import Partition, partition_modules, run_local  # noqa: E402
+from .registry import get_dialect, register_framework_dialect  # noqa: E402
+
+__all__ = [
+    "Codec",
+    "CodecError",
+    "DeepSpeedPipeStageWrapper",
+    "FrameCapacityError",
+    "FrameError",
+    "Partition",
+    "StructureChangedError",
+    "UnsupportedTypeError",
+    "WrappedTypeCode",
+    "analyze_tie_ranks",
+    "decode_metadata",
+    "deepspeed",
+    "deepspeed_pipe_engine",
+    "describe",
+    "encode_metadata",
+    "flat_and_name_tensor_list",
+    "flatten",
+    "get_dialect",
+    "get_logger",
+    "get_simple_nested_list_str",
+    "pack",
+    "partition_modules",
+    "register_framework_dialect",
+    "run_local",
+    "unflatten",
+    "unpack",
+    "unwrap_torch_tensor",
+    "wrap_to_torch_tensor",
+]

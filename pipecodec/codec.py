@@ -1,0 +1,175 @@
+"""Values to tensors and back: pack, unpack, and Codec, which remembers one boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _C
+from ._C import pack, unpack
+from .tunnel import enter_tunnel, leave_tunnel
+
+__all__ = ["Codec", "Stats", "TunnelCodec", "pack", "unpack"]
+
+Differentiable = Literal["auto", "by-dtype"] | Collection[str]
+
+
+class Stats(NamedTuple):
+    """What a codec has done since it was made; all counts."""
+
+    frames: int
+    """Values packed."""
+    hits: int
+    """Of them, those whose frame was the same bytes as before and so the same tensor."""
+    bytes: int
+    """Of all tensors packed, frames with their padding included."""
+    messages: int
+    """Tensors packed."""
+    reads: int
+    """Frames that unpacking read on the host."""
+
+
+class Codec(_C.Codec):
+    """Packs and unpacks the values of one boundary, and remembers its last frame.
+
+    A frame whose bytes are those of the one before is not built again: the same tensor is returned.
+    So do not write into a frame; where that is seen (by the tensor's version counter, which misses
+    writes through ``.numpy()`` and does not exist for inference tensors) a new one is made.
+
+    One codec may be used from several threads: its calls run under the interpreter's lock, and a
+    value whose own code packs with the same codec is packed correctly too.
+
+    Args:
+        capacity: bytes of every frame. None: the first frame's size, plus a quarter of it or 256
+            bytes, whichever is more, rounded up to a multiple of 256. A frame that needs more is a
+            FrameCapacityError before anything is returned.
+        read: how a received frame is read. "always" parses every frame on the host; "auto" is the
+            same in this version.
+        values: "dynamic": numbers may differ from frame to frame.
+        transport: "slots": every tensor is passed on as it is, beside the frame. "tunnel": what a
+            pipeline engine can send, see TunnelCodec.
+        differentiable: which leaves travel with gradients (transport "tunnel" only). "auto": those
+            that require a gradient when their structure is first sent; "by-dtype": every floating
+            and complex one; or the leaves' paths as ``describe`` shows them.
+        name: what messages call the boundary.
+
+    Raises:
+        ValueError: an argument is none of the above.
+    """
+
+    def __new__(
+        cls,
+        capacity: int | None = None,
+        read: Literal["auto", "always"] = "auto",
+        values: Literal["dynamic"] = "dynamic",
+        transport: Literal["slots", "tunnel"] = "slots",
+        differentiable: Differentiable = "auto",
+        name: str = "boundary",
+    ) -> Codec:
+        """Check the settings and make a codec, a TunnelCodec for transport "tunnel"."""
+        _one_of("read", read, "auto", "always")
+        _one_of("values", values, "dynamic")
+        _one_of("transport", transport, "slots", "tunnel")
+        if isinstance(differentiable, str):
+            _one_of("differentiable", differentiable, "auto", "by-dtype")
+        if capacity is not None and (capacity <= 0 or capacity % 256 != 0):
+            raise ValueError(f"capacity must be a positive multiple of 256 bytes, not {capacity}")
+        if transport == "tunnel" and cls is Codec:
+            cls = TunnelCodec
+        return super().__new__(cls, name, capacity, differentiable)
+
+    @property
+    def stats(self) -> Stats:
+        """What this codec has done so far."""
+        return Stats(*self.counts)
+
+    def check(self) -> None:
+        """Return once every frame unpacked so far is known to have been as expected.
+
+        Every frame is read when it is unpacked in this version, so nothing is ever pending.
+        """
+
+
+class TunnelCodec(Codec):
+    """A codec whose tensors a pipeline engine can send and differentiate.
+
+    The tuple it packs holds
+
+    1. the tunnel: one non-empty 1-D float32 tensor with the bits of all differentiable leaves,
+       whatever their dtype; the gradient that comes back holds their gradients in the same way;
+    2. each other leaf of more than 4096 bytes, as 1-D uint8;
+    3. the frame: 1-D uint8, with the other leaves inside.
+
+    Number and sizes of the tensors must stay those of the first value; a value that would change
+    them is a StructureChangedError before anything is returned.
+
+    Which leaves are differentiable must not depend on whether gradients are enabled, since both
+    sides of a boundary have agreed on the tensors' sizes. It is seen in the first forward of a
+    structure, which therefore has to run with gradients enabled, even in an evaluation: ``receive``
+    hands out such a value with gradients and sets ``new_structure``.
+    """
+
+    new_structure: bool = True
+    """True when the value that ``receive`` gave last was the first of its structure."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._received: set[int] = set()
+
+    def pack(self, obj: Any, device: torch.device | str | int | None = None) -> tuple[Tensor, ...]:
+        """Pack a value; see the class for the tensors."""
+        return self.send(obj, None, device)
+
+    def unpack(self, tensors: Sequence[Tensor]) -> Any:
+        """Unpack what pack gave into fresh tensors (a large leaf shares its slot's memory)."""
+        return self.receive(tensors)[0]
+
+    def send(
+        self, obj: Any, token: Tensor | None, device: torch.device | str | int | None = None
+    ) -> tuple[Tensor, ...]:
+        """Pack a value; a backward pass through the tunnel reaches ``token`` (with zeros) as well.
+
+        Args:
+            obj: the value.
+            token: a float32 tensor that the tunnel's gradient must reach though no leaf may depend
+                on it, such as the one ``receive`` gave; None for none.
+            device: where the frame is to be; None: where the value's first tensor is.
+
+        Raises:
+            UnsupportedTypeError: the value holds what cannot cross; the message says where.
+            FrameCapacityError, StructureChangedError: it does not fit what the boundary agreed on.
+        """
+        frame, tunnel, leaves, slots = _C.send(self, obj, device)
+        if token is None:
+            token = torch.zeros(0, device=frame.device, requires_grad=torch.is_grad_enabled())
+        return (enter_tunnel(tunnel, token, leaves), *slots, frame)
+
+    def receive(self, tensors: Sequence[Tensor]) -> tuple[Any, Tensor]:
+        """Unpack a value, and give the token that ties it to the tunnel.
+
+        The token is an empty float32 tensor. Hand it to the next ``send``, or join it to the loss:
+        then a backward pass reaches the tunnel even where the value's own leaves are not used.
+
+        Raises:
+            FrameError: the tensors are not what their frame says.
+        """
+        opened = _C.receive(self, tensors)
+        self.new_structure = opened.structure not in self._received
+        self._received.add(opened.structure)
+        with torch.set_grad_enabled(torch.is_grad_enabled() or self.new_structure):
+            token, leaves = leave_tunnel(opened.tunnel(), tensors[0])
+        return opened.build(leaves), token
+
+    def reset(self) -> None:
+        """Forget what the boundary agreed on: capacity, sizes, differentiable leaves."""
+        super().reset()
+        self._received.clear()
+
+
+def _one_of(argument: str, value: object, *allowed: str) -> None:
+    if value not in allowed:
+        raise ValueError(
+            f"{argument} must be one of {', '.join(map(repr, allowed))}, not {value!r}"
+        )

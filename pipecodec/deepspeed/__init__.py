@@ -1,0 +1,14 @@
+"""Pipeline stages on DeepSpeed's engine; deepspeed itself is imported when an engine is set up."""
+
+from __future__ import annotations
+
+from .engine import deepspeed_pipe_engine, pipeline_module
+from .ties import analyze_tie_ranks
+from .wrapper import DeepSpeedPipeStageWrapper
+
+__all__ = [
+    "DeepSpeedPipeStageWrapper",
+    "analyze_tie_ranks",
+    "deepspeed_pipe_engine",
+    "pipeline_module",
+]

@@ -1,0 +1,151 @@
+"""From stages to the ``PipelineModule`` that ``deepspeed.initialize`` makes an engine of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..logger import get_logger
+from ..registry import register_framework_dialect
+from .guards import protect_frames
+from .ties import analyze_tie_ranks
+from .wrapper import DeepSpeedPipeStageWrapper
+
+if TYPE_CHECKING:
+    from ..partition import Partition
+
+__all__ = ["deepspeed_pipe_engine", "pipeline_module"]
+
+logger = get_logger("deepspeed")
+
+_PURPOSE = {
+    "config": "the DeepSpeed configuration, a dict or the path of a JSON file",
+    "topology": "a deepspeed.pipe.ProcessTopology with an axis 'pipe'",
+    "loss_fn": "a function of the last stage's output and the labels, or None if it returns a loss",
+}
+
+
+@register_framework_dialect("deepspeed", "pipeline_engine")
+def deepspeed_pipe_engine(
+    sch_metadata: Any, stage_modules: Sequence[nn.Module], **kwargs: Any
+) -> Any:
+    """Return a ``deepspeed.pipe.PipelineModule`` of ``stage_modules``, one per pipeline stage.
+
+    Needs the keyword arguments ``config``, ``topology`` and ``loss_fn``; others are ignored. The
+    parameters that carry an ``orig_shape`` are sharded over tensor-parallel ranks and are tagged
+    ``tensor_model_parallel``, so that gradient clipping counts them on every rank.
+    ``sch_metadata.tie_weights`` maps a key to (parameter path, stage id) pairs that are one
+    weight; tying them needs a DeepSpeed with ``pipe.TiedWeight``. Raises ``ValueError`` for a
+    missing argument, and for a setting that would destroy what crosses a boundary.
+    """
+    for name, purpose in _PURPOSE.items():
+        if name not in kwargs:
+            raise ValueError(f"deepspeed_pipe_engine needs {name}=: {purpose}")
+    protect_frames(kwargs["config"], kwargs["topology"])
+    from deepspeed import pipe
+
+    _tag_sharded_parameters(stage_modules)
+    model = pipe.PipelineModule(
+        stage_modules,
+        topology=kwargs["topology"],
+        partition_method="uniform",
+        loss_fn=kwargs["loss_fn"],
+    )
+    if type(model).__name__ == "GPT2ModelPipe":
+        raise ValueError(
+            "the engine takes a pipeline module whose class is named GPT2ModelPipe for one that "
+            "sends an attention mask last, and casts that tensor, here the frame, to half "
+            "precision; rename the class"
+        )
+    tie_weights = [sorted(pairs, key=_stage_of) for pairs in sch_metadata.tie_weights.values()]
+    if tie_weights:
+        _tie(pipe, model, tie_weights, stage_modules, kwargs["topology"])
+    return model
+
+
+def pipeline_module(
+    part: Partition,
+    *,
+    topology: Any,
+    loss_fn: Callable[[Any, Any], torch.Tensor] | None,
+    config: Any,
+) -> Any:
+    """Return the stages of ``part`` as a module that is ready for ``deepspeed.initialize``.
+
+    ``topology`` has as many pipeline stages as ``part``. Pass the same ``config`` to
+    ``deepspeed.initialize`` afterwards. Raises ``ValueError`` as ``deepspeed_pipe_engine`` does,
+    and if the number of stages differs.
+    """
+    count = len(part.stages)
+    if topology.get_dim("pipe") != count:
+        raise ValueError(
+            f"the topology has {topology.get_dim('pipe')} pipeline stages, the partition {count}"
+        )
+    stages = [
+        DeepSpeedPipeStageWrapper(
+            stage,
+            stage_id,
+            f"submod_{stage_id}",
+            count,
+            part.liveness,
+            part.stage_id_2_arg_names,
+            outputs=part.outputs[stage_id],
+        )
+        for stage_id, stage in enumerate(part.stages)
+    ]
+    return deepspeed_pipe_engine(part, stages, topology=topology, loss_fn=loss_fn, config=config)
+
+
+def _tag_sharded_parameters(stage_modules: Sequence[nn.Module]) -> None:
+    sharded = [
+        parameter
+        for module in stage_modules
+        for parameter in module.parameters()
+        if parameter.device.type != "meta" and hasattr(parameter, "orig_shape")
+    ]
+    for parameter in sharded:
+        parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
+    logger.info("tagged %d sharded parameters as tensor_model_parallel", len(sharded), ranks=0)
+
+
+def _stage_of(pair: tuple[str, int]) -> int:
+    return pair[1]
+
+
+def _tie(
+    pipe: Any,
+    model: Any,
+    tie_weights: list[list[tuple[str, int]]],
+    stage_modules: Sequence[nn.Module],
+    topology: Any,
+) -> None:
+    """Register every group of tied weights, on every rank in the same order."""
+    if not hasattr(pipe, "TiedWeight"):
+        logger.warning(
+            "this DeepSpeed has no pipe.TiedWeight, so the tie of %s is ignored: the copies start "
+            "as they are and then drift apart, since each stage trains its own; untie them in the "
+            "model, or keep all copies in one stage",
+            "; ".join(_listed(pairs) for pairs in tie_weights),
+            ranks=0,
+        )
+        return
+    rank = torch.distributed.get_rank()
+    all_ranks, all_stages = analyze_tie_ranks(tie_weights, topology)
+    for pairs, groups, stages in zip(tie_weights, all_ranks, all_stages, strict=True):
+        if len(set(stages)) != len(stages):
+            raise ValueError(f"two copies of a tied weight are in one stage: {_listed(pairs)}")
+        logger.info("tying %s", _listed(pairs), ranks=0)
+        module, weight = None, ""
+        for path, stage in pairs:
+            if any(rank in group and stages[group.index(rank)] == stage for group in groups):
+                owner, _, weight = path.rpartition(".")
+                module = stage_modules[stage].mod.get_submodule(owner)  # type: ignore[union-attr]
+        key = pairs[0][0].replace(".", "_")  # nn.ModuleDict takes no dot in a key
+        model.register_tied_weights(pipe.TiedWeight(key, groups, weight, module))
+
+
+def _listed(pairs: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{path} (stage {stage})" for path, stage in pairs)

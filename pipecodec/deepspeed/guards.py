@@ -1,0 +1,58 @@
+"""What in an engine's configuration would change the bytes of a frame on their way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..logger import get_logger
+
+__all__ = ["protect_frames"]
+
+logger = get_logger("deepspeed")
+
+_PARTITIONED = ("pipe_partitioned", "grad_partitioned")
+
+
+def protect_frames(config: Any, topology: Any) -> None:
+    """Refuse or turn off what would destroy frames.
+
+    ``config`` is DeepSpeed's: a dict, or the path of a JSON file. With tensor parallelism in
+    ``topology`` the engine cuts the first tensor of every message into parts unless its
+    ``pipeline`` section says otherwise; a dict is changed in place and a warning says so. Raises
+    ``ValueError`` for a setting that casts tensors on their way, and for that section in a file.
+    """
+    settings = config if isinstance(config, Mapping) else _read(config)
+    if settings.get("fp16", {}).get("auto_cast"):
+        raise ValueError(
+            "fp16.auto_cast casts every floating-point tensor that enters a stage to half "
+            "precision, and with it the bytes of all values between stages; set it to false"
+        )
+    if settings.get("has_bool_tensors"):
+        raise ValueError(
+            "has_bool_tensors casts the last tensor of every message to half precision and back, "
+            "and with it the frame; leave it out, bool tensors cross without it"
+        )
+    pipeline = settings.get("pipeline", {})
+    left_on = [name for name in _PARTITIONED if pipeline.get(name, True)]
+    if topology.get_dim("model") <= 1 or not left_on:
+        return
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"with tensor parallelism the engine would cut what crosses a boundary into parts; "
+            f"set {' and '.join(left_on)} to false in the section pipeline of {config}"
+        )
+    config["pipeline"] = {**pipeline, **dict.fromkeys(left_on, False)}
+    logger.warning(
+        "pipeline.%s turned off in the configuration: with tensor parallelism the engine would "
+        "cut what crosses a boundary into parts",
+        " and pipeline.".join(left_on),
+        ranks=0,
+    )
+
+
+def _read(config: Any) -> dict[str, Any]:
+    with open(config, encoding="utf-8") as file:
+        settings: dict[str, Any] = json.load(file)
+        return settings

@@ -1,0 +1,202 @@
+"""A pipeline stage as DeepSpeed's unpatched engine can run it: tensors in, tensors out.
+
+Between two stages one micro-batch goes this way; the numbers are cited below.
+
+1. the engine hands over what arrived: (tunnel, slots..., frame)
+2. the codec turns it into the values named by ``liveness[stage_id]`` and a token, a tensor without
+   elements through which backward reaches the tunnel even if no value leads there
+3. the module runs on the values that its arguments name
+4. its results are named, and the values named by ``liveness[stage_id + 1]`` are collected
+5. the codec turns them, and the token, into (tunnel, slots..., frame) for the engine to send
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from ..codec import TunnelCodec
+from ..liveness import Arg, arg_name
+from ..registry import register_framework_dialect
+from ..stage import Stage, bind_inputs
+
+__all__ = ["DeepSpeedPipeStageWrapper"]
+
+
+@register_framework_dialect("deepspeed", "pipeline_stage")
+class DeepSpeedPipeStageWrapper(nn.Module):
+    """Runs stage ``stage_id`` of ``total_stages`` on named values.
+
+    ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.liveness.Liveness`;
+    ``outputs`` declares what this stage gives, as in :func:`pipecodec.partition_modules`;
+    ``name`` is the prefix of the stage's own names for what it gives (``submod_<stage_id>``).
+    ``capacity`` is the size in bytes of every frame that this stage sends, as in
+    :class:`pipecodec.Codec`. ``incoming`` and ``outgoing`` are the codecs of the boundaries before
+    and after it, None where there is none.
+
+    A module without a trainable parameter gets one of one element, ``anchor``, whose gradient is
+    always zero: the engine needs a parameter in every stage.
+    """
+
+    def __init__(
+        self,
+        mod: nn.Module,
+        stage_id: int,
+        name: str,
+        total_stages: int,
+        liveness: Mapping[int, Sequence[str]] | Sequence[Sequence[str]],
+        stage_id_2_arg_names: Mapping[int, Sequence[Arg]],
+        *,
+        outputs: str | Sequence[str] | None = None,
+        capacity: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.mod = mod
+        self.stage_id = stage_id
+        self.name = name
+        self.total_stages = total_stages
+        self.last = stage_id == total_stages - 1
+        self.liveness = liveness
+        self.stage_id_2_arg_names = stage_id_2_arg_names
+        self._inputs = [arg_name(arg) for arg in stage_id_2_arg_names[-1]]
+        self._stage = Stage(
+            _in_input_order(liveness, self._inputs, total_stages),
+            stage_id_2_arg_names,
+            stage_id,
+            outputs=outputs,
+            name=name,
+        )
+        self.incoming = None if stage_id == 0 else _boundary(stage_id, None)
+        self.outgoing = None if self.last else _boundary(stage_id + 1, capacity)
+        self._batches: set[object] = set()
+        if not any(parameter.requires_grad for parameter in mod.parameters()):
+            self.anchor = nn.Parameter(torch.zeros(1))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the stage on a micro-batch.
+
+        Stage 0 takes the model's inputs, at least those named by ``liveness[0]``, in the order of
+        ``stage_id_2_arg_names[-1]``; they may be nested in tuples or lists by one level. Any other
+        stage takes the tensors that the stage before it returned, ``(tunnel, slots..., frame)``.
+        Keyword arguments are further values by name. Returns such tensors in turn; the last stage
+        returns what its module returns. Raises ``ValueError`` if no tensor says on which device to
+        work or a value is missing, and ``CodecError`` if the tensors are not what was sent.
+        """
+        if len(args) == 1 and isinstance(args[0], (list, tuple)):
+            args = tuple(args[0])
+        env, token, new = self._receive(args, kwargs)  # 1, 2
+        if self.last or torch.is_grad_enabled() or not new:
+            return self._run(env, token)
+        # Which values are differentiable is seen with gradients on only, and must not depend on
+        # the mode; a second forward to find it out would consume random numbers.
+        with torch.enable_grad():
+            sent = self._run(env, token)
+        return tuple(tensor.detach() for tensor in sent)
+
+    def reset(self) -> None:
+        """Forget the tensors and gradients that this stage's boundaries agreed on.
+
+        For all stages on all ranks at the same point, after parameters were frozen or unfrozen;
+        the engine's own buffers need its ``reset_activation_shape()`` then.
+        """
+        self._batches.clear()
+        for codec in (self.incoming, self.outgoing):
+            if codec is not None:
+                codec.reset()
+
+    def _receive(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[dict[str, Any], torch.Tensor, bool]:
+        """Return the values that arrived, the token, and whether their structure is a new one."""
+        if self.incoming is not None:
+            tunnel, *others = args
+            # In evaluation the engine's copy has lost that it requires a gradient.
+            tunnel = tunnel if tunnel.requires_grad else tunnel.detach().requires_grad_()
+            values, token = self.incoming.receive((tunnel, *others))
+            return {**self._stage.bind(values), **kwargs}, token, self.incoming.new_structure
+        batch: list[Any] = []
+        for arg in args:
+            batch.extend(arg if isinstance(arg, (list, tuple)) else [arg])
+        given = len(batch) + len(kwargs)
+        names = self._inputs if given == len(self._inputs) else self._stage.live
+        env = self._stage.bind(bind_inputs(names, batch, kwargs))
+        signature = _signature(env)
+        new = signature not in self._batches
+        self._batches.add(signature)
+        return env, torch.zeros(0, device=_device(env), requires_grad=True), new
+
+    def _run(self, env: dict[str, Any], token: torch.Tensor) -> Any:
+        if hasattr(self, "anchor"):
+            token = torch.cat([token, self.anchor[:0].to(token.dtype)])
+        positional, keyword = self._stage.arguments(env)
+        output = self.mod(*positional, **keyword)  # 3
+        if self.outgoing is None:
+            return _join(output, token)
+        self._stage.name_outputs(env, output)
+        values = self._stage.collect(env, self.liveness[self.stage_id + 1])  # 4
+        return self.outgoing.send(tuple(values), token, token.device)  # 5
+
+
+def _boundary(receiver: int, capacity: int | None) -> TunnelCodec:
+    return TunnelCodec(capacity, transport="tunnel", name=f"boundary {receiver - 1}→{receiver}")
+
+
+def _in_input_order(
+    liveness: Mapping[int, Sequence[str]] | Sequence[Sequence[str]],
+    inputs: Sequence[str],
+    total_stages: int,
+) -> dict[int, list[str]]:
+    """Return a copy in which stage 0's entry has the order in which a batch holds its values.
+
+    A split graph may list what its first stage takes in another order than the model does.
+    """
+    ordered = {stage: list(liveness[stage]) for stage in range(total_stages)}
+    ordered[0].sort(key=inputs.index)
+    return ordered
+
+
+def _signature(env: Mapping[str, Any]) -> object:
+    return tuple(
+        (v.dtype, v.shape) if isinstance(v, torch.Tensor) else type(v) for v in env.values()
+    )
+
+
+def _device(env: Mapping[str, Any]) -> torch.device:
+    for value in env.values():
+        if isinstance(value, torch.Tensor):
+            return value.device
+    raise ValueError(
+        f"stage 0 received no tensor, only {list(env)}: "
+        "the device to work on is that of the first tensor in the batch; pass one"
+    )
+
+
+def _join(output: Any, token: torch.Tensor) -> Any:
+    """Return ``output`` with ``token`` in the history of every tensor that can have one."""
+    if not (torch.is_grad_enabled() and token.requires_grad):
+        return output
+
+    def joined(leaf: Any) -> Any:
+        differentiable = isinstance(leaf, torch.Tensor) and (
+            leaf.is_floating_point() or leaf.is_complex()
+        )
+        return _Join.apply(leaf, token) if differentiable else leaf  # type: ignore[no-untyped-call]
+
+    return pytree.tree_map(joined, output)
+
+
+class _Join(torch.autograd.Function):
+    """Hands on its first argument, and gives the second one a gradient without elements."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        # The same memory without being a view, so that a loss may still work in place.
+        return tensor.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return gradient, gradient.new_zeros(0, dtype=torch.float32)

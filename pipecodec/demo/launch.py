@@ -1,0 +1,170 @@
+"""Run one function in N processes joined by gloo, and say how each of them ended."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import socket
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Outcome", "Rank", "run_ranks"]
+
+_GRACE = 10.0
+"""Seconds between a rank's own deadline, at which it dumps its stacks, and being killed."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What a rank's function is told: its number, the number of ranks, and a way to speak."""
+
+    rank: int
+    world: int
+    say: Callable[[Any], None]
+
+
+@dataclass
+class Outcome:
+    """How one rank ended.
+
+    ``status`` is ``"ok"`` (``value`` holds what the function returned), ``"error"`` (``detail``
+    holds the traceback), ``"hang"`` (the stacks at the deadline), ``"died"`` (the exit code and
+    the end of what it printed) or ``"killed"`` (by ``run_ranks``, after another rank failed).
+    """
+
+    rank: int
+    status: str
+    value: Any = None
+    detail: str = ""
+
+
+def run_ranks(
+    function: Callable[..., Any],
+    world: int,
+    *args: Any,
+    timeout: float,
+    stop_at_failure: bool = False,
+    on_message: Callable[[int, Any], None] | None = None,
+) -> list[Outcome]:
+    """Call ``function(Rank, *args)`` in ``world`` processes and wait for all of them.
+
+    The processes are forked from a server that has made the slow imports once. ``function`` and
+    ``args`` must be picklable. Each process finds the environment that ``torch.distributed``
+    expects (a free port on the loopback interface) and has one thread for torch. After ``timeout``
+    seconds a rank dumps its stacks and ends. With ``stop_at_failure`` the first rank that fails
+    ends the others. ``on_message(rank, message)`` gets what ranks say. However this call ends, no
+    process of it is left.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipecodec.demo.preload"])
+    port = _free_port()
+    outcomes: dict[int, Outcome] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="pipecodec-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        processes: list[BaseProcess] = []
+        pipes: dict[Connection, int] = {}
+        stack.callback(_end, processes)
+        for rank in range(world):
+            receiver, sender = context.Pipe(duplex=False)
+            log = Path(folder, f"{rank}.log")
+            process = context.Process(
+                target=_rank_main,
+                args=(function, args, rank, world, port, sender, str(log), timeout),
+            )
+            process.start()
+            sender.close()
+            stack.callback(receiver.close)
+            processes.append(process)
+            pipes[receiver] = rank
+        deadline = time.monotonic() + timeout + _GRACE
+        while pipes:
+            ready = wait(list(pipes), max(0.0, deadline - time.monotonic()))
+            for pipe, rank in [entry for entry in pipes.items() if entry[0] in ready]:
+                try:
+                    kind, payload = pipe.recv()
+                except EOFError:
+                    del pipes[pipe]
+                    if rank not in outcomes:
+                        log = Path(folder, f"{rank}.log")
+                        outcomes[rank] = _without_a_word(rank, processes[rank], log)
+                    continue
+                if kind == "message":
+                    if on_message is not None:
+                        on_message(rank, payload)
+                elif kind == "ok":
+                    outcomes[rank] = Outcome(rank, "ok", value=payload)
+                else:
+                    outcomes[rank] = Outcome(rank, "error", detail=payload)
+            failed = any(outcome.status != "ok" for outcome in outcomes.values())
+            if not ready or (failed and stop_at_failure):
+                break
+    for rank in range(world):
+        outcomes.setdefault(rank, Outcome(rank, "killed"))
+    return [outcomes[rank] for rank in range(world)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _without_a_word(rank: int, process: BaseProcess, log: Path) -> Outcome:
+    process.join(_GRACE)
+    printed = log.read_text(errors="replace") if log.exists() else ""
+    status = "hang" if "Timeout (" in printed else "died"
+    return Outcome(rank, status, detail=f"exit code {process.exitcode}\n{printed[-6000:]}")
+
+
+def _end(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+    for process in processes:
+        process.join()
+        process.close()
+
+
+def _rank_main(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    rank: int,
+    world: int,
+    port: int,
+    pipe: Connection,
+    log: str,
+    timeout: float,
+) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    faulthandler.dump_traceback_later(timeout, exit=True, file=descriptor)
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world),
+        LOCAL_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        value = function(Rank(rank, world, lambda message: pipe.send(("message", message))), *args)
+        pipe.send(("ok", value))
+    except Exception:
+        pipe.send(("error", traceback.format_exc()))
+    faulthandler.cancel_dump_traceback_later()

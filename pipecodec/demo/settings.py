@@ -1,0 +1,30 @@
+"""What the demo trains, known without importing anything slow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BLOCKS", "TITLES", "Settings"]
+
+BLOCKS = 6
+"""Transformer blocks of either model, and so the largest number of stages."""
+
+TITLES = {"gpt2": "GPT-2", "llama": "Llama"}
+"""The models by the names that the command line takes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training; ``micro_batches`` of ``batch`` windows padded to ``length`` make a step.
+
+    ``model`` is a key of ``TITLES``; ``attention`` is Hugging Face's name of an implementation.
+    """
+
+    model: str = "gpt2"
+    stages: int = 3
+    steps: int = 40
+    attention: str = "sdpa"
+    batch: int = 8
+    length: int = 128
+    micro_batches: int = 4
+    learning_rate: float = 3e-3

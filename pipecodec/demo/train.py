@@ -1,0 +1,129 @@
+"""The same training twice: in N processes on DeepSpeed's pipeline engine, and in one process.
+
+Both functions run in processes of their own (:mod:`pipecodec.demo.launch`) and import DeepSpeed
+and transformers themselves: the process that starts them needs neither.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pipecodec.demo.crossing import Crossing, count, watch
+from pipecodec.demo.data import MicroBatch, micro_batch, standard_library_text
+from pipecodec.demo.launch import Rank
+
+if TYPE_CHECKING:
+    from pipecodec.demo.settings import Settings
+
+__all__ = ["Progress", "Trained", "train_pipeline", "train_whole"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step, numbered from 0: its loss and how many bytes of text went through a second."""
+
+    step: int
+    loss: float
+    tokens_per_second: float
+
+
+@dataclass
+class Trained:
+    """What one process ends with: each step's loss, its share of the weights, what it sent.
+
+    ``weights`` maps the unsplit model's parameter names to NumPy arrays.
+    """
+
+    losses: list[float]
+    weights: dict[str, Any]
+    crossing: Crossing = field(default_factory=Crossing)
+
+
+def train_pipeline(rank: Rank, settings: Settings) -> Trained:
+    """Train stage ``rank.rank`` of the model on DeepSpeed's engine; rank 0 tells the progress."""
+    import deepspeed
+    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+
+    import pipecodec.deepspeed
+    from pipecodec.demo.models import build_model, causal_lm_loss, cut_into_stages
+
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    model = build_model(settings.model, attention=settings.attention)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    part = pipecodec.partition_modules(cut_into_stages(model, settings.stages))
+    config = {
+        "train_micro_batch_size_per_gpu": settings.batch,
+        "gradient_accumulation_steps": settings.micro_batches,
+        "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0; the other training clips nothing
+        "steps_per_print": None,
+    }
+    module = pipecodec.deepspeed.pipeline_module(
+        part,
+        topology=PipeDataParallelTopology(num_pp=settings.stages, num_dp=1),
+        loss_fn=causal_lm_loss,
+        config=config,
+    )
+    optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate)
+    engine = deepspeed.initialize(model=module, optimizer=optimizer, config=config)[0]
+    (stage,) = module.forward_funcs
+    crossing = watch(stage)
+
+    text = standard_library_text()
+    losses = []
+    for step in range(settings.steps):
+        began = time.perf_counter()
+        batch = _micro_batches(settings, text, step)
+        pairs = (((m.input_ids, m.attention_mask), m.labels) for m in batch)
+        losses.append(engine.train_batch(pairs).item())
+        if rank.rank == 0:
+            rank.say(_progress(step, losses[-1], batch, began))
+
+    here = ((names[p], p) for p in stage.parameters() if p in names)
+    count(stage, crossing)
+    return Trained(losses, _arrays(here), crossing)
+
+
+def train_whole(rank: Rank, settings: Settings) -> Trained:
+    """Train the unsplit Hugging Face model in this process, with the loss it computes itself."""
+    from pipecodec.demo.models import build_model
+
+    model = build_model(settings.model, attention=settings.attention)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
+    text = standard_library_text()
+    losses = []
+    for step in range(settings.steps):
+        began = time.perf_counter()
+        batch = _micro_batches(settings, text, step)
+        total = torch.zeros(())
+        for inputs in batch:
+            loss = model(**inputs._asdict()).loss
+            (loss / settings.micro_batches).backward()
+            total += loss.detach()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append((total / settings.micro_batches).item())
+        rank.say(_progress(step, losses[-1], batch, began))
+    return Trained(losses, _arrays(model.named_parameters()))
+
+
+def _micro_batches(settings: Settings, text: bytes, step: int) -> list[MicroBatch]:
+    first = step * settings.micro_batches
+    return [
+        micro_batch(text, index, batch=settings.batch, length=settings.length)
+        for index in range(first, first + settings.micro_batches)
+    ]
+
+
+def _progress(step: int, loss: float, batch: list[MicroBatch], began: float) -> Progress:
+    tokens = sum(int(part.attention_mask.sum()) for part in batch)
+    return Progress(step, loss, tokens / (time.perf_counter() - began))
+
+
+def _arrays(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Any]:
+    return {name: parameter.detach().numpy() for name, parameter in parameters}

@@ -1,0 +1,221 @@
+"""Names and values at one pipeline stage, whatever engine runs it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from .liveness import Arg, OptionalArg, arg_name
+
+__all__ = ["Absent", "Stage", "bind_inputs"]
+
+_CANONICAL = re.compile(r"submod_\d+(\.|$)")
+
+
+class Absent(Enum):
+    """Stands at a boundary for an optional value that nobody gave."""
+
+    ABSENT = 0
+
+
+def bind_inputs(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return the model's inputs in the order of `names`; one that is not given is ABSENT.
+
+    Raises TypeError for too many arguments, an unknown name, or one given twice.
+    """
+    if len(args) > len(names):
+        raise TypeError(f"{len(args)} inputs are given, but the model takes {list(names)}")
+    values = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in names:
+            raise TypeError(
+                f"{name!r} is not an input of the model, which takes {list(names)}; "
+                f"name it in inputs= when the model is partitioned"
+            )
+        if name in values:
+            raise TypeError(f"input {name!r} is given twice, by position and by name")
+        values[name] = value
+    return [values.get(name, Absent.ABSENT) for name in names]
+
+
+class Stage:
+    """Names what enters stage `stage_id`, makes its arguments, and collects what leaves it.
+
+    `liveness` and `stage_id_2_arg_names` are those of :class:`pipecodec.liveness.Liveness`.
+    `outputs` declares what the stage gives: a list of names, one string for the whole value, or
+    None. `name` is the prefix of its canonical output names (``submod_<stage_id>``).
+
+    One run: ``env = bind(values)``, ``args, kwargs = arguments(env)``, the module's forward,
+    ``name_outputs(env, output)``, ``values = collect(env, liveness[stage_id + 1])``.
+    """
+
+    def __init__(
+        self,
+        liveness: Mapping[int, Sequence[str]] | Sequence[Sequence[str]],
+        stage_id_2_arg_names: Mapping[int, Sequence[Arg]],
+        stage_id: int,
+        *,
+        outputs: str | Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.stage_id = stage_id
+        self.name = f"submod_{stage_id}" if name is None else name
+        self.outputs = outputs
+        self.live = list(liveness[stage_id])
+        self.args = list(stage_id_2_arg_names[stage_id])
+        self._inputs = [arg_name(arg) for arg in stage_id_2_arg_names[-1]]
+        self._next_args = list(stage_id_2_arg_names.get(stage_id + 1, ()))
+        # In a split graph the next stage's first argument need not be what this stage returns,
+        # and a key of a returned dict may be the name of an unrelated input.
+        lists = liveness.values() if isinstance(liveness, Mapping) else liveness
+        self._canonical = any(
+            self._is_own(name) or _CANONICAL.match(name) for names in lists for name in names
+        )
+
+    def bind(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Name the values that arrive, in the order of ``liveness[stage_id]``.
+
+        The first stage also takes all inputs of the model, in signature order. Raises ValueError
+        if the number of values fits neither.
+        """
+        names = self.live
+        if self.stage_id == 0 and len(values) == len(self._inputs):
+            names = self._inputs
+        if len(values) != len(names):
+            raise ValueError(
+                f"stage {self.stage_id} receives {len(values)} values, but its liveness lists "
+                f"{len(names)}: {names}"
+            )
+        return dict(zip(names, values, strict=True))
+
+    def arguments(self, env: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the positional and keyword arguments of the stage's module.
+
+        Raises ValueError if a required one is missing.
+        """
+        positional: list[Any] = []
+        keyword: dict[str, Any] = {}
+        for arg in self.args:
+            value = _look_up(env, arg_name(arg))
+            if value is Absent.ABSENT:
+                if isinstance(arg, OptionalArg):
+                    continue
+                raise ValueError(
+                    f"stage {self.stage_id} takes {arg_name(arg)!r}, which it did not receive; "
+                    f"there is {_listed(env)}"
+                )
+            if isinstance(arg, str):
+                positional.append(value)
+            else:
+                keyword[arg[0]] = value
+        return tuple(positional), keyword
+
+    def name_outputs(self, env: dict[str, Any], output: Any) -> None:
+        """Add what the module returned to `env`.
+
+        The whole is ``submod_k``; its items are ``submod_k.i`` or, in a mapping, also
+        ``submod_k.key``. Declared names come on top. Without them, and unless the live values
+        have canonical names, a mapping's string keys name its values, and anything else binds to
+        the next stage's arguments in order (a tuple to several).
+
+        Raises ValueError if the output does not fit the declared names or the next arguments.
+        """
+        env[self.name] = output
+        if isinstance(self.outputs, str):
+            env[self.outputs] = output
+        elif self.outputs is not None:
+            env.update(self._declared(self.outputs, output))
+        elif self._canonical:
+            return
+        elif isinstance(output, Mapping):
+            env.update((key, value) for key, value in output.items() if isinstance(key, str))
+        else:
+            env.update(self._leading(output))
+
+    def collect(self, env: Mapping[str, Any], next_liveness: Sequence[str]) -> list[Any]:
+        """Return the values that the next stage receives, in the order of `next_liveness`.
+
+        A value that is not there, and that the next stage does not require, is sent as ABSENT: a
+        later stage may still give it. Raises ValueError for any other.
+        """
+        required = {arg_name(arg) for arg in self._next_args if not isinstance(arg, OptionalArg)}
+        values = []
+        for name in next_liveness:
+            value = _look_up(env, name)
+            if value is Absent.ABSENT and (name in required or self._is_own(name)):
+                raise ValueError(
+                    f"stage {self.stage_id} has to pass on {name!r}, but there is only "
+                    f"{_listed(env)}. Let the stage that makes it return it under this name, or "
+                    f"declare outputs= for that stage; if it comes from outside, name it in "
+                    f"inputs= and pass it"
+                )
+            values.append(value)
+        return values
+
+    def _is_own(self, name: str) -> bool:
+        return name == self.name or name.startswith(f"{self.name}.")
+
+    def _declared(self, names: Sequence[str], output: Any) -> dict[str, Any]:
+        if isinstance(output, Mapping):
+            missing = [name for name in names if name not in output]
+            if missing:
+                raise ValueError(
+                    f"stage {self.stage_id} declares outputs {list(names)}, but the mapping it "
+                    f"returned lacks {missing}; its keys are {list(output)}"
+                )
+            return {name: output[name] for name in names}
+        items = _several(output)
+        if len(items) != len(names):
+            raise ValueError(
+                f"stage {self.stage_id} declares {len(names)} outputs, {list(names)}, but "
+                f"returned {len(items)} values; declare as many names, or one string for the whole"
+            )
+        return dict(zip(names, items, strict=True))
+
+    def _leading(self, output: Any) -> dict[str, Any]:
+        names = [arg_name(arg) for arg in self._next_args]
+        items = _several(output)
+        if len(items) > len(names):
+            raise ValueError(
+                f"stage {self.stage_id} returned {len(items)} values, but stage "
+                f"{self.stage_id + 1} takes only {names}; declare outputs= for stage "
+                f"{self.stage_id}, or return a dict"
+            )
+        return dict(zip(names, items, strict=False))
+
+
+def _several(output: Any) -> tuple[Any, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+def _look_up(env: Mapping[str, Any], name: str) -> Any:
+    """Return the value of `name`, taken out of the value of a prefix if need be, or ABSENT."""
+    prefix, keys = name, []
+    while prefix not in env:
+        prefix, dot, key = prefix.rpartition(".")
+        if not dot:
+            return Absent.ABSENT
+        keys.append(key)
+    value = env[prefix]
+    try:
+        for key in reversed(keys):
+            value = _take(value, key)
+    except (LookupError, TypeError, ValueError):
+        return Absent.ABSENT
+    return value
+
+
+def _take(value: Any, key: str) -> Any:
+    if not isinstance(value, Mapping):
+        return value[int(key)]
+    if key in value:
+        return value[key]
+    position = int(key)
+    return value[position] if position in value else list(value.values())[position]
+
+
+def _listed(env: Mapping[str, Any]) -> str:
+    present = [name for name, value in env.items() if value is not Absent.ABSENT]
+    return ", ".join(present) or "nothing"

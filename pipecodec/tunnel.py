@@ -1,0 +1,65 @@
+"""The bit tunnel: differentiable leaves of any dtype as one float32 tensor, and back."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from . import _C
+
+__all__ = ["enter_tunnel", "leave_tunnel"]
+
+# Bits of other dtypes are no float32 numbers: nothing may compute with a tunnel or with its
+# gradient. In particular a tunnel must be used once, since autograd adds the gradients of two uses.
+
+
+def enter_tunnel(tunnel: _C.Tunnel, token: Tensor, leaves: tuple[Tensor, ...]) -> Tensor:
+    """Return the 1-D float32 tensor that holds the bits of ``leaves``.
+
+    Its gradient holds the bits of theirs, and reaches ``token`` (as zeros) in any case.
+    """
+    return cast(Tensor, _Entry.apply(tunnel, token, *leaves))  # type: ignore[no-untyped-call]
+
+
+def leave_tunnel(tunnel: _C.Tunnel, received: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return a token, and the leaves whose bits ``received`` holds, as fresh tensors.
+
+    The token is an empty float32 tensor. A backward pass that reaches it or any leaf gives
+    ``received`` a gradient, with zeros for the leaves it did not reach.
+    """
+    token, *leaves = _Exit.apply(tunnel, received)  # type: ignore[no-untyped-call]
+    return token, tuple(leaves)
+
+
+class _Entry(Function):
+    """Leaves to tunnel; backward: the tunnel's gradient to the leaves' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tunnel: _C.Tunnel, token: Tensor, *leaves: Tensor) -> Tensor:
+        ctx.tunnel, ctx.token = tunnel, token.new_zeros(token.shape)
+        return tunnel.gather(leaves, token.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[2:]
+        leaves = ctx.tunnel.scatter(gradient)
+        return (None, ctx.token, *(g if w else None for g, w in zip(leaves, wanted, strict=True)))
+
+
+class _Exit(Function):
+    """Tunnel to a token and leaves; backward: the leaves' gradients, zeros for unused ones."""
+
+    @staticmethod
+    def forward(ctx: Any, tunnel: _C.Tunnel, received: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.tunnel, ctx.device = tunnel, received.device
+        return (received.new_zeros(0), *tunnel.scatter(received))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor | None, *gradients: Tensor | None) -> tuple[None, Tensor]:
+        return None, ctx.tunnel.gather(gradients, ctx.device)

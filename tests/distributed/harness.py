@@ -1,0 +1,26 @@
+"""Ranks for the engine tests: every rank must have ended well before anything is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipecodec.demo.launch import Outcome, run_ranks
+
+__all__ = ["outcomes", "values"]
+
+TIMEOUT = 60.0
+"""Seconds until a rank dumps its stacks and ends; a case takes about one second."""
+
+
+def outcomes(function: Callable[..., Any], world: int, *args: Any, **options: Any) -> list[Outcome]:
+    """Run ``function(Rank, *args)`` in ``world`` processes and say how each of them ended."""
+    return run_ranks(function, world, *args, **{"timeout": TIMEOUT, **options})
+
+
+def values(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
+    """Return what every rank returned; an ``AssertionError`` shows each rank that did not."""
+    ended = outcomes(function, world, *args)
+    failures = [f"rank {o.rank}: {o.status}\n{o.detail}" for o in ended if o.status != "ok"]
+    assert not failures, "\n".join(failures)
+    return [outcome.value for outcome in ended]

@@ -1,0 +1,157 @@
+"""Small models for the engine tests, each whole and in stages that share its parameters.
+
+``forward`` is the oracle: it calls the stages' arithmetic directly, with no name, no liveness and
+no codec between them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["WIDTH", "DeadEnds", "Decoder"]
+
+WIDTH = 8
+
+Stages = tuple[list[nn.Module], list[Any]]
+"""The stages' modules and what each declares to give."""
+
+
+class _Block(nn.Module):
+    """Stands in for a decoder layer: every kind of value it is given changes what it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        float_mask: torch.Tensor,
+        bool_mask: torch.Tensor,
+        cache: None,
+        step: int,
+        scale: float,
+        rotary: dict[str, Any],
+    ) -> dict[str, Any]:
+        if cache is not None or rotary["flags"] != [True, "interleaved", None]:
+            raise ValueError(f"changed on the way: {cache=}, {rotary['flags']=}")
+        turned = hidden * rotary["cos"] + hidden.flip(-1) * rotary["pair"][0]
+        mixed = torch.tanh(self.linear(turned)) * scale + float_mask
+        return {"hidden": hidden + mixed.masked_fill(bool_mask, 0.0) / step}
+
+
+class _Embed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.skip = nn.Linear(WIDTH, 3)
+        self.block = _Block()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor, segment: torch.Tensor) -> dict[str, Any]:
+        self.calls += 1
+        shared = {
+            "float_mask": torch.linspace(-0.1, 0.1, x.shape[0]).unsqueeze(1),
+            "bool_mask": segment == 0,
+            "cache": None,
+            "step": 2 + self.calls % 3,
+            "scale": 0.1 / self.calls,
+            "rotary": {
+                "cos": torch.cos(torch.arange(WIDTH) / 7),
+                "pair": (torch.sin(torch.arange(WIDTH) / 7), 2),
+                "flags": [True, "interleaved", None],
+            },
+        }
+        hidden = self.block(self.linear(x), **shared)["hidden"]
+        return {"hidden": hidden, "skip": {"wide": self.skip(x).double()}, **shared}
+
+
+class _Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, 3)
+
+    def forward(
+        self, hidden: torch.Tensor, skip: dict[str, torch.Tensor], segment: torch.Tensor
+    ) -> torch.Tensor:
+        bias = segment.float().mean(1, keepdim=True)
+        out: torch.Tensor = self.linear(hidden) + skip["wide"].float() + bias
+        return out
+
+
+class Decoder(nn.Module):
+    """What a decoder-only model sends; ``skip`` and ``segment`` bypass the middle stage.
+
+    ``frozen`` names the parts ("first", "middle") whose parameters are not trained.
+    """
+
+    def __init__(self, stages: int, frozen: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.first, self.last = _Embed(), _Head()
+        self.middle = nn.ModuleList([_Block() for _ in range(stages - 2)])
+        for part in frozen:
+            self.get_submodule(part).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
+        given = self.first(x, segment)
+        hidden, skip = given.pop("hidden"), given.pop("skip")
+        for block in self.middle:
+            hidden = block(hidden, **given)["hidden"]
+        out: torch.Tensor = self.last(hidden, skip, segment)
+        return out
+
+    def stages(self) -> Stages:
+        given = ["hidden", "skip", "float_mask", "bool_mask", "cache", "step", "scale", "rotary"]
+        outputs = [given, *(["hidden"] for _ in self.middle), None]
+        return [self.first, *self.middle, self.last], outputs
+
+
+class _Fan(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(WIDTH, WIDTH)
+        self.spare = nn.Linear(WIDTH, 2)
+
+    def forward(self, x: torch.Tensor, segment: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.spare(x).to(torch.complex64), self.hidden(x)
+
+
+class _OnlyShapes(nn.Module):
+    """Takes differentiable values and lets none of them reach its result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, WIDTH)
+
+    def forward(self, hidden: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.linear(torch.full((hidden.shape[0], 1), float(spare.shape[1])))
+        return out
+
+
+class _Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, 3)
+
+    def forward(self, hidden: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.linear(hidden)
+        return out
+
+
+class DeadEnds(nn.Module):
+    """No value of the first boundary gets a gradient, and ``spare`` crosses both unused."""
+
+    def __init__(self, stages: int = 3) -> None:
+        super().__init__()
+        self.fan, self.shapes, self.sum = _Fan(), _OnlyShapes(), _Sum()
+
+    def forward(self, x: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
+        spare, hidden = self.fan(x, segment)
+        out: torch.Tensor = self.sum(self.shapes(hidden, spare), spare)
+        return out
+
+    def stages(self) -> Stages:
+        return [self.fan, self.shapes, self.sum], [["spare", "hidden"], "hidden", None]

@@ -1,0 +1,76 @@
+"""Settings of the engine that would change the bytes of a frame."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipecodec.deepspeed.guards import protect_frames
+
+
+class Topology:
+    """Stands in for DeepSpeed's: the number of processes along each axis, 0 if it has none."""
+
+    def __init__(self, **dims: int) -> None:
+        self.dims = dims
+
+    def get_dim(self, axis: str) -> int:
+        return self.dims.get(axis, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"fp16": {"enabled": True, "auto_cast": True}}, r"fp16\.auto_cast casts .* set it to"),
+        ({"has_bool_tensors": True}, "has_bool_tensors casts .* leave it out"),
+    ],
+)
+def test_refuses_casts(config: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        protect_frames(config, Topology(pipe=2))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        protect_frames(str(path), Topology(pipe=2))
+
+
+@pytest.mark.parametrize("dims", [{"pipe": 2}, {"pipe": 2, "model": 1, "data": 4}])
+def test_changes_nothing_without_tensor_parallelism(dims: dict[str, int]) -> None:
+    config = {"fp16": {"enabled": True}, "pipeline": {"pipe_partitioned": True}}
+    before = json.dumps(config)
+    protect_frames(config, Topology(**dims))
+    assert json.dumps(config) == before
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "turned_off"),
+    [
+        (None, "pipeline.pipe_partitioned and pipeline.grad_partitioned turned off"),
+        ({"pipe_partitioned": False}, "pipeline.grad_partitioned turned off"),
+        ({"grad_partitioned": False, "stages": 2}, "pipeline.pipe_partitioned turned off"),
+        ({"pipe_partitioned": False, "grad_partitioned": False}, None),
+    ],
+)
+def test_turns_partitioning_off_and_says_so(
+    pipeline: dict[str, Any] | None, turned_off: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = {} if pipeline is None else {"pipeline": pipeline}
+    with caplog.at_level(logging.WARNING):
+        protect_frames(config, Topology(pipe=2, model=2))
+    off = {"pipe_partitioned": False, "grad_partitioned": False}
+    assert config["pipeline"] == {**(pipeline or {}), **off}
+    if turned_off is None:
+        assert not caplog.records
+    else:
+        assert turned_off in caplog.text
+
+
+def test_asks_for_a_change_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"pipeline": {"grad_partitioned": False}}))
+    with pytest.raises(ValueError, match=r"set pipe_partitioned to false .* pipeline of .*json"):
+        protect_frames(path, Topology(pipe=2, model=2))
