@@ -1,0 +1,63 @@
+"""The contenders, one module each.
+
+Every module has the same three names: NAME; NOTE, what it does and what it leaves out; and
+``make()``, which returns the calls ``send(value) -> wire`` and ``receive(wire) -> value``. What a
+contender needs is imported in ``make``, so that a missing package is that contender's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from benchmarks.contenders import (
+    codec,
+    optree_leaves,
+    origin,
+    origin_frombuffer,
+    pickled,
+    torch_cxx,
+    torch_python,
+)
+
+__all__ = ["CONTENDERS", "OURS", "Contender", "available"]
+
+
+class Contender(Protocol):
+    """What a contender's module provides."""
+
+    NAME: str
+    NOTE: str
+
+    def make(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]: ...
+
+
+OURS: Contender = codec
+CONTENDERS: tuple[Contender, ...] = (
+    codec,
+    origin,
+    origin_frombuffer,
+    optree_leaves,
+    torch_python,
+    torch_cxx,
+    pickled,
+)
+
+
+def available() -> tuple[list[Contender], dict[str, str]]:
+    """Return the contenders whose packages are there, and by name why each other one is missing.
+
+    Raises:
+        ImportError: pipecodec itself cannot be imported; there is nothing to compare with.
+    """
+    present, missing = [], {}
+    for contender in CONTENDERS:
+        try:
+            contender.make()
+        except ImportError as error:
+            if contender is OURS:
+                raise
+            missing[contender.NAME] = f"{type(error).__name__}: {error}"
+        else:
+            present.append(contender)
+    return present, missing
