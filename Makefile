@@ -38,6 +38,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+	$(BIN)/stubtest pipecodec._C --mypy-config-file pyproject.toml --allowlist requirements/stubtest.txt
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 native: setup

@@ -7,6 +7,7 @@
 #include "csrc/codec/unpacker.h"
 #include "csrc/frame/outline.h"
 #include "csrc/structure/known.h"
+#include "csrc/structure/registered.h"
 
 namespace py = pybind11;
 using namespace pipecodec;
@@ -59,9 +60,13 @@ py::list rows(const codec::Opened& opened) {
     py::object leaf = py::none();
     if (row.leaf >= 0) {
       const frame::Leaf& of = layout.leaves[static_cast<size_t>(row.leaf)];
-      py::list shape;
-      for (const int64_t dim : layout.shape(of)) shape.append(dim);
-      leaf = py::make_tuple(frame::kDTypes[static_cast<uint8_t>(of.dtype)].name, py::tuple(shape),
+      py::object shape = py::none();  // of a nested tensor
+      if (!of.nested) {
+        py::list dims;
+        for (const int64_t dim : layout.shape(of)) dims.append(dim);
+        shape = py::tuple(dims);
+      }
+      leaf = py::make_tuple(frame::kDTypes[static_cast<uint8_t>(of.dtype)].name, shape,
                             kRoutes[static_cast<uint8_t>(of.route)], of.requires_grad, of.bytes());
     }
     made.append(py::make_tuple(row.depth, row.path, row.label,
@@ -107,6 +112,13 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("used", [](const codec::Opened& self) { return self.layout().header.used; })
       .def("rows", &rows);
 
+  m.def("register", [](const py::object& type, const py::object& flatten, const py::object& unflatten,
+                       const py::str& name) {
+    call("register", [&] {
+      structure::register_type(type.ptr(), flatten.ptr(), unflatten.ptr(), name.ptr());
+      return structure::Ref::share(Py_None);
+    });
+  });
   m.def("send", &send);
   m.def("receive", &receive);
 

@@ -1,11 +1,11 @@
 """The compiled part of pipecodec. Its public names are documented where the package gives them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
+from typing_extensions import Self, disjoint_base
 
 FORMAT_VERSION: int
 SMALL_LEAF: int
@@ -13,11 +13,18 @@ TYPE_CODES: dict[str, int]
 
 def pack(obj: Any, device: torch.device | str | int | None = None) -> tuple[Tensor, ...]: ...
 def unpack(tensors: Sequence[Tensor]) -> Any: ...
+def register(
+    cls: type,
+    flatten: Callable[[Any], tuple[Iterable[Any], Any]],
+    unflatten: Callable[[list[Any], Any], Any],
+    name: str,
+) -> None: ...
 def send(
     codec: Codec, obj: Any, device: torch.device | str | int | None
 ) -> tuple[Tensor, Tunnel, tuple[Tensor, ...], tuple[Tensor, ...]]: ...
 def receive(codec: Codec, tensors: Sequence[Tensor]) -> Opened: ...
 
+@disjoint_base
 class Codec:
     def __new__(
         cls, name: str, capacity: int | None, differentiable: str | Collection[str]

@@ -39,6 +39,7 @@ from .origin import (  # noqa: E402
 )
 from .partition import Partition, partition_modules, run_local  # noqa: E402
 from .registry import get_dialect, register_framework_dialect  # noqa: E402
+from .types import register  # noqa: E402
 
 __all__ = [
     "Codec",
@@ -63,6 +64,7 @@ __all__ = [
     "get_simple_nested_list_str",
     "pack",
     "partition_modules",
+    "register",
     "register_framework_dialect",
     "run_local",
     "unflatten",

@@ -33,11 +33,13 @@ class Stats(NamedTuple):
 
 
 class Codec(_C.Codec):
-    """Packs and unpacks the values of one boundary, and remembers its last frame.
+    """Packs and unpacks the values of one boundary, and remembers their structures.
 
-    A frame whose bytes are those of the one before is not built again: the same tensor is returned.
-    So do not write into a frame; where that is seen (by the tensor's version counter, which misses
-    writes through ``.numpy()`` and does not exist for inference tensors) a new one is made.
+    Packing remembers the 8 structures (with their shapes) that were packed last, unpacking the 64
+    that were unpacked last. A value of a known structure is recognised without writing a byte, and
+    if its numbers are those of its last frame too, that same tensor is returned. So do not write
+    into a frame; where that is seen (by the tensor's version counter, which misses writes through
+    ``.numpy()`` and does not exist for inference tensors) a new one is made.
 
     One codec may be used from several threads: its calls run under the interpreter's lock, and a
     value whose own code packs with the same codec is packed correctly too.

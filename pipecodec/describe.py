@@ -30,7 +30,8 @@ class Leaf(NamedTuple):
     """Where it stands in the value, such as ``outputs[2]['mask']``."""
     dtype: str
     """Its dtype's name without ``torch.``."""
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
+    """None for a nested tensor."""
     route: str
     """"slot", "raw slot", "tunnel" or "frame": how its bits travel."""
     requires_grad: bool
@@ -95,7 +96,8 @@ def _line(row: tuple[int, str, str, str, str, int, Any]) -> str:
     parts = [f"{'  ' * depth}{label}:", name] if name != text else [f"{'  ' * depth}{label}:"]
     if leaf is not None:
         dtype, shape, route, requires_grad, nbytes = leaf
-        parts.append(f"{dtype} {list(shape)}, {nbytes} bytes, {route}")
+        dims = "nested" if shape is None else list(shape)
+        parts.append(f"{dtype} {dims}, {nbytes} bytes, {route}")
         parts.extend(["requires grad"] if requires_grad else [])
     elif children:
         parts.append(f"{text} ({children})".strip())

@@ -15,72 +15,123 @@ using structure::Ref;
 
 constexpr const char* kRoot = "outputs";
 
-uint32_t version_of(const at::Tensor& tensor) {
-  return tensor.is_inference() ? 0 : static_cast<uint32_t>(tensor._version());
+// The device asked for; none for that of the value's first leaf with data.
+std::optional<at::Device> asked(PyObject* device) {
+  if (device == nullptr || device == Py_None) return std::nullopt;
+  return device::parse_device(device);
 }
 
-at::Device device_for(PyObject* device, const Encoder& encoder) {
-  if (device != nullptr && device != Py_None) return device::parse_device(device);
-  return encoder.leaves.empty() ? at::Device(at::kCPU) : device::unwrap(encoder.leaves[0].tensor).device();
+at::Device device_of(std::optional<at::Device> asked, PyObject* const* leaves, size_t count) {
+  if (asked) return *asked;
+  for (size_t i = 0; i < count; ++i) {
+    const at::Device device = device::unwrap(leaves[i]).device();
+    if (!device.is_meta()) return device;
+  }
+  return at::Device(at::kCPU);
 }
 
-// The frame's bytes behind the header: the header's own follow from them.
-bool same_body(const frame::Writer& a, const frame::Writer& b) {
-  return a.size() == b.size() && a.size() >= frame::kHeaderBytes &&
-         std::memcmp(a.data() + frame::kHeaderBytes, b.data() + frame::kHeaderBytes,
-                     a.size() - frame::kHeaderBytes) == 0;
+// An encoder whose buffers have grown already. Taken by the call that runs and put back after it: a value's
+// own code may pack too.
+std::unique_ptr<Encoder> spare;
+
+void put_back(std::unique_ptr<Encoder> encoder) {
+  constexpr size_t kKeptLeaves = 1 << 16;
+  if (encoder->leaves.size() > kKeptLeaves) return;
+  encoder->clear();
+  spare = std::move(encoder);
 }
 
 }  // namespace
 
 std::unique_ptr<Encoder> Packer::encode(PyObject* value) {
-  std::unique_ptr<Encoder> encoder = spare_ ? std::move(spare_) : std::make_unique<Encoder>();
+  std::unique_ptr<Encoder> encoder = spare ? std::move(spare) : std::make_unique<Encoder>();
   encoder->run(value, name_.empty() ? kRoot : name_ + ": " + kRoot);
   return encoder;
 }
 
 Ref Packer::pack(PyObject* value, PyObject* device) {
+  const std::optional<at::Device> where = asked(device);
+  Ref packed = pack_known(value, where);
+  return packed ? std::move(packed) : pack_any(value, where);
+}
+
+// A value that differs from a remembered one in its tensors and numbers only; nothing for any other.
+Ref Packer::pack_known(PyObject* value, std::optional<at::Device> device) {
+  for (size_t i = 0; i < frames_.size(); ++i) {
+    if (!frames_[i].pattern) continue;
+    const size_t leaves = frames_[i].pattern->leaves();
+    Ref packed = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(leaves + 1)));
+    // Making the tuple may have run code that used this codec.
+    if (i >= frames_.size() || !frames_[i].pattern || frames_[i].pattern->leaves() != leaves) break;
+    Remembered& known = frames_[i];
+    PyObject** const items = reinterpret_cast<PyTupleObject*>(packed.get())->ob_item;
+    if (!known.pattern->match(value, items)) continue;
+    const at::Device where = device_of(device, items, leaves);
+    const size_t capacity = capacity_for(known.used());
+    count(leaves, known.leaf_bytes + capacity);
+    if (known.holds_values(known.pattern->values(), where, capacity)) {
+      ++stats.hits;
+      items[leaves] = Py_NewRef(known.frame());
+      frames_.use(i);
+    } else {
+      const std::shared_ptr<Remembered> kept = frames_.use(i);
+      items[leaves] = kept->renew(kept->pattern->values(), where, capacity).release();
+    }
+    return packed;
+  }
+  return {};
+}
+
+Ref Packer::pack_any(PyObject* value, std::optional<at::Device> device) {
   std::unique_ptr<Encoder> encoder = encode(value);
-  const at::Device where = device_for(device, *encoder);
-  frame::Header header = assemble(*encoder, {}, {});
-  Ref frame = frame_for(*encoder, header, where);
   const size_t leaves = encoder->leaves.size();
   Ref packed = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(leaves + 1)));
+  PyObject** const items = reinterpret_cast<PyTupleObject*>(packed.get())->ob_item;
+  uint64_t bytes = 0;
   for (size_t i = 0; i < leaves; ++i) {
-    PyTuple_SET_ITEM(packed.get(), static_cast<Py_ssize_t>(i), Py_NewRef(encoder->leaves[i].tensor));
-    stats.bytes += encoder->leaves[i].bytes;
+    items[i] = Py_NewRef(encoder->leaves[i].tensor);
+    bytes += encoder->leaves[i].bytes;
   }
-  PyTuple_SET_ITEM(packed.get(), static_cast<Py_ssize_t>(leaves), frame.release());
-  stats.messages += leaves + 1;
-  encoder->clear();
-  spare_ = std::move(encoder);
+  const frame::Header header = assemble(*encoder, {}, {});
+  const std::shared_ptr<Remembered> known = frames_.find(encoder->structure, header);
+  const size_t capacity = capacity_for(encoder->structure.size());
+  items[leaves] = frame_for(known, *encoder, header, device_of(device, items, leaves), capacity).release();
+  count(leaves, bytes + capacity);
+  // What comes a second time will come again.
+  if (known && !known->learned) {
+    known->pattern = structure::Pattern::learn(value, *encoder);
+    known->leaf_bytes = bytes;
+    known->learned = true;
+  }
+  put_back(std::move(encoder));
   return packed;
 }
 
 Sent Packer::send(PyObject* value, PyObject* device) {
   std::unique_ptr<Encoder> encoder = encode(value);
-  const at::Device where = device_for(device, *encoder);
+  PyObject* const first = encoder->leaves.empty() ? nullptr : encoder->leaves[0].tensor;
+  const at::Device where = device_of(asked(device), &first, encoder->leaves.size());
   Routed routed = router_.route(*encoder, where, kRoot, name_);
   check_signature(*encoder, routed);
   frame::Header header = assemble(*encoder, routed.payload, routed.payload_spans);
   Sent sent;
-  sent.frame = frame_for(*encoder, header, where);
+  const size_t capacity = capacity_for(encoder->structure.size());
+  sent.frame = frame_for(frames_.find(encoder->structure, header), *encoder, header, where, capacity);
   sent.tunnel = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(routed.tunnel.size())));
   for (size_t i = 0; i < routed.tunnel.size(); ++i) {
     PyTuple_SET_ITEM(sent.tunnel.get(), static_cast<Py_ssize_t>(i), Py_NewRef(routed.tunnel[i]));
   }
   sent.slots = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(routed.slots.size())));
+  uint64_t bytes = routed.tunnel_bytes + capacity;
   for (size_t i = 0; i < routed.slots.size(); ++i) {
-    stats.bytes += routed.slots[i].nbytes();
+    bytes += routed.slots[i].nbytes();
     PyTuple_SET_ITEM(sent.slots.get(), static_cast<Py_ssize_t>(i),
                      device::wrap(std::move(routed.slots[i])).release());
   }
   sent.spans = std::move(routed.tunnel_spans);
   sent.tunnel_bytes = routed.tunnel_bytes;
-  stats.bytes += sent.tunnel_bytes;
-  stats.messages += routed.slots.size() + 2;
-  encoder->clear();
-  spare_ = std::move(encoder);
+  count(routed.slots.size() + 1, bytes);
+  put_back(std::move(encoder));
   return sent;
 }
 
@@ -90,27 +141,21 @@ void Packer::reset() {
   router_.reset();
 }
 
-Ref Packer::frame_for(Encoder& encoder, frame::Header& header, at::Device device) {
-  frame::Writer& bytes = encoder.structure;
-  const size_t capacity = capacity_for(bytes.size());
-  ++stats.frames;
-  stats.bytes += capacity;
-  if (last_frame_ && same_body(bytes, last_bytes_)) {
-    const at::Tensor& last = device::unwrap(last_frame_.get());
-    // A caller who wrote into the frame meanwhile gets a new one; what was written through .numpy() goes
-    // unseen.
-    if (last.device() == device && static_cast<size_t>(last.numel()) == capacity &&
-        version_of(last) == last_version_) {
-      ++stats.hits;
-      return Ref::share(last_frame_.get());
-    }
+// The frame of what was encoded, whose bytes it takes; `known` is the one of the same structure, if any.
+Ref Packer::frame_for(std::shared_ptr<Remembered> known, Encoder& encoder, const frame::Header& header,
+                      at::Device device, size_t capacity) {
+  if (known && known->holds(encoder.structure, device, capacity)) {
+    ++stats.hits;
+    return Ref::share(known->frame());
   }
-  frame::seal(header, bytes.data());
-  Ref made = device::wrap(device::make_frame(bytes.data(), bytes.size(), capacity, device));
-  last_version_ = version_of(device::unwrap(made.get()));
-  last_frame_ = Ref::share(made.get());
-  last_bytes_.swap(bytes);
-  return made;
+  if (!known) known = frames_.add(header);
+  return known->renew(encoder.structure, header, device, capacity);
+}
+
+void Packer::count(size_t tensors, uint64_t bytes) {
+  ++stats.frames;
+  stats.messages += tensors + 1;
+  stats.bytes += bytes;
 }
 
 // The first frame of a boundary settles its capacity: a quarter more than it uses, at least one step more, so

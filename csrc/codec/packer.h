@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "csrc/codec/frames.h"
 #include "csrc/codec/routes.h"
 #include "csrc/codec/unpacker.h"
-#include "csrc/device/frame_tensor.h"
 #include "csrc/frame/header.h"
 #include "csrc/structure/encode.h"
 #include "csrc/structure/python.h"
@@ -51,8 +51,12 @@ class Packer {
   Plans plans;  // of the frames this codec receives
 
  private:
+  structure::Ref pack_known(PyObject* value, std::optional<at::Device> device);
+  structure::Ref pack_any(PyObject* value, std::optional<at::Device> device);
   std::unique_ptr<structure::Encoder> encode(PyObject* value);
-  structure::Ref frame_for(structure::Encoder& encoder, frame::Header& header, at::Device device);
+  structure::Ref frame_for(std::shared_ptr<Remembered> known, structure::Encoder& encoder,
+                           const frame::Header& header, at::Device device, size_t capacity);
+  void count(size_t tensors, uint64_t bytes);  // those beside the frame; bytes of all
   size_t capacity_for(size_t used);
   void check_signature(const structure::Encoder& encoder, const Routed& routed);
 
@@ -61,12 +65,7 @@ class Packer {
   std::optional<size_t> capacity_;
   Router router_;
 
-  // Taken by the call that runs and put back after it: a value's own code may pack with the same codec.
-  std::unique_ptr<structure::Encoder> spare_;
-
-  frame::Writer last_bytes_;
-  structure::Ref last_frame_;
-  uint32_t last_version_ = 0;
+  Frames frames_;
   std::optional<std::vector<uint64_t>> signature_;  // bytes of the tunnel, then of each slot
 };
 

@@ -7,6 +7,7 @@
 #include "csrc/codec/errors.h"
 #include "csrc/device/object.h"
 #include "csrc/frame/outline.h"
+#include "csrc/structure/registered.h"
 
 namespace pipecodec::codec {
 namespace {
@@ -25,18 +26,26 @@ std::string described(at::ScalarType dtype, at::IntArrayRef shape) {
   return text.str();
 }
 
+std::string nested(at::ScalarType dtype) { return std::string(c10::toString(dtype)) + " nested"; }
+
+std::string described(const at::Tensor& tensor) {
+  return tensor.is_nested() ? nested(tensor.scalar_type()) : described(tensor.scalar_type(), tensor.sizes());
+}
+
 device::HostFrame open_frame(PyObject* tensors) {
   const Py_ssize_t count = PyTuple_GET_SIZE(tensors);
   if (count == 0) bad_slots("there is nothing to unpack: the last tensor must be the frame");
+  PyTypeObject* const common = structure::known().tensor;
   for (Py_ssize_t i = 0; i < count; ++i) {
-    if (!device::is_tensor(PyTuple_GET_ITEM(tensors, i))) {
+    PyObject* const item = PyTuple_GET_ITEM(tensors, i);
+    if (Py_TYPE(item) != common && !device::is_tensor(item)) {
       bad_slots("tensors[" + std::to_string(i) + "] is not a tensor; unpack takes what pack gave");
     }
   }
   const at::Tensor& frame = device::unwrap(PyTuple_GET_ITEM(tensors, count - 1));
   if (const char* const why = device::not_a_frame(frame)) {
     bad_slots("tensors[" + std::to_string(count - 1) + "], the last one, " + why + ", this one is " +
-              described(frame.scalar_type(), frame.sizes()));
+              described(frame));
   }
   return device::read_frame(frame);
 }
@@ -52,6 +61,11 @@ Ref as_tuple(PyObject* tensors) {
 }  // namespace
 
 std::shared_ptr<const Plan> Plans::find(const uint8_t* frame, size_t size) {
+  if (registrations_ != structure::registrations()) {
+    known_.clear();
+    last_.clear();
+    registrations_ = structure::registrations();
+  }
   if (!last_.empty() && size >= last_.size() && std::memcmp(frame, last_.data(), last_.size()) == 0) {
     frame::check_padding(frame, last_.size(), size);
     return known_.front().plan;
@@ -107,11 +121,14 @@ PyObject* Opened::item(size_t i) const {
 
 std::string Opened::path(size_t leaf) const { return frame::leaf_path(frame_.data, layout(), leaf, kRoot); }
 
-bool Opened::fits(const Leaf& leaf, PyObject* slot) const {
-  const at::Tensor& tensor = device::unwrap(slot);
+void Opened::refuse_slot(size_t index, size_t first_slot) const {
+  const Leaf& leaf = layout().leaves[index];
   const auto shape = layout().shape(leaf);
-  return tensor.scalar_type() == device::scalar_type(leaf.dtype) &&
-         tensor.sizes() == at::IntArrayRef(shape.data(), shape.size());
+  const auto dtype = device::scalar_type(leaf.dtype);
+  const size_t at = first_slot + leaf.place;
+  bad_slots("tensors[" + std::to_string(at) + "], " + path(index) + ": the frame says " +
+            (leaf.nested ? nested(dtype) : described(dtype, {shape.data(), shape.size()})) +
+            ", the tensor is " + described(device::unwrap(item(at))));
 }
 
 Ref Opened::slot(const Leaf& leaf, size_t index, size_t first_slot) const {
@@ -120,18 +137,13 @@ Ref Opened::slot(const Leaf& leaf, size_t index, size_t first_slot) const {
   const at::Tensor& tensor = device::unwrap(object);
   const auto shape = layout().shape(leaf);
   if (leaf.route == Route::Slot) {
-    if (!fits(leaf, object)) {
-      bad_slots("tensors[" + std::to_string(at) + "], " + path(index) + ": the frame says " +
-                described(device::scalar_type(leaf.dtype), {shape.data(), shape.size()}) +
-                ", the tensor is " + described(tensor.scalar_type(), tensor.sizes()));
-    }
+    if (!device::fits(tensor, leaf, shape.data())) refuse_slot(index, first_slot);
     return Ref::share(object);
   }
-  if (tensor.scalar_type() != at::kByte || !tensor.is_contiguous() ||
+  if (tensor.scalar_type() != at::kByte || tensor.is_nested() || !tensor.is_contiguous() ||
       static_cast<uint64_t>(tensor.numel()) != leaf.bytes()) {
     bad_slots("tensors[" + std::to_string(at) + "], " + path(index) + ": the frame says " +
-              std::to_string(leaf.bytes()) + " raw bytes, the tensor is " +
-              described(tensor.scalar_type(), tensor.sizes()));
+              std::to_string(leaf.bytes()) + " raw bytes, the tensor is " + described(tensor));
   }
   return device::wrap(device::over_bytes(tensor, 0, leaf.dtype, shape));
 }
@@ -145,10 +157,10 @@ Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
   const uint8_t* const values = frame_.data + layout().header.values_begin();
   if (plan_->slots_only) {
     PyObject* const* const leaves = reinterpret_cast<PyTupleObject*>(tensors_.get())->ob_item + first_slot;
-    for (size_t i = 0; i < layout().leaves.size(); ++i) {
-      if (!fits(layout().leaves[i], leaves[i])) slot(layout().leaves[i], i, first_slot);
-    }
-    return plan_->value.build(values, {leaves, layout().leaves.size()});
+    const size_t count = layout().leaves.size();
+    const size_t fitting = device::count_fitting(leaves, layout());
+    if (fitting != count) refuse_slot(fitting, first_slot);
+    return plan_->value.build(values, {leaves, count});
   }
   std::vector<device::Span> payload_spans;
   for (const Leaf& leaf : layout().leaves) {

@@ -36,8 +36,9 @@ class Plans {
     std::vector<uint8_t> bytes;  // structure and shapes
     std::shared_ptr<const Plan> plan;
   };
-  std::vector<Known> known_;   // the most recently used first
-  std::vector<uint8_t> last_;  // the used bytes of the last frame, which were found right
+  std::vector<Known> known_;    // the most recently used first
+  std::vector<uint8_t> last_;   // the used bytes of the last frame, which were found right
+  uint64_t registrations_ = 0;  // under which they were made
 };
 
 // A received frame that was read and checked, before its leaves are there.
@@ -59,7 +60,7 @@ class Opened {
 
  private:
   PyObject* item(size_t i) const;
-  bool fits(const frame::Leaf& leaf, PyObject* slot) const;
+  [[noreturn]] void refuse_slot(size_t leaf, size_t first_slot) const;
   structure::Ref slot(const frame::Leaf& leaf, size_t index, size_t first_slot) const;
   structure::Ref build_from_slots() const;
   std::string path(size_t leaf) const;

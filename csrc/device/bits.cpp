@@ -22,6 +22,7 @@ at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Devic
 }  // namespace
 
 const char* unsendable(const at::Tensor& tensor) {
+  if (tensor.is_nested()) return "is nested; send its parts, or a padded tensor with lengths";
   if (tensor.layout() != at::kStrided) return "is not strided (sparse?); send its indices and values";
   if (tensor.is_quantized()) return "is quantized; send its int_repr(), scale and zero point";
   if (tensor.is_meta()) return "is on the meta device and has no data";

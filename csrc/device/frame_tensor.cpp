@@ -30,8 +30,10 @@ const char* not_a_frame(const at::Tensor& tensor) {
 }
 
 HostFrame read_frame(const at::Tensor& frame) {
-  at::Tensor host = frame.is_cpu() ? frame : frame.cpu();
-  if (!host.is_contiguous()) host = host.contiguous();
+  if (frame.is_cpu() && frame.is_contiguous()) {
+    return {{}, static_cast<const uint8_t*>(frame.const_data_ptr()), static_cast<size_t>(frame.numel())};
+  }
+  const at::Tensor host = frame.cpu().contiguous();
   const auto* const data = static_cast<const uint8_t*>(host.const_data_ptr());
   return {host, data, static_cast<size_t>(host.numel())};
 }

@@ -28,6 +28,16 @@ const at::Tensor& unwrap(PyObject* object) { return THPVariable_Unpack(object); 
 
 structure::Ref wrap(at::Tensor&& tensor) { return structure::Ref::take(THPVariable_Wrap(std::move(tensor))); }
 
+size_t count_fitting(PyObject* const* tensors, const frame::Layout& layout) {
+  const frame::Leaf* const leaves = layout.leaves.data();
+  const int64_t* const shapes = layout.shapes.data();
+  const size_t count = layout.leaves.size();
+  for (size_t i = 0; i < count; ++i) {
+    if (!fits(THPVariable_Unpack(tensors[i]), leaves[i], shapes + leaves[i].shape_at)) return i;
+  }
+  return count;
+}
+
 at::Device parse_device(PyObject* device) {
   if (THPDevice_Check(device)) return reinterpret_cast<THPDevice*>(device)->device;
   const structure::Ref made = structure::Ref::take(
@@ -38,16 +48,38 @@ at::Device parse_device(PyObject* device) {
 }  // namespace device
 
 namespace structure {
+namespace {
 
-TensorInfo describe_tensor(PyObject* object) {
+// Without a call for the many tensors that autograd never touched.
+bool requires_grad(const at::Tensor& tensor) {
+  const c10::TensorImpl* const impl = tensor.unsafeGetTensorImpl();
+  return impl->autograd_meta() != nullptr && impl->requires_grad();
+}
+
+}  // namespace
+
+const char* describe_tensor(PyObject* object, TensorInfo& info) {
   const at::Tensor& tensor = THPVariable_Unpack(object);
-  if (!tensor.defined() || tensor.is_nested()) {
-    PyErr_SetString(
-        known().unsupported_type,
-        "a nested tensor has no fixed shape to describe; send its parts, or a padded tensor with lengths");
-    throw PythonError();
+  if (static_cast<int>(tensor.scalar_type()) >= frame::kDTypeCount) {
+    return "has a dtype that frames have no code for; send it as another one";
   }
-  return {static_cast<frame::DType>(tensor.scalar_type()), tensor.requires_grad(), tensor.sizes()};
+  const bool nested = tensor.is_nested();
+  info = {static_cast<frame::DType>(tensor.scalar_type()), requires_grad(tensor), nested, {}};
+  if (!nested) info.shape = tensor.sizes();
+  return nullptr;
+}
+
+bool all_are(PyObject* const* tensors, std::span<const TensorInfo> infos) {
+  for (size_t i = 0; i < infos.size(); ++i) {
+    const at::Tensor& tensor = THPVariable_Unpack(tensors[i]);
+    const TensorInfo& info = infos[i];
+    if (tensor.is_nested() || static_cast<frame::DType>(tensor.scalar_type()) != info.dtype ||
+        !device::has_shape(tensor, info.shape.data(), info.shape.size()) ||
+        requires_grad(tensor) != info.requires_grad) {
+      return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace structure

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "csrc/frame/codes.h"
+#include "csrc/frame/layout.h"
 #include "csrc/structure/python.h"
 
 namespace pipecodec::device {
@@ -19,5 +20,24 @@ structure::Ref wrap(at::Tensor&& tensor);
 at::Device parse_device(PyObject* device);  // torch.device, str or int
 
 inline at::ScalarType scalar_type(frame::DType dtype) { return static_cast<at::ScalarType>(dtype); }
+
+// True where the tensor has this shape. Comparing IntArrayRefs calls memcmp, which takes longer than this.
+inline bool has_shape(const at::Tensor& tensor, const int64_t* shape, size_t dims) {
+  const at::IntArrayRef sizes = tensor.sizes();
+  if (sizes.size() != dims) return false;
+  for (size_t i = 0; i < dims; ++i) {
+    if (sizes[i] != shape[i]) return false;
+  }
+  return true;
+}
+
+// True where the tensor, as a slot, is what the frame says of the leaf.
+inline bool fits(const at::Tensor& tensor, const frame::Leaf& leaf, const int64_t* shape) {
+  return tensor.scalar_type() == scalar_type(leaf.dtype) && tensor.is_nested() == leaf.nested &&
+         (leaf.nested || has_shape(tensor, shape, leaf.dims));
+}
+
+// How many of the tensors, in order, are what the frame says of its leaves; all of them are slots.
+size_t count_fitting(PyObject* const* tensors, const frame::Layout& layout);
 
 }  // namespace pipecodec::device

@@ -24,11 +24,6 @@ class Writer {
   Writer& operator=(const Writer&) = delete;
   ~Writer() { std::free(begin_); }
 
-  void swap(Writer& other) noexcept {
-    std::swap(begin_, other.begin_);
-    std::swap(cursor_, other.cursor_);
-    std::swap(end_, other.end_);
-  }
   void clear() { cursor_ = begin_; }
   size_t size() const { return static_cast<size_t>(cursor_ - begin_); }
   uint8_t* data() { return begin_; }
@@ -97,6 +92,7 @@ class Reader {
     need(1);
     return data_[at_++];
   }
+  bool next_is(uint8_t byte) const { return at_ < end_ && data_[at_] == byte; }
   template <class T>
   T fixed() {
     need(sizeof(T));
@@ -105,8 +101,17 @@ class Reader {
     at_ += sizeof(T);
     return value;
   }
-  uint64_t varint() {
-    if (remaining() >= 1 && data_[at_] < 0x80) return data_[at_++];
+  uint64_t varint() { return at_ < end_ && data_[at_] < 0x80 ? data_[at_++] : long_varint(); }
+  std::string_view take(uint64_t n) {
+    need(n);
+    std::string_view taken(reinterpret_cast<const char*>(data_ + at_), n);
+    at_ += n;
+    return taken;
+  }
+  std::string_view text() { return take(varint()); }
+
+ private:
+  uint64_t long_varint() {
     const size_t start = at_;
     uint64_t value = 0;
     for (int shift = 0;; shift += 7) {
@@ -120,20 +125,12 @@ class Reader {
       }
     }
   }
-  std::string_view take(uint64_t n) {
-    need(n);
-    std::string_view taken(reinterpret_cast<const char*>(data_ + at_), n);
-    at_ += n;
-    return taken;
-  }
-  std::string_view text() { return take(varint()); }
-
- private:
   void need(uint64_t n) const {
-    if (n > remaining()) {
-      throw Error(Reason::Truncated, at_,
-                  std::to_string(n) + " bytes are needed, " + std::to_string(remaining()) + " are left");
-    }
+    if (n > remaining()) missing(n);
+  }
+  [[noreturn]] void missing(uint64_t n) const {
+    throw Error(Reason::Truncated, at_,
+                std::to_string(n) + " bytes are needed, " + std::to_string(remaining()) + " are left");
   }
 
   const uint8_t* data_;

@@ -1,5 +1,6 @@
 #include "csrc/frame/layout.h"
 
+#include <algorithm>
 #include <limits>
 #include <string>
 
@@ -31,7 +32,13 @@ bool is_constant_number(TypeCode code) {
 
 class Parser {
  public:
-  Parser(const uint8_t* frame, Layout& layout) : layout_(layout), nodes_(frame, layout.header) {}
+  Parser(const uint8_t* frame, Layout& layout)
+      : layout_(layout), nodes_(frame, layout.header, &layout.shapes) {
+    // What the header claims is bounded by what a leaf and a dimension take at least.
+    constexpr size_t kLeafBytes = 4;
+    layout.leaves.reserve(std::min<size_t>(layout.header.leaves, layout.header.structure_bytes / kLeafBytes));
+    layout.shapes.reserve(layout.header.shapes_bytes);
+  }
 
   void run() {
     read(false);
@@ -53,7 +60,9 @@ class Parser {
 
  private:
   void read(bool constant, TypeCode parent = TypeCode::List, bool key = false) {
-    const Node node = nodes_.next();
+    const Node& node = nodes_.next();
+    ++layout_.nodes;
+    if (node.code == TypeCode::Tensor && !constant) return leaf(node);  // most nodes are
     if (constant && (node.code == TypeCode::Tensor || node.code == TypeCode::Alias || is_value(node.code))) {
       misplaced(node, "in a key, a set, a slice, a range, a size or a context");
     }
@@ -65,9 +74,7 @@ class Parser {
     }
     if (parent == TypeCode::Dataclass && key && node.code != TypeCode::Str)
       misplaced(node, "as the name of a field");
-    if (node.code == TypeCode::Tensor) {
-      leaf(node);
-    } else if (node.code == TypeCode::Alias) {
+    if (node.code == TypeCode::Alias) {
       if (node.number >= layout_.leaves.size()) {
         throw Error(Reason::AliasIndex, node.offset,
                     "an alias of leaf " + std::to_string(node.number) + ", only " +
@@ -89,8 +96,9 @@ class Parser {
     Leaf leaf{node.dtype,
               node.route,
               node.requires_grad,
-              static_cast<uint32_t>(nodes_.shape.size()),
-              layout_.shapes.size(),
+              node.nested,
+              static_cast<uint32_t>(node.dims),
+              layout_.shapes.size() - node.dims,
               node.elements,
               0};
     switch (leaf.route) {
@@ -105,7 +113,6 @@ class Parser {
         leaf.place = advance(layout_.payload_bytes, leaf.bytes(), node.offset);
         break;
     }
-    layout_.shapes.insert(layout_.shapes.end(), nodes_.shape.begin(), nodes_.shape.end());
     layout_.leaves.push_back(leaf);
   }
 

@@ -15,6 +15,7 @@ struct Leaf {
   DType dtype;
   Route route;
   bool requires_grad;
+  bool nested;
   uint32_t dims;
   size_t shape_at;  // into Layout::shapes
   uint64_t elements;
@@ -27,6 +28,7 @@ struct Layout {
   Header header;
   std::vector<Leaf> leaves;
   std::vector<int64_t> shapes;
+  uint64_t nodes = 0;
   uint64_t slots = 0;         // tensors of their own beside the frame
   uint64_t tunnel_bytes = 0;  // a multiple of kAlignment; 0 where nothing is differentiable
   uint64_t payload_bytes = 0;

@@ -52,7 +52,7 @@ bool is_big_int(std::string_view text) {
 std::string_view NodeReader::utf8() {
   const size_t at = reader_.offset();
   const std::string_view text = reader_.text();
-  if (!is_utf8(text)) throw Error(Reason::Text, at, "text is not valid UTF-8");
+  if (shapes_ != nullptr && !is_utf8(text)) throw Error(Reason::Text, at, "text is not valid UTF-8");
   return text;
 }
 
@@ -68,48 +68,53 @@ uint64_t NodeReader::count(uint64_t nodes_each) {
   return n * nodes_each;
 }
 
-void NodeReader::tensor(Node& node) {
+void NodeReader::tensor() {
+  Node& node = node_;
   const size_t at = reader_.offset();
   const uint8_t dtype = reader_.u8();
   if (dtype >= kDTypeCount)
     throw Error(Reason::UnknownDType, at, "unknown dtype code " + std::to_string(dtype));
   const uint8_t flags = reader_.u8();
-  if ((flags & ~(kRouteMask | kRequiresGradBit)) != 0)
+  if ((flags & ~(kRouteMask | kRequiresGradBit | kNestedBit)) != 0)
     throw Error(Reason::TensorFlags, at + 1, "unknown tensor flags");
   node.dtype = static_cast<DType>(dtype);
   node.route = static_cast<Route>(flags & kRouteMask);
   node.requires_grad = (flags & kRequiresGradBit) != 0;
+  node.nested = (flags & kNestedBit) != 0;
   const uint64_t dims = reader_.varint();
-  if (dims > shapes_.remaining()) {
+  if (node.nested && (node.route != Route::Slot || dims != 0))
+    throw Error(Reason::TensorFlags, at + 1, "a nested tensor can only be a slot, and has no dimensions");
+  if (shapes_ == nullptr) return;
+  if (dims > dims_.remaining()) {
     throw Error(Reason::Count, at + 2,
-                std::to_string(dims) + " dimensions are announced, " + std::to_string(shapes_.remaining()) +
+                std::to_string(dims) + " dimensions are announced, " + std::to_string(dims_.remaining()) +
                     " bytes of shapes are left");
   }
-  shape.clear();
   uint64_t elements = 1;
   uint64_t extent =
       kDTypes[dtype].bytes;  // bytes with every empty dimension counted as one, as torch bounds strides
   for (uint64_t i = 0; i < dims; ++i) {
-    const uint64_t dim = shapes_.varint();
+    const uint64_t dim = dims_.varint();
     if (__builtin_mul_overflow(extent, dim == 0 ? 1 : dim, &extent) ||
         extent > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) - kAlignment) {
       throw Error(Reason::Shape, at, "the tensor's size in bytes does not fit 63 bits");
     }
     elements *= dim;
-    shape.push_back(static_cast<int64_t>(dim));
+    shapes_->push_back(static_cast<int64_t>(dim));
   }
-  node.elements = elements;
+  node.dims = dims;
+  node.elements = node.nested ? 0 : elements;
 }
 
 void NodeReader::finish() const {
   if (reader_.remaining() != 0)
     throw Error(Reason::Trailing, reader_.offset(), "bytes follow the end of the structure");
-  if (shapes_.remaining() != 0)
-    throw Error(Reason::Trailing, shapes_.offset(), "bytes follow the last shape");
+  if (dims_.remaining() != 0) throw Error(Reason::Trailing, dims_.offset(), "bytes follow the last shape");
 }
 
-Node NodeReader::next() {
-  Node node;
+const Node& NodeReader::next() {
+  Node& node = node_;
+  node.children = 0;
   node.offset = reader_.offset();
   const uint8_t code = reader_.u8();
   if (code >= kTypeCodeCount || code == static_cast<uint8_t>(TypeCode::Scalar)) {
@@ -118,7 +123,7 @@ Node NodeReader::next() {
   node.code = static_cast<TypeCode>(code);
   switch (node.code) {
     case TypeCode::Tensor:
-      tensor(node);
+      tensor();
       break;
     case TypeCode::Scalar:
     case TypeCode::None:

@@ -23,30 +23,42 @@ struct Node {
   DType dtype = DType::UInt8;
   Route route = Route::Slot;
   bool requires_grad = false;
-  uint64_t elements = 0;  // of a tensor; its shape is in NodeReader::shape until the next node
+  bool nested = false;
+  uint64_t dims = 0, elements = 0;  // of a tensor whose dimensions were read
 };
 
 class NodeReader {
  public:
-  NodeReader(const uint8_t* frame, const Header& header)
+  // Appends the dimensions of tensors to `shapes`; null skips them, for a frame that has been checked.
+  NodeReader(const uint8_t* frame, const Header& header, std::vector<int64_t>* shapes = nullptr)
       : reader_(frame, header.structure_begin(), header.structure_end()),
-        shapes_(frame, header.structure_end(), header.shapes_end()) {}
+        dims_(frame, header.structure_end(), header.shapes_end()),
+        shapes_(shapes) {}
 
-  // Reads one node and checks what can be seen of it alone. Throws Error.
-  Node next();
+  // Reads one node and checks what can be seen of it alone. Valid until the next one is read; a field that
+  // its type has no use for may hold anything, but children is 0 where there are none. Throws Error.
+  const Node& next();
+
+  // Steps over a node if it is a tensor, in a frame that has been checked: most nodes are.
+  bool skip_tensor() {
+    if (!reader_.next_is(static_cast<uint8_t>(TypeCode::Tensor))) return false;
+    reader_.take(3);  // code, dtype, flags
+    reader_.varint();
+    return true;
+  }
 
   // Throws Error where structure or shapes go on after the last node.
   void finish() const;
 
-  std::vector<int64_t> shape;
-
  private:
-  void tensor(Node& node);
+  void tensor();
   std::string_view utf8();
   uint64_t count(uint64_t nodes_each);
 
   Reader reader_;
-  Reader shapes_;
+  Reader dims_;
+  std::vector<int64_t>* shapes_;
+  Node node_;  // written again and again: clearing it for every node takes longer than reading one
 };
 
 // True for the codes whose children are keys and values in turn.

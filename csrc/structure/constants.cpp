@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "csrc/structure/known.h"
+#include "csrc/structure/registered.h"
 #include "csrc/structure/restore.h"
 
 namespace pipecodec::structure {
@@ -36,7 +37,7 @@ void fill(NodeReader& nodes, const Node& node, PyObject* mapping) {
     keys.push_back(read_constant(nodes));
     values.push_back(read_constant(nodes));
   }
-  const Ref distinct = as_keys(node, std::move(keys));
+  const Ref distinct = as_keys(node, keys);
   Py_ssize_t position = 0;
   PyObject *key = nullptr, *unused = nullptr;
   for (size_t i = 0; PyDict_Next(distinct.get(), &position, &key, &unused) != 0; ++i) {
@@ -47,14 +48,14 @@ void fill(NodeReader& nodes, const Node& node, PyObject* mapping) {
 Ref set(NodeReader& nodes, const Node& node) {
   std::vector<Ref> members;
   for (uint64_t i = 0; i < node.children; ++i) members.push_back(read_constant(nodes));
-  const Ref distinct = as_keys(node, std::move(members));
+  const Ref distinct = as_keys(node, members);
   return Ref::take(node.code == TypeCode::Set ? PySet_New(distinct.get()) : PyFrozenSet_New(distinct.get()));
 }
 
 // Keys made to have one hash would make every look-up walk past all of them, and building a dict of them
 // quadratic. So many of one hash do not come by chance: it is looked for before the first is inserted.
 void check_hashes(const Node& node, const std::vector<Ref>& keys) {
-  constexpr size_t kTrusted = 32;
+  constexpr size_t kTrusted = 128;
   if (keys.size() <= kTrusted) return;
   std::vector<Py_hash_t> hashes;
   hashes.reserve(keys.size());
@@ -74,7 +75,7 @@ void check_hashes(const Node& node, const std::vector<Ref>& keys) {
 
 }  // namespace
 
-Ref as_keys(const Node& node, std::vector<Ref> keys) {
+Ref as_keys(const Node& node, const std::vector<Ref>& keys) {
   check_hashes(node, keys);
   Ref made = Ref::take(PyDict_New());
   for (const Ref& key : keys) accept(node, PyDict_SetItem(made.get(), key.get(), Py_None));
@@ -84,12 +85,9 @@ Ref as_keys(const Node& node, std::vector<Ref> keys) {
   return made;
 }
 
-Ref read_constant(NodeReader& nodes) {
-  const Node node = nodes.next();
-  return finish_constant(nodes, node);
-}
+Ref read_constant(NodeReader& nodes) { return finish_constant(nodes, nodes.next()); }
 
-Ref finish_constant(NodeReader& nodes, const Node& node) {
+Ref finish_constant(NodeReader& nodes, Node node) {
   switch (node.code) {
     case TypeCode::None:
       return Ref::share(Py_None);
@@ -174,9 +172,15 @@ Ref finish_constant(NodeReader& nodes, const Node& node) {
       const Ref parts = tuple(nodes, node);
       return accept(node, PyObject_Call(reinterpret_cast<PyObject*>(&PyRange_Type), parts.get(), nullptr));
     }
-    case TypeCode::Registered:
-      throw frame::Error(frame::Reason::UnknownType, node.offset,
-                         "no type is registered as '" + std::string(node.text) + "' in this process");
+    case TypeCode::Registered: {
+      const Registered found = find_registered(node.text, node.offset);
+      const Ref context = read_constant(nodes);
+      Ref children = Ref::take(PyList_New(static_cast<Py_ssize_t>(node.children - 1)));
+      for (uint64_t i = 0; i + 1 < node.children; ++i) {
+        PyList_SET_ITEM(children.get(), static_cast<Py_ssize_t>(i), read_constant(nodes).release());
+      }
+      return restore_registered(found.type.get(), found.unflatten.get(), children.get(), context.get());
+    }
     case TypeCode::Tensor:
     case TypeCode::Scalar:
     case TypeCode::Alias:

@@ -10,10 +10,11 @@ namespace pipecodec::structure {
 Ref read_constant(frame::NodeReader& nodes);
 
 // The rest of one whose node has been read.
-Ref finish_constant(frame::NodeReader& nodes, const frame::Node& node);
+Ref finish_constant(frame::NodeReader& nodes,
+                    frame::Node node);  // a copy: reading on overwrites the reader's
 
 // n constants as the keys of a new dict (all values None), in their order. They must be hashable and
 // distinct.
-Ref as_keys(const frame::Node& node, std::vector<Ref> keys);
+Ref as_keys(const frame::Node& node, const std::vector<Ref>& keys);
 
 }  // namespace pipecodec::structure

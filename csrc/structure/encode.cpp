@@ -96,11 +96,13 @@ void Encoder::leaf(PyObject* tensor) {
     structure.varint(static_cast<uint64_t>(before));
     return;
   }
-  const TensorInfo info = describe_tensor(tensor);
+  TensorInfo info;
+  if (const char* const why = describe_tensor(tensor, info)) throw Unsupported{why, {}, {}};
   uint8_t* const at = structure.extend(3);
   at[0] = static_cast<uint8_t>(TypeCode::Tensor);
   at[1] = static_cast<uint8_t>(info.dtype);
-  at[2] = info.requires_grad ? frame::kRequiresGradBit : 0;
+  at[2] = static_cast<uint8_t>((info.requires_grad ? frame::kRequiresGradBit : 0) |
+                               (info.nested ? frame::kNestedBit : 0));
   const size_t flags_at = structure.size() - 1;
   structure.varint(info.shape.size());
   uint64_t bytes = frame::kDTypes[static_cast<uint8_t>(info.dtype)].bytes;
@@ -108,6 +110,7 @@ void Encoder::leaf(PyObject* tensor) {
     shapes.varint(static_cast<uint64_t>(dim));
     bytes *= static_cast<uint64_t>(dim);
   }
+  if (info.nested) bytes = 0;
   leaves.push_back({Py_NewRef(tensor), flags_at, info.dtype, info.requires_grad, bytes});
 }
 

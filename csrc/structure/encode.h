@@ -69,6 +69,7 @@ class Encoder {
   void size(PyObject* value);
   void dtype(PyObject* value);
   void device(PyObject* value);
+  bool registered(PyObject* value);
   bool enum_member(PyObject* value);
   bool named_tuple(PyObject* value);
   bool dataclass(PyObject* value);

@@ -1,6 +1,7 @@
 // The less common types: what is neither a tensor nor one of the exact types that Encoder::node tests for
 // first.
 #include "csrc/frame/bytes.h"
+#include "csrc/structure/attributes.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/names.h"
 #include "csrc/structure/scope.h"
@@ -13,59 +14,7 @@ namespace {
 
 constexpr const char* kAdvice = "send tensors and plain values, or register the type with pipecodec.register";
 
-bool is_a(PyTypeObject* type, PyTypeObject* base) { return PyType_IsSubtype(type, base) != 0; }
-bool is_a(PyTypeObject* type, PyObject* base) { return is_a(type, reinterpret_cast<PyTypeObject*>(base)); }
-
-// An attribute, or nothing where there is none.
-Ref find_attribute(PyObject* object, const char* name) {
-  PyObject* found = PyObject_GetAttrString(object, name);
-  if (found != nullptr) return Ref::take(found);
-  if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw PythonError();
-  PyErr_Clear();
-  return {};
-}
-
-Ref attribute(PyObject* object, const char* name) { return Ref::take(PyObject_GetAttrString(object, name)); }
-
-Ref find_attribute(PyTypeObject* type, const char* name) {
-  return find_attribute(reinterpret_cast<PyObject*>(type), name);
-}
-
-// Text for a message; never fails.
-std::string shown(PyObject* text) {
-  const char* const utf8 = text != nullptr && PyUnicode_Check(text) ? PyUnicode_AsUTF8(text) : nullptr;
-  PyErr_Clear();
-  return utf8 == nullptr ? "?" : utf8;
-}
-
-const char* builtin_base(PyTypeObject* type) {
-  PyTypeObject* const bases[] = {&PyLong_Type,  &PyFloat_Type,    &PyComplex_Type, &PyUnicode_Type,
-                                 &PyBytes_Type, &PyList_Type,     &PyTuple_Type,   &PyDict_Type,
-                                 &PySet_Type,   &PyFrozenSet_Type};
-  for (PyTypeObject* base : bases) {
-    if (is_a(type, base)) return base->tp_name;
-  }
-  return nullptr;
-}
-
-// Attributes that no field names would be lost.
-void refuse_extra_attributes(PyObject* value, PyObject* fields) {
-  const Ref attributes = find_attribute(value, "__dict__");
-  if (!attributes || !PyDict_Check(attributes.get())) return;
-  Py_ssize_t position = 0;
-  PyObject *name = nullptr, *unused = nullptr;
-  while (PyDict_Next(attributes.get(), &position, &name, &unused) != 0) {
-    const int is_field = fields == nullptr ? 0 : PyDict_Contains(fields, name);
-    check(is_field);
-    if (is_field == 0) {
-      throw Unsupported{
-          "is a " + type_name(value) + " with an attribute that is no field of its class (" + repr(name) +
-              "), which would be lost; make it a field, or register the type with pipecodec.register",
-          {},
-          {}};
-    }
-  }
-}
+constexpr const char* kConstantAdvice = "keys, sets and the context of a registered type hold plain values";
 
 }  // namespace
 
@@ -85,7 +34,7 @@ void Encoder::other(PyObject* value) {
   if (type == &PyFrozenSet_Type) return constants(TypeCode::FrozenSet, value);
   if (type == &PySlice_Type) return members(TypeCode::Slice, value);
   if (type == &PyRange_Type) return members(TypeCode::Range, value);
-  if (enum_member(value) || named_tuple(value) || dataclass(value)) return;
+  if (registered(value) || enum_member(value) || named_tuple(value) || dataclass(value)) return;
   if (const char* base = builtin_base(type)) {
     throw Unsupported{"is a " + type_name(value) + ", a subclass of " + base +
                           " that would not come back as itself; " + "convert it with " + base +
@@ -93,7 +42,10 @@ void Encoder::other(PyObject* value) {
                       {},
                       {}};
   }
-  throw Unsupported{"is a " + type_name(value) + ", which cannot cross a stage boundary; " + kAdvice, {}, {}};
+  throw Unsupported{"is a " + type_name(value) + ", which cannot cross a stage boundary; " +
+                        (constant_ ? kConstantAdvice : kAdvice),
+                    {},
+                    {}};
 }
 
 void Encoder::bytes(PyObject* value) {
@@ -202,84 +154,6 @@ void Encoder::device(PyObject* value) {
   if (utf8 == nullptr) throw PythonError();
   code(TypeCode::Device);
   structure.text({utf8, static_cast<size_t>(size)});
-}
-
-std::string Encoder::restorable_name(PyTypeObject* type) {
-  std::string name = class_name(type);
-  if (name.empty()) {
-    throw Unsupported{
-        "is of type " + std::string(type->tp_name) +
-            ", whose name does not lead back to it from its module; " +
-            "define the class at the top level of a module, or register it with pipecodec.register",
-        {},
-        {}};
-  }
-  return name;
-}
-
-bool Encoder::enum_member(PyObject* value) {
-  PyTypeObject* const type = Py_TYPE(value);
-  if (!is_a(type, known().enum_class)) return false;
-  const Ref name = find_attribute(value, "_name_");
-  const Ref all = find_attribute(type, "_member_map_");
-  if (!name || !all || !PyDict_Check(all.get()) || PyDict_GetItemWithError(all.get(), name.get()) != value) {
-    throw Unsupported{
-        "is " + repr(value) + ", which is no single named member of its enum; send its value", {}, {}};
-  }
-  const std::string type_text = restorable_name(type);
-  Py_ssize_t size = 0;
-  const char* const utf8 = PyUnicode_AsUTF8AndSize(name.get(), &size);
-  if (utf8 == nullptr) throw PythonError();
-  code(TypeCode::Enum);
-  structure.text(type_text);
-  structure.text({utf8, static_cast<size_t>(size)});
-  return true;
-}
-
-bool Encoder::named_tuple(PyObject* value) {
-  PyTypeObject* const type = Py_TYPE(value);
-  if (!is_a(type, &PyTuple_Type)) return false;
-  const Ref fields = find_attribute(type, "_fields");
-  if (!fields || !PyTuple_Check(fields.get()) || PyTuple_GET_SIZE(fields.get()) != PyTuple_GET_SIZE(value))
-    return false;
-  refuse_extra_attributes(value, nullptr);
-  const Level level(depth_);
-  const std::string name = restorable_name(type);
-  const Py_ssize_t size = PyTuple_GET_SIZE(value);
-  code(TypeCode::NamedTuple);
-  structure.text(name);
-  structure.varint(static_cast<uint64_t>(size));
-  for (Py_ssize_t i = 0; i < size; ++i) {
-    child(
-        value, [&] { return '.' + shown(PyTuple_GET_ITEM(fields.get(), i)); },
-        [&] { node(PyTuple_GET_ITEM(value, i)); });
-  }
-  return true;
-}
-
-bool Encoder::dataclass(PyObject* value) {
-  PyTypeObject* const type = Py_TYPE(value);
-  if (builtin_base(type) != nullptr) return false;
-  const Ref declared = find_attribute(type, "__dataclass_fields__");
-  if (!declared || !PyDict_Check(declared.get())) return false;
-  refuse_extra_attributes(value, declared.get());
-  const Level level(depth_);
-  const std::string type_text = restorable_name(type);
-  const Ref fields = Ref::take(PyObject_CallOneArg(known().dataclass_fields, value));
-  std::vector<std::pair<Ref, Ref>> present;
-  for (Py_ssize_t i = 0; i < PyTuple_Size(fields.get()); ++i) {
-    Ref name = attribute(PyTuple_GetItem(fields.get(), i), "name");
-    Ref field = find_attribute(value, shown(name.get()).c_str());
-    if (field) present.emplace_back(std::move(name), std::move(field));
-  }
-  code(TypeCode::Dataclass);
-  structure.text(type_text);
-  structure.varint(present.size());
-  for (const auto& [name, field] : present) {
-    str(name.get());
-    child(value, [&] { return '.' + shown(name.get()); }, [&] { node(field.get()); });
-  }
-  return true;
 }
 
 std::string type_name(PyObject* value) {

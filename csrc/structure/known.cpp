@@ -45,6 +45,8 @@ void load_known() {
     check(PyDict_SetItem(loaded.dtype_codes, loaded.dtypes[code], Ref::take(PyLong_FromLong(code)).get()));
   }
 
+  loaded.pytree_nodes = attribute(import("torch.utils._pytree").get(), "SUPPORTED_NODES");
+
   const Ref errors = import("pipecodec.errors");
   loaded.unsupported_type = attribute(errors.get(), "UnsupportedTypeError");
   loaded.frame_error = attribute(errors.get(), "FrameError");

@@ -19,6 +19,7 @@ struct Known {
   PyTypeObject* device;                  // torch.device
   PyObject* dtypes[frame::kDTypeCount];  // by code; null where this torch does not have the dtype
   PyObject* dtype_codes;                 // dict: torch.dtype -> code
+  PyObject* pytree_nodes;                // dict: type -> what torch's pytree knows of it
 
   PyObject* unsupported_type;
   PyObject* frame_error;

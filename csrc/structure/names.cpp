@@ -47,10 +47,14 @@ std::string class_name(PyTypeObject* type) {
   return module + ':' + qualified;
 }
 
-Ref find_class(std::string_view name, size_t offset) {
+Ref look_up_class(std::string_view name) {
   const size_t colon = name.find(':');
-  Ref found;
-  if (colon != std::string_view::npos) found = look_up(name.substr(0, colon), name.substr(colon + 1));
+  if (colon == std::string_view::npos) return {};
+  return look_up(name.substr(0, colon), name.substr(colon + 1));
+}
+
+Ref find_class(std::string_view name, size_t offset) {
+  Ref found = look_up_class(name);
   if (!found) {
     throw frame::Error(frame::Reason::UnknownType, offset,
                        "this process knows no class '" + std::string(name) +

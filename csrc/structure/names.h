@@ -13,6 +13,9 @@ namespace pipecodec::structure {
 // class (a class made in a function, or replaced since): such a value could not be restored.
 std::string class_name(PyTypeObject* type);
 
+// The class of that name, or nothing.
+Ref look_up_class(std::string_view name);
+
 // The class of that name, as an owned reference. Looks only into sys.modules and class dictionaries, never
 // through getattr, so nothing is imported and no code runs. Throws frame::Error with `offset` where there is
 // none.

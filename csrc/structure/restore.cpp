@@ -126,6 +126,16 @@ Ref restore_named_tuple(PyObject* type, PyObject* members) {
   return Ref::take(PyTuple_Type.tp_new(reinterpret_cast<PyTypeObject*>(type), arguments.get(), nullptr));
 }
 
+Ref restore_registered(PyObject* type, PyObject* unflatten, PyObject* children, PyObject* context) {
+  Ref made = Ref::take(PyObject_CallFunctionObjArgs(unflatten, children, context, nullptr));
+  if (reinterpret_cast<PyObject*>(Py_TYPE(made.get())) != type) {
+    PyErr_Format(known().frame_error, "the registered unflatten of %s gave a %s",
+                 reinterpret_cast<PyTypeObject*>(type)->tp_name, Py_TYPE(made.get())->tp_name);
+    throw PythonError();
+  }
+  return made;
+}
+
 Ref find_dataclass(const Node& node) {
   Ref found = find_class(node.text, node.offset);
   PyObject* const fields = class_attribute(as_type(found), "__dataclass_fields__");

@@ -19,6 +19,8 @@ Ref restore_deque(PyObject* members, PyObject* limit);
 Ref find_named_tuple(const frame::Node& node);
 Ref restore_named_tuple(PyObject* type, PyObject* members);
 
+Ref restore_registered(PyObject* type, PyObject* unflatten, PyObject* children, PyObject* context);
+
 Ref find_dataclass(const frame::Node& node);
 Ref restore_dataclass(PyObject* type);  // without its fields
 Ref read_field(frame::NodeReader& nodes, const frame::Node& node,

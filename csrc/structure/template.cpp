@@ -4,6 +4,7 @@
 
 #include "csrc/structure/constants.h"
 #include "csrc/structure/known.h"
+#include "csrc/structure/registered.h"
 #include "csrc/structure/restore.h"
 
 namespace pipecodec::structure {
@@ -15,13 +16,14 @@ using frame::TypeCode;
 class Template::Compiler {
  public:
   Compiler(const uint8_t* frame, const frame::Layout& layout, std::vector<Step>& steps)
-      : nodes_(frame, layout.header), steps_(steps) {}
+      : nodes_(frame, layout.header), steps_(steps) {
+    steps.reserve(layout.nodes);
+  }
 
   void node() {
-    const Node node = nodes_.next();
+    if (nodes_.skip_tensor()) return add(Kind::Leaf, next_leaf_++);
+    const Node& node = nodes_.next();
     switch (node.code) {
-      case TypeCode::Tensor:
-        return add(Kind::Leaf, next_leaf_++);
       case TypeCode::Alias:
         return add(Kind::Leaf, node.number);
       case TypeCode::Int:
@@ -46,8 +48,11 @@ class Template::Compiler {
         return pairs(Kind::DefaultDict, node, restore_factory(node));
       case TypeCode::Dataclass:
         return dataclass(node);
+      case TypeCode::Registered:
+        return registered(node);
       case TypeCode::Set:
         return add(Kind::Set, 0, finish_constant(nodes_, node));
+      case TypeCode::Tensor:
       case TypeCode::Scalar:
       case TypeCode::None:
       case TypeCode::False:
@@ -65,33 +70,43 @@ class Template::Compiler {
       case TypeCode::Device:
       case TypeCode::Slice:
       case TypeCode::Range:
-      case TypeCode::Registered:
         return add(Kind::Constant, 0, finish_constant(nodes_, node));
     }
   }
 
  private:
   void add(Kind kind, uint64_t count, Ref object = {}, Ref keys = {}) {
-    steps_.push_back({kind, static_cast<uint32_t>(count), std::move(object), std::move(keys)});
+    Step& step = steps_.emplace_back();
+    step.kind = kind;
+    step.count = static_cast<uint32_t>(count);
+    step.object = std::move(object);
+    step.keys = std::move(keys);
   }
 
-  void items(Kind kind, const Node& node, Ref object) {
+  // Nodes by value: reading the children overwrites the reader's.
+
+  void items(Kind kind, Node node, Ref object) {
     add(kind, node.children, std::move(object));
     for (uint64_t i = 0; i < node.children; ++i) this->node();
   }
 
-  void pairs(Kind kind, const Node& node, Ref object) {
+  void pairs(Kind kind, Node node, Ref object) {
     const size_t at = steps_.size();
     add(kind, node.children / 2, std::move(object));
     std::vector<Ref> keys;
+    keys.reserve(node.children / 2);
     for (uint64_t i = 0; i < node.children / 2; ++i) {
       keys.push_back(read_constant(nodes_));
       this->node();
     }
-    steps_[at].keys = as_keys(node, std::move(keys));
+    steps_[at].keys = as_keys(node, keys);
+    if (kind != Kind::Dict) return;
+    Ref in_order = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(keys.size())));
+    for (size_t i = 0; i < keys.size(); ++i) PyTuple_SET_ITEM(in_order.get(), i, keys[i].release());
+    steps_[at].object = std::move(in_order);
   }
 
-  void dataclass(const Node& node) {
+  void dataclass(Node node) {
     const size_t at = steps_.size();
     add(Kind::Dataclass, node.children / 2, find_dataclass(node));
     Ref names = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(node.children / 2)));
@@ -101,6 +116,13 @@ class Template::Compiler {
       this->node();
     }
     steps_[at].keys = std::move(names);
+  }
+
+  // The context is built anew for every value, since an unflatten may keep it and write into it.
+  void registered(Node node) {
+    Registered found = find_registered(node.text, node.offset);
+    add(Kind::Registered, node.children - 1, std::move(found.type), std::move(found.unflatten));
+    for (uint64_t i = 0; i < node.children; ++i) this->node();
   }
 
   frame::NodeReader nodes_;
@@ -161,6 +183,11 @@ class Template::Run {
         }
         return made;
       }
+      case Kind::Registered: {
+        const Ref context = value();
+        const Ref children = list(step);
+        return restore_registered(step.object.get(), step.keys.get(), children.get(), context.get());
+      }
     }
     Py_UNREACHABLE();
   }
@@ -174,26 +201,35 @@ class Template::Run {
     return number;
   }
 
+  // What follows for one item; most items are leaves.
+  PyObject* item() {
+    if (step_->kind == Kind::Leaf) return Py_NewRef(leaves_[(step_++)->count]);
+    return value().release();
+  }
+
   Ref list(const Step& step) {
     Ref made = Ref::take(PyList_New(step.count));
-    for (uint32_t i = 0; i < step.count; ++i) PyList_SET_ITEM(made.get(), i, value().release());
+    for (uint32_t i = 0; i < step.count; ++i) PyList_SET_ITEM(made.get(), i, item());
     return made;
   }
 
   Ref tuple(const Step& step) {
     Ref made = Ref::take(PyTuple_New(step.count));
-    for (uint32_t i = 0; i < step.count; ++i) PyTuple_SET_ITEM(made.get(), i, value().release());
+    for (uint32_t i = 0; i < step.count; ++i) PyTuple_SET_ITEM(made.get(), i, item());
     return made;
   }
 
   // A copy of the keys has its final size at once; setting the values of keys that are there moves nothing.
   Ref dict(const Step& step) {
     Ref made = Ref::take(PyDict_Copy(step.keys.get()));
-    Py_ssize_t position = 0;
-    PyObject *key = nullptr, *unused = nullptr;
-    while (PyDict_Next(step.keys.get(), &position, &key, &unused) != 0) {
-      const Ref item = value();
-      check(PyDict_SetItem(made.get(), key, item.get()));
+    PyObject* const keys = step.object.get();
+    for (uint32_t i = 0; i < step.count; ++i) {
+      if (step_->kind == Kind::Leaf) {
+        check(PyDict_SetItem(made.get(), PyTuple_GET_ITEM(keys, i), leaves_[(step_++)->count]));
+      } else {
+        const Ref item = value();
+        check(PyDict_SetItem(made.get(), PyTuple_GET_ITEM(keys, i), item.get()));
+      }
     }
     return made;
   }

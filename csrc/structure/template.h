@@ -36,12 +36,13 @@ class Template {
     Set,
     NamedTuple,
     Dataclass,
+    Registered,
   };
   struct Step {
-    Kind kind;
+    Kind kind = Kind::Leaf;
     uint32_t count = 0;  // of children (values, where there are keys); of a leaf its index
-    Ref object;  // the constant, the class, the factory, the maximal length, or the keys as a dict of None
-    Ref keys;    // of a defaultdict as a dict of None; of a dataclass a tuple of names
+    Ref object;  // the constant, the class, the factory, the maximal length; the keys of a dict as a tuple
+    Ref keys;    // as a dict of None; of a dataclass a tuple of names; of a registered type its unflatten
   };
   class Compiler;
   class Run;

@@ -1,4 +1,4 @@
-// What the structure layer asks of a tensor. The device layer answers (csrc/device/tensor.cpp): no torch
+// What the structure layer asks of a tensor. The device layer answers (csrc/device/object.cpp): no torch
 // header here.
 #pragma once
 
@@ -11,12 +11,16 @@
 namespace pipecodec::structure {
 
 struct TensorInfo {
-  frame::DType dtype;
-  bool requires_grad;
+  frame::DType dtype = frame::DType::UInt8;
+  bool requires_grad = false;
+  bool nested = false;             // then it has no shape
   std::span<const int64_t> shape;  // valid while the tensor is
 };
 
-// Throws PythonError where the tensor has no fixed shape to write (a nested tensor).
-TensorInfo describe_tensor(PyObject* tensor);
+// Why a frame cannot describe this tensor, or null.
+const char* describe_tensor(PyObject* tensor, TensorInfo& info);
+
+// True where describe_tensor would say infos[i] of each tensors[i].
+bool all_are(PyObject* const* tensors, std::span<const TensorInfo> infos);
 
 }  // namespace pipecodec::structure

@@ -94,7 +94,10 @@ void nodes_are_checked() {
   CHECK_REJECTED(Reason::Trailing, kStart + 1, "end of the structure", parse(only({none, none})));
   CHECK_REJECTED(Reason::UnknownDType, kStart + 1, "dtype code 46", parse(only({tensor, 46, 0, 0}, {}, 1)));
   CHECK_REJECTED(Reason::UnknownDType, kStart + 1, "dtype code 99", parse(only({code(TypeCode::DType), 99})));
-  CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "flags", parse(only({tensor, 6, 8, 0}, {}, 1)));
+  CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "flags", parse(only({tensor, 6, 16, 0}, {}, 1)));
+  CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "nested", parse(only({tensor, 6, 8, 1}, {1}, 1)));
+  CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "nested", parse(only({tensor, 6, 9, 0}, {}, 1)));
+  CHECK(parse(only({tensor, 6, 8, 0}, {}, 1)).leaves[0].bytes() == 0);
   CHECK_REJECTED(Reason::Count, kStart + 3, "3 dimensions are announced",
                  parse(only({tensor, 6, 0, 3}, {1, 1}, 1)));
   CHECK_REJECTED(Reason::Trailing, kStart + 5, "last shape", parse(only({tensor, 6, 0, 1}, {1, 1}, 1)));

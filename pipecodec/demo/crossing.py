@@ -49,7 +49,8 @@ def watch(stage: DeepSpeedPipeStageWrapper) -> Crossing:
         crossing.messages = [t.numel() * t.element_size() for t in sent]
         for leaf in leaves(sent):
             name = re.sub(r"^outputs\[(\d+)\]", lambda found: names[int(found[1])], leaf.path)
-            what = f"{leaf.dtype} {list(leaf.shape)}, {leaf.nbytes:,} bytes, {_ROUTES[leaf.route]}"
+            shape = list(leaf.shape or ())
+            what = f"{leaf.dtype} {shape}, {leaf.nbytes:,} bytes, {_ROUTES[leaf.route]}"
             crossing.values.append((name, what))
 
     handle = stage.register_forward_hook(note)

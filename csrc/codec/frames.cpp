@@ -1,0 +1,93 @@
+#include "csrc/codec/frames.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "csrc/device/frame_tensor.h"
+#include "csrc/device/object.h"
+
+namespace pipecodec::codec {
+namespace {
+
+using structure::Ref;
+
+uint32_t version_of(const at::Tensor& tensor) {
+  return tensor.is_inference() ? 0 : static_cast<uint32_t>(tensor._version());
+}
+
+bool same(const frame::Writer& a, const std::vector<uint8_t>& b, size_t begin, size_t end) {
+  return std::memcmp(a.data() + begin, b.data() + begin, end - begin) == 0;
+}
+
+}  // namespace
+
+bool Remembered::same_structure(const frame::Writer& bytes, const frame::Header& header) const {
+  return header.structure_bytes == header_.structure_bytes && header.shapes_bytes == header_.shapes_bytes &&
+         header.values_bytes == header_.values_bytes && header.leaves == header_.leaves &&
+         bytes.size() == bytes_.size() && same(bytes, bytes_, frame::kHeaderBytes, header.shapes_end());
+}
+
+bool Remembered::reusable(at::Device device, size_t capacity) const {
+  if (!frame_) return false;
+  const at::Tensor& tensor = device::unwrap(frame_.get());
+  return tensor.device() == device && static_cast<size_t>(tensor.numel()) == capacity &&
+         version_of(tensor) == version_;
+}
+
+bool Remembered::holds(const frame::Writer& bytes, at::Device device, size_t capacity) const {
+  return reusable(device, capacity) && bytes.size() == bytes_.size() &&
+         same(bytes, bytes_, frame::kHeaderBytes, bytes.size());
+}
+
+bool Remembered::holds_values(const std::vector<uint8_t>& values, at::Device device, size_t capacity) const {
+  return reusable(device, capacity) &&
+         std::equal(values.begin(), values.end(), bytes_.data() + header_.values_begin());
+}
+
+Ref Remembered::renew(const frame::Writer& bytes, const frame::Header& header, at::Device device,
+                      size_t capacity) {
+  frame_ = {};
+  header_ = header;
+  bytes_.assign(bytes.data(), bytes.data() + bytes.size());
+  return make(device, capacity);
+}
+
+Ref Remembered::renew(const std::vector<uint8_t>& values, at::Device device, size_t capacity) {
+  frame_ = {};
+  std::copy(values.begin(), values.end(), bytes_.data() + header_.values_begin());
+  return make(device, capacity);
+}
+
+Ref Remembered::make(at::Device device, size_t capacity) {
+  frame::seal(header_, bytes_.data());
+  const uint64_t make = ++makes_;
+  Ref made = device::wrap(device::make_frame(bytes_.data(), bytes_.size(), capacity, device));
+  // Making an object may have run code that used this very codec for another value meanwhile.
+  if (make == makes_) {
+    version_ = version_of(device::unwrap(made.get()));
+    frame_ = Ref::share(made.get());
+  }
+  return made;
+}
+
+std::shared_ptr<Remembered> Frames::find(const frame::Writer& bytes, const frame::Header& header) {
+  for (size_t i = 0; i < known_.size(); ++i) {
+    if (!known_[i]->same_structure(bytes, header)) continue;
+    return use(i);
+  }
+  return nullptr;
+}
+
+std::shared_ptr<Remembered> Frames::add(const frame::Header& header) {
+  if (known_.size() == kKept) known_.pop_back();
+  known_.insert(known_.begin(), std::make_shared<Remembered>(header));
+  return known_.front();
+}
+
+const std::shared_ptr<Remembered>& Frames::use(size_t index) {
+  const auto found = known_.begin() + static_cast<std::ptrdiff_t>(index);
+  std::rotate(known_.begin(), found, found + 1);
+  return known_.front();
+}
+
+}  // namespace pipecodec::codec

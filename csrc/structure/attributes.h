@@ -1,0 +1,50 @@
+// Small questions about Python objects that are neither fast nor need to be.
+#pragma once
+
+#include <string>
+
+#include "csrc/structure/python.h"
+
+namespace pipecodec::structure {
+
+inline bool is_a(PyTypeObject* type, PyTypeObject* base) { return PyType_IsSubtype(type, base) != 0; }
+inline bool is_a(PyTypeObject* type, PyObject* base) {
+  return is_a(type, reinterpret_cast<PyTypeObject*>(base));
+}
+
+// An attribute, or nothing where there is none.
+inline Ref find_attribute(PyObject* object, const char* name) {
+  PyObject* found = PyObject_GetAttrString(object, name);
+  if (found != nullptr) return Ref::take(found);
+  if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw PythonError();
+  PyErr_Clear();
+  return {};
+}
+
+inline Ref attribute(PyObject* object, const char* name) {
+  return Ref::take(PyObject_GetAttrString(object, name));
+}
+
+inline Ref find_attribute(PyTypeObject* type, const char* name) {
+  return find_attribute(reinterpret_cast<PyObject*>(type), name);
+}
+
+// Text for a message; never fails.
+inline std::string shown(PyObject* text) {
+  const char* const utf8 = text != nullptr && PyUnicode_Check(text) ? PyUnicode_AsUTF8(text) : nullptr;
+  PyErr_Clear();
+  return utf8 == nullptr ? "?" : utf8;
+}
+
+// The name of the built-in type that this one is a subclass of, or null.
+inline const char* builtin_base(PyTypeObject* type) {
+  PyTypeObject* const bases[] = {&PyLong_Type,  &PyFloat_Type,    &PyComplex_Type, &PyUnicode_Type,
+                                 &PyBytes_Type, &PyList_Type,     &PyTuple_Type,   &PyDict_Type,
+                                 &PySet_Type,   &PyFrozenSet_Type};
+  for (PyTypeObject* base : bases) {
+    if (is_a(type, base)) return base->tp_name;
+  }
+  return nullptr;
+}
+
+}  // namespace pipecodec::structure

@@ -1,0 +1,57 @@
+"""Types that cross a boundary by a pair of functions that take them apart and put them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+
+from . import _C
+
+__all__ = ["register"]
+
+_T = TypeVar("_T")
+
+_BUILT_IN = {
+    *(torch.Tensor, torch.nn.Parameter, torch.Size, torch.dtype, torch.device),
+    *(type(None), bool, int, float, complex, str, bytes, slice, range),
+    *(tuple, list, dict, set, frozenset),
+}
+
+
+def register(
+    cls: type[_T],
+    flatten: Callable[[_T], tuple[Iterable[Any], Any]],
+    unflatten: Callable[[list[Any], Any], _T],
+    name: str | None = None,
+) -> None:
+    """Let values of exactly the type `cls` cross boundaries.
+
+    For every process that packs or unpacks such a value, before it does. What is registered with
+    torch's pytree (``torch.utils._pytree.register_pytree_node``; each ``ModelOutput`` of
+    transformers is) needs no call. A registration here comes before that one, and before what
+    pipecodec does by itself with enums, namedtuples and dataclasses. Registering a type again
+    replaces its functions.
+
+    Args:
+        cls: the type; a subclass of it needs a registration of its own.
+        flatten: takes a value to (children, context). Children may be or hold anything that can
+            cross, tensors among them; the context belongs to the structure and holds no tensor and
+            no function, only plain values.
+        unflatten: takes (list of children, context) to a value of exactly this type.
+        name: what the type is called in frames, the same in every process; None:
+            ``module:qualified.name``.
+
+    Raises:
+        TypeError: `cls` is no class, or a function cannot be called.
+        ValueError: `cls` crosses by itself, or another type has that name.
+    """
+    if not isinstance(cls, type):
+        raise TypeError(f"register takes a class, not {cls!r}")
+    for argument, function in (("flatten", flatten), ("unflatten", unflatten)):
+        if not callable(function):
+            raise TypeError(f"register: {argument}={function!r} cannot be called")
+    if cls in _BUILT_IN:
+        raise ValueError(f"{cls.__qualname__} crosses by itself and cannot be registered")
+    _C.register(cls, flatten, unflatten, name or f"{cls.__module__}:{cls.__qualname__}")
