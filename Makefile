@@ -50,7 +50,7 @@ pytest: setup
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --json times.json --plot times.png
 
 format: setup
 	$(BIN)/ruff check --fix .

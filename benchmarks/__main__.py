@@ -1,38 +1,80 @@
-"""Command line: ``python -m benchmarks [--quick] [--json PATH]``."""
+"""Command line: ``python -m benchmarks``; ``--help`` lists the options."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.as_json import as_json
 from benchmarks.contenders import available
 from benchmarks.measure import measure
-from benchmarks.report import as_json, as_text
-from benchmarks.structures import structures
+from benchmarks.realistic import realistic
+from benchmarks.results import Report, Result
+from benchmarks.scaling import MOST_LEAVES, scaling
+from benchmarks.structures import synthetic
+from benchmarks.tables import as_text
 
-__all__ = ["main"]
+__all__ = ["main", "parse"]
 
+STRUCTURES = {"synthetic": synthetic, "realistic": realistic}
+PARTS = (*STRUCTURES, "scaling")
 ROUNDS, QUICK_ROUNDS = 400, 30
 
 
 def main() -> None:
-    """Measure every structure with every contender that is there, and print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, not {ROUNDS}")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write everything there as JSON")
-    options = parser.parse_args()
-    rounds = QUICK_ROUNDS if options.quick else ROUNDS
-
+    """Measure structures with every contender that is there, and print the tables."""
+    options = parse(sys.argv[1:])
     torch.set_num_threads(1)
     present, missing = available()
-    results = [measure(structure, present, rounds) for structure in structures()]
-    print(as_text(results, missing, rounds))
+    measured: dict[str, list[Result]] = {}
+    for part in options.parts:
+        if part == "scaling":
+            measured[part] = scaling(present, options.rounds, options.most_leaves)
+        else:
+            measured[part] = [measure(s, present, options.rounds) for s in STRUCTURES[part]()]
+    report = Report(measured, missing)
+    print(as_text(report))
     if options.json is not None:
-        report = as_json(results, missing, rounds)
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(as_json(report), indent=1) + "\n"
+        options.json.write_text(text, encoding="utf-8")
+    if options.plot is not None:
+        # matplotlib is needed, and taken, for nothing else.
+        from benchmarks.plot import plot
+
+        plot(measured["scaling"], options.plot)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options, with what to measure and how often filled in."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    add = parser.add_argument
+    add("--quick", action="store_true", help=f"part synthetic only, {QUICK_ROUNDS} rounds")
+    add("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
+    add("--rounds", type=int, metavar="N", help=f"at most so many for a structure; else {ROUNDS}")
+    add("--most-leaves", type=int, default=MOST_LEAVES, metavar="N", help="where scaling ends")
+    add("--json", type=Path, metavar="PATH", help="write everything there as JSON")
+    add("--plot", type=Path, metavar="PATH.png", help="draw the part scaling there")
+    options = parser.parse_args(arguments)
+    if options.parts is None:
+        options.parts = ["synthetic"] if options.quick else list(PARTS)
+    if options.rounds is None:
+        options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    if options.rounds < 2 or options.most_leaves < 1:
+        parser.error("at least 2 rounds and 1 leaf")
+    if options.plot is not None:
+        if "scaling" not in options.parts:
+            options.parts.append("scaling")
+        try:
+            importlib.import_module("matplotlib")  # now, not after minutes of measuring
+        except ImportError as error:
+            parser.error(f"--plot: {error}")
+    return options
 
 
 if __name__ == "__main__":

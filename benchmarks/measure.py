@@ -1,86 +1,32 @@
-"""Times all contenders of one structure, interleaved, by this thread's CPU time."""
+"""Times all contenders of one structure in interleaved rounds."""
 
 from __future__ import annotations
 
 import gc
-import math
-import statistics
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.contenders import OURS, Contender
+from benchmarks.loops import Fresh, Loop, Repeated
+from benchmarks.results import Result, Row, quartiles
 from benchmarks.structures import Structure
 
-__all__ = ["LOOP_NS", "Quartiles", "Result", "Row", "measure"]
+__all__ = ["LEAST_ROUNDS", "STRUCTURE_SECONDS", "measure"]
 
-LOOP_NS = 1_000_000
-"""CPU time that one inner loop should take: 1 ms, far above what reading the clock costs."""
-
-WARM_UP_CALLS = 20
-
-
-class Quartiles(NamedTuple):
-    """Of the rounds, in microseconds a call."""
-
-    q1: float
-    median: float
-    q3: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one contender took; mode: the same value again ("steady") or "changing" ones."""
-
-    contender: str
-    mode: str
-    send: Quartiles
-    receive: Quartiles
-    sum: Quartiles
-
-
-@dataclass(frozen=True)
-class Result:
-    """All rows of one structure, and the bytes of pipecodec's frame (its padding included)."""
-
-    structure: Structure
-    frame_bytes: int
-    rows: list[Row]
-
-
-class _Side:
-    """One call and the arguments of its inner loop."""
-
-    def __init__(self, call: Callable[[Any], Any], arguments: Callable[[int], list[Any]]) -> None:
-        for argument in arguments(WARM_UP_CALLS):
-            call(argument)
-        self.call = call
-        self.arguments = arguments(2)
-        while (spent := self.time() * len(self.arguments)) < LOOP_NS / 4:
-            self.arguments = arguments(2 * len(self.arguments))
-        count = max(1, math.ceil(len(self.arguments) * LOOP_NS / spent))
-        self.arguments = arguments(count)
-
-    def time(self) -> float:
-        """Run the inner loop once; nanoseconds a call."""
-        call = self.call
-        start = time.thread_time_ns()
-        for argument in self.arguments:
-            call(argument)
-        return (time.thread_time_ns() - start) / len(self.arguments)
+LEAST_ROUNDS = 3
+STRUCTURE_SECONDS = 10
+"""After LEAST_ROUNDS, no further round begins once a structure has taken so many seconds."""
 
 
 class _Entrant:
-    """One row to be: a contender with its two sides and their times so far."""
+    """One row to be: a contender in one mode, its two loops, and their times so far."""
 
-    def __init__(self, contender: Contender, mode: str, values: Callable[[int], list[Any]]) -> None:
-        send, receive = contender.make()
-        self.name = contender.NAME
-        self.mode = mode
-        self.send = _Side(send, values)
-        self.receive = _Side(receive, lambda count: [send(value) for value in values(count)])
+    def __init__(self, contender: Contender, mode: str, send: Loop, receive: Loop) -> None:
+        self.name, self.mode = contender.NAME, mode
+        self.send, self.receive = send, receive
         self.times: list[tuple[float, float]] = []
 
     def time(self) -> None:
@@ -89,30 +35,75 @@ class _Entrant:
     def row(self) -> Row:
         send, receive = zip(*self.times, strict=True)
         both = [sum(times) for times in self.times]
-        return Row(self.name, self.mode, _quartiles(send), _quartiles(receive), _quartiles(both))
+        return Row(self.name, self.mode, quartiles(send), quartiles(receive), quartiles(both))
 
 
-def measure(structure: Structure, contenders: Sequence[Contender], rounds: int) -> Result:
-    """Measure a structure with every contender, pipecodec also with changing values.
+def measure(
+    structure: Structure,
+    contenders: Sequence[Contender],
+    rounds: int,
+    left_out: dict[str, str] | None = None,
+) -> Result:
+    """Measure a structure with every contender, pipecodec also changing and in its first frame.
 
     Args:
         structure: what is sent.
-        contenders: those whose packages are there.
-        rounds: at least 2; each times every contender once, and each begins with another one.
+        contenders: those whose packages are there, pipecodec first.
+        rounds: at least 2; each times every contender once, in an order of its own. Fewer are
+            measured where they take long, see STRUCTURE_SECONDS.
+        left_out: reasons, by the names of contenders that are not to be measured here.
     """
-    entrants = [_Entrant(c, "steady", lambda n: [structure.value] * n) for c in contenders]
-    vary = structure.vary
+    refused = dict(left_out or {})
+    with _no_collection():
+        entrants = _entrants(structure, contenders, refused)
+        order, done, start = random.Random(0), 0, time.monotonic()
+        while done < rounds and (
+            done < LEAST_ROUNDS or time.monotonic() - start < STRUCTURE_SECONDS
+        ):
+            for entrant in order.sample(entrants, len(entrants)):
+                entrant.time()
+            done += 1
+        rows = [entrant.row() for entrant in entrants]
+        *tensors, frame = OURS.make()[0](structure.value)
+    return Result(structure, len(tensors), frame.numel(), done, rows, refused)
+
+
+def _entrants(
+    structure: Structure, contenders: Sequence[Contender], refused: dict[str, str]
+) -> list[_Entrant]:
+    """Return what is to be measured; contenders that cannot carry the value go to ``refused``."""
+    entrants = _ours(structure)
+    for contender in contenders:
+        if contender is OURS or contender.NAME in refused:
+            continue
+        try:
+            entrants.append(_repeated(contender, "steady", lambda n: [structure.value] * n))
+        except Exception as error:
+            refused[contender.NAME] = f"{type(error).__name__}: {error}"
+    return entrants
+
+
+def _ours(structure: Structure) -> list[_Entrant]:
+    value, vary = structure.value, structure.vary
+    entrants = [_repeated(OURS, "steady", lambda n: [value] * n)]
     if vary is not None:
         # At least two values: repeating a single one would be the steady state again.
-        changing = _Entrant(OURS, "changing", lambda n: [vary(i) for i in range(max(2, n))])
-        entrants.insert(1, changing)
-    with _no_collection():
-        for turn in range(rounds):
-            first = turn % len(entrants)
-            for entrant in entrants[first:] + entrants[:first]:
-                entrant.time()
-    frame = OURS.make()[0](structure.value)[-1]
-    return Result(structure, frame.numel(), [entrant.row() for entrant in entrants])
+        changing = _repeated(OURS, "changing", lambda n: [vary(i) for i in range(max(2, n))])
+        entrants.append(changing)
+    wire = OURS.make()[0](value)
+    send, receive = Fresh(lambda: OURS.make()[0], value), Fresh(lambda: OURS.make()[1], wire)
+    entrants.append(_Entrant(OURS, "first", send, receive))
+    return entrants
+
+
+def _repeated(contender: Contender, mode: str, values: Callable[[int], list[Any]]) -> _Entrant:
+    send, receive = contender.make()
+    return _Entrant(
+        contender,
+        mode,
+        Repeated(send, values),
+        Repeated(receive, lambda count: [send(value) for value in values(count)]),
+    )
 
 
 @contextmanager
@@ -125,7 +116,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _quartiles(nanoseconds: Sequence[float]) -> Quartiles:
-    return Quartiles(*(value / 1000 for value in statistics.quantiles(nanoseconds, n=4)))

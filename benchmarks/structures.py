@@ -1,4 +1,4 @@
-"""The structures that are measured: what real boundaries look like, and two extremes."""
+"""What a structure is, and the five made-up ones: small boundaries, and two extremes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Structure", "structures"]
+__all__ = ["Structure", "synthetic"]
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Structure:
     name: str
     description: str
     value: Any
-    vary: Callable[[int], Any] | None
+    vary: Callable[[int], Any] | None = None
 
 
-def structures() -> list[Structure]:
+def synthetic() -> list[Structure]:
     """Return S1 to S5; all tensors are distinct, small, and require no gradient."""
     return [_tensors_and_int(), _decoder(), _key_values(), _named(), _deep()]
 
@@ -51,7 +51,7 @@ def _decoder() -> Structure:
 
 def _key_values() -> Structure:
     pairs = tuple((_tensor(), _tensor()) for _ in range(24))
-    return Structure("S3", "hidden + 24 (k, v)", (_tensor(), pairs, None), None)
+    return Structure("S3", "hidden + 24 (k, v)", (_tensor(), pairs, None))
 
 
 def _named() -> Structure:
@@ -67,4 +67,4 @@ def _deep() -> Structure:
     value: list[Any] = [_tensor() for _ in range(968)]
     for _ in range(32):
         value = [_tensor(), value]
-    return Structure("S5", "1,000 leaves, depth 32", value, None)
+    return Structure("S5", "1,000 leaves, depth 32", value)

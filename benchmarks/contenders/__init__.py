@@ -12,11 +12,15 @@ from typing import Any, Protocol
 
 from benchmarks.contenders import (
     codec,
+    jaxlib_leaves,
+    msgpack_ext,
+    msgspec_ext,
     optree_leaves,
     origin,
     origin_frombuffer,
     pickled,
     torch_cxx,
+    torch_objects,
     torch_python,
 )
 
@@ -37,10 +41,14 @@ CONTENDERS: tuple[Contender, ...] = (
     codec,
     origin,
     origin_frombuffer,
+    jaxlib_leaves,
     optree_leaves,
     torch_python,
     torch_cxx,
     pickled,
+    msgpack_ext,
+    msgspec_ext,
+    torch_objects,
 )
 
 
