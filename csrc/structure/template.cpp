@@ -21,7 +21,10 @@ class Template::Compiler {
   }
 
   void node() {
-    if (nodes_.skip_tensor()) return add(Kind::Leaf, next_leaf_++);
+    if (nodes_.skip_tensor()) {
+      steps_.emplace_back().count = next_leaf_++;
+      return;
+    }
     const Node& node = nodes_.next();
     switch (node.code) {
       case TypeCode::Alias:
@@ -127,7 +130,7 @@ class Template::Compiler {
 
   frame::NodeReader nodes_;
   std::vector<Step>& steps_;
-  uint64_t next_leaf_ = 0;
+  uint32_t next_leaf_ = 0;
 };
 
 Template::Template(const uint8_t* frame, const frame::Layout& layout) {
