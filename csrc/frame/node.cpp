@@ -1,5 +1,6 @@
 #include "csrc/frame/node.h"
 
+#include <cstring>
 #include <limits>
 #include <string>
 
@@ -12,6 +13,14 @@ bool is_utf8(std::string_view text) {
   const auto* at = reinterpret_cast<const uint8_t*>(text.data());
   const auto* const end = at + text.size();
   while (at != end) {
+    uint64_t eight = 0;
+    if (end - at >= 8) {
+      std::memcpy(&eight, at, 8);
+      if ((eight & 0x8080808080808080) == 0) {  // all ASCII
+        at += 8;
+        continue;
+      }
+    }
     const uint8_t lead = *at++;
     if (lead < 0x80) continue;
     int more = 0;

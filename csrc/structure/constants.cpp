@@ -85,7 +85,10 @@ Ref as_keys(const Node& node, const std::vector<Ref>& keys) {
   return made;
 }
 
-Ref read_constant(NodeReader& nodes) { return finish_constant(nodes, nodes.next()); }
+Ref read_constant(NodeReader& nodes) {
+  const Node& node = nodes.next();
+  return node.code == TypeCode::Str ? utf8(node.text) : finish_constant(nodes, node);
+}
 
 Ref finish_constant(NodeReader& nodes, Node node) {
   switch (node.code) {
