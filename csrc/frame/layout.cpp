@@ -31,7 +31,8 @@ bool is_constant_number(TypeCode code) {
 
 class Parser {
  public:
-  Parser(const uint8_t* frame, Layout& layout) : layout_(layout), nodes_(frame, layout.header) {}
+  Parser(const uint8_t* frame, Layout& layout)
+      : frame_(frame), layout_(layout), nodes_(frame, layout.header) {}
 
   void run() {
     read(false);
@@ -49,6 +50,7 @@ class Parser {
     }
     nodes_.finish();
     check_totals();
+    check_payload();
   }
 
  private:
@@ -62,6 +64,10 @@ class Parser {
     if (parent == TypeCode::Size && node.code != TypeCode::ConstInt) misplaced(node, "in a size");
     if (parent == TypeCode::Range && node.code != TypeCode::ConstInt && node.code != TypeCode::BigInt) {
       misplaced(node, "in a range");
+    }
+    if (parent == TypeCode::Range && node.text.size() > kMaxRangePart) {
+      throw Error(Reason::Rejected, node.offset,
+                  "a range has a number of more than " + std::to_string(kMaxRangePart) + " bytes");
     }
     if (parent == TypeCode::Dataclass && key && node.code != TypeCode::Str)
       misplaced(node, "as the name of a field");
@@ -137,6 +143,16 @@ class Parser {
     }
   }
 
+  // The bytes between its leaves.
+  void check_payload() const {
+    for (const Leaf& leaf : layout_.leaves) {
+      if (leaf.route != Route::Payload) continue;
+      const size_t begin = layout_.header.payload_begin() + leaf.place;
+      check_padding(frame_, begin + leaf.bytes(), begin + round_up(leaf.bytes(), kAlignment));
+    }
+  }
+
+  const uint8_t* frame_;
   Layout& layout_;
   NodeReader nodes_;
   std::vector<Open> open_;
