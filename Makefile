@@ -3,18 +3,20 @@
 #   make demo    trains a small GPT-2 in 3 stages and 3 processes, and compares with one process
 #   make test    checks and tests everything
 #   make bench   measures the codec against others
+#   make fuzz    gives the frame library hostile bytes for a minute (needs clang)
 #   make format  formats all code
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 60
 export OMP_NUM_THREADS ?= 1
 export DS_ACCELERATOR ?= cpu
 export DS_BUILD_OPS := 0
 
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: setup demo test check native pytest bench format clean
+.PHONY: setup demo test check native pytest fuzz bench format clean
 
 setup: $(VENV)/.built
 
@@ -48,6 +50,14 @@ native: setup
 
 pytest: setup
 	$(BIN)/python -m pytest
+
+fuzz: setup
+	$(BIN)/cmake -S . -B build/fuzz -DPIPECODEC_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++
+	$(BIN)/cmake --build build/fuzz --parallel 2 --target frame_fuzz
+	$(BIN)/python -m tests.seeds build/seeds
+	mkdir -p build/corpus build/findings
+	build/fuzz/frame_fuzz -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -max_len=8192 \
+		-print_final_stats=1 -artifact_prefix=build/findings/ build/corpus build/seeds
 
 bench: setup
 	$(BIN)/python -m benchmarks --json times.json --plot times.png

@@ -145,6 +145,10 @@ inline constexpr size_t kAlignment = 16;      // of every leaf in the tunnel and
 inline constexpr size_t kCapacityStep = 256;  // frames are padded to a multiple of this, in bytes
 inline constexpr int kMaxDepth = 1000;  // containers inside containers; Python's own default recursion limit
 
+// Bytes of a big int in a range: to find its length, Python divides, which takes the square of its numbers'
+// lengths.
+inline constexpr size_t kMaxRangePart = 1024;
+
 constexpr uint64_t round_up(uint64_t n, uint64_t step) { return (n + step - 1) / step * step; }
 
 }  // namespace pipecodec::frame

@@ -46,8 +46,8 @@ void seal(Header& header, uint8_t* frame) {
   put(frame, kChecksumAt, header.checksum);
 }
 
-void check_padding(const uint8_t* frame, size_t used, size_t size) {
-  check_zeros(frame, used, size, "padding");
+void check_padding(const uint8_t* frame, size_t begin, size_t end) {
+  check_zeros(frame, begin, end, "padding");
 }
 
 uint64_t checksum(const Header& header, const uint8_t* frame) {

@@ -12,6 +12,8 @@ inline constexpr uint8_t kVersion = 1;
 inline constexpr uint8_t kPayloadCovered = 0b0000'0001;  // flag: the checksum covers the payload too
 inline constexpr size_t kHeaderBytes = 48;
 
+static_assert(sizeof(size_t) >= 8, "sums of three u32 and offsets of u64 must not overflow");
+
 struct Header {
   uint8_t flags = 0;
   uint64_t used = 0;  // bytes of the frame without its padding
@@ -38,8 +40,8 @@ void seal(Header& header, uint8_t* frame);
 // The checksum a frame should have.
 uint64_t checksum(const Header& header, const uint8_t* frame);
 
-// Refuses padding that is not zero: the bytes of a frame from `used` to `size`.
-void check_padding(const uint8_t* frame, size_t used, size_t size);
+// Refuses padding that is not zero: the bytes of a frame from `begin` to `end`.
+void check_padding(const uint8_t* frame, size_t begin, size_t end);
 
 // Reads the header of `size` bytes and checks everything that it says of them but the structure. Throws
 // Error.

@@ -33,7 +33,7 @@ bool is_constant_number(TypeCode code) {
 class Parser {
  public:
   Parser(const uint8_t* frame, Layout& layout)
-      : layout_(layout), nodes_(frame, layout.header, &layout.shapes) {
+      : frame_(frame), layout_(layout), nodes_(frame, layout.header, &layout.shapes) {
     // What the header claims is bounded by what a leaf and a dimension take at least.
     constexpr size_t kLeafBytes = 4;
     layout.leaves.reserve(std::min<size_t>(layout.header.leaves, layout.header.structure_bytes / kLeafBytes));
@@ -56,6 +56,7 @@ class Parser {
     }
     nodes_.finish();
     check_totals();
+    if (layout_.payload_bytes != 0) check_payload();
   }
 
  private:
@@ -71,6 +72,10 @@ class Parser {
     if (parent == TypeCode::Size && node.code != TypeCode::ConstInt) misplaced(node, "in a size");
     if (parent == TypeCode::Range && node.code != TypeCode::ConstInt && node.code != TypeCode::BigInt) {
       misplaced(node, "in a range");
+    }
+    if (parent == TypeCode::Range && node.code == TypeCode::BigInt && node.text.size() > kMaxRangePart) {
+      throw Error(Reason::Rejected, node.offset,
+                  "a range has a number of more than " + std::to_string(kMaxRangePart) + " bytes");
     }
     if (parent == TypeCode::Dataclass && key && node.code != TypeCode::Str)
       misplaced(node, "as the name of a field");
@@ -144,6 +149,16 @@ class Parser {
     }
   }
 
+  // The bytes between its leaves.
+  void check_payload() const {
+    for (const Leaf& leaf : layout_.leaves) {
+      if (leaf.route != Route::Payload) continue;
+      const size_t begin = layout_.header.payload_begin() + leaf.place;
+      check_padding(frame_, begin + leaf.bytes(), begin + round_up(leaf.bytes(), kAlignment));
+    }
+  }
+
+  const uint8_t* frame_;
   Layout& layout_;
   NodeReader nodes_;
   std::vector<Open> open_;

@@ -19,10 +19,25 @@ std::string complex_number(double real, double imaginary) {
   return "(" + number(real) + (imaginary < 0 ? "" : "+") + number(imaginary) + "j)";
 }
 
+// At most `limit` bytes of a text, cut between two characters. A hostile frame has texts as long as itself,
+// and rows as many as its bytes: what is shown of each must not grow with the frame.
+std::string head(std::string_view text, size_t limit) {
+  if (text.size() <= limit) return std::string(text);
+  while (limit > 0 && (text[limit] & 0xC0) == 0x80) --limit;
+  return std::string(text.substr(0, limit)) + "…";
+}
+
+std::string tail(std::string_view text, size_t limit) {
+  if (text.size() <= limit) return std::string(text);
+  size_t begin = text.size() - limit;
+  while (begin < text.size() && (text[begin] & 0xC0) == 0x80) ++begin;
+  return "…" + std::string(text.substr(begin));
+}
+
 std::string quoted(std::string_view text) {
   constexpr size_t kShown = 60;
   std::string out = "'";
-  for (const char c : text.substr(0, kShown)) {
+  for (const char c : head(text, kShown)) {
     const auto byte = static_cast<uint8_t>(c);
     if (byte < 0x20 || c == '\'' || c == '\\') {
       constexpr char kHex[] = "0123456789abcdef";
@@ -33,24 +48,21 @@ std::string quoted(std::string_view text) {
       out += c;
     }
   }
-  // A cut in the middle of a character would not be UTF-8 any more.
-  if (text.size() > kShown) {
-    while (!out.empty() && (out.back() & 0xC0) == 0x80) out.pop_back();
-    if (!out.empty() && (out.back() & 0x80) != 0) out.pop_back();
-    return out + "…'";
-  }
   return out + "'";
 }
 
+std::string name(std::string_view text) { return head(text, kShownText); }
+
 class Outliner {
  public:
-  // Keeps every row, or only that of one leaf: the rows of a hostile frame can be much larger than the frame.
-  Outliner(const uint8_t* frame, const Layout& layout, int64_t only_leaf = -1)
+  // Keeps every row, or only that of one leaf.
+  Outliner(const uint8_t* frame, const Layout& layout, const std::string& root, int64_t only_leaf = -1)
       : only_leaf_(only_leaf),
+        path_(root),
         nodes_(frame, layout.header),
-        values_(frame, layout.header.values_begin(), layout.header.values_end()) {}
-
-  void run(const std::string& root) { visit(0, root, root); }
+        values_(frame, layout.header.values_begin(), layout.header.values_end()) {
+    visit(0, root);
+  }
 
   std::vector<Row> rows;
 
@@ -61,8 +73,18 @@ class Outliner {
     std::string text = value(node);
     if (node.children == 0) return text.empty() ? kTypeNames[static_cast<uint8_t>(node.code)] : text;
     text += '(';
-    for (uint64_t i = 0; i < node.children; ++i) text += (i == 0 ? "" : ", ") + constant();
+    constants(text, node.children);
     return text + ')';
+  }
+
+  // Appends n constants to `text`. All are read, as many as fit are shown.
+  void constants(std::string& text, uint64_t n) {
+    for (uint64_t i = 0; i < n; ++i) {
+      const std::string item = constant();
+      if (text.size() > kShownText) continue;
+      text += (i == 0 ? "" : ", ") + item;
+      text = head(text, kShownText);
+    }
   }
 
   std::string value(const Node& node) {
@@ -98,9 +120,9 @@ class Outliner {
       case TypeCode::NamedTuple:
       case TypeCode::Dataclass:
       case TypeCode::Registered:
-        return std::string(node.text);
+        return name(node.text);
       case TypeCode::Enum:
-        return std::string(node.text) + "." + std::string(node.member);
+        return name(node.text) + "." + name(node.member);
       case TypeCode::DType:
         return std::string("torch.") + kDTypes[static_cast<uint8_t>(node.dtype)].name;
       case TypeCode::Tensor:
@@ -121,15 +143,16 @@ class Outliner {
     return "";
   }
 
-  void visit(int depth, const std::string& path, const std::string& label) {
+  // Reads a node that stands at path_, and everything in it.
+  void visit(int depth, const std::string& label) {
     const Node node = nodes_.next();
     int64_t leaf = -1;
     if (node.code == TypeCode::Tensor) leaf = leaves_++;
     if (node.code == TypeCode::Alias) leaf = static_cast<int64_t>(node.number);
     std::string text = value(node);
     if (holds_constants(node.code)) {
-      for (uint64_t i = 0; i < node.children; ++i) text += (i == 0 ? "" : ", ") + constant();
-      keep({depth, path, label, node.code, text, leaf, node.children});
+      constants(text, node.children);
+      keep(depth, label, node.code, text, leaf, node.children);
       return;
     }
     uint64_t items = node.children;
@@ -138,24 +161,29 @@ class Outliner {
       --items;
     }
     if (holds_pairs(node.code)) items /= 2;
-    keep({depth, path, label, node.code, text, leaf, items});
+    keep(depth, label, node.code, text, leaf, items);
+    const size_t length = path_.size();
     for (uint64_t i = 0; i < items; ++i) {
       std::string step = '[' + std::to_string(i) + ']';
       if (node.code == TypeCode::Dataclass) {
-        step = '.' + std::string(nodes_.next().text);
+        step = '.' + name(nodes_.next().text);
       } else if (holds_pairs(node.code)) {
         step = '[' + constant() + ']';
       }
-      visit(depth + 1, path + step, step);
+      path_ += step;
+      visit(depth + 1, step);
+      path_.resize(length);
     }
   }
 
-  void keep(Row&& row) {
-    if (only_leaf_ < 0 || (row.leaf == only_leaf_ && row.code == TypeCode::Tensor))
-      rows.push_back(std::move(row));
+  void keep(int depth, const std::string& label, TypeCode code, const std::string& text, int64_t leaf,
+            uint64_t children) {
+    if (only_leaf_ < 0 || (leaf == only_leaf_ && code == TypeCode::Tensor))
+      rows.push_back({depth, tail(path_, kShownPath), label, code, text, leaf, children});
   }
 
   int64_t only_leaf_;
+  std::string path_;
   NodeReader nodes_;
   Reader values_;
   int64_t leaves_ = 0;
@@ -164,15 +192,11 @@ class Outliner {
 }  // namespace
 
 std::vector<Row> outline(const uint8_t* frame, const Layout& layout, const std::string& root) {
-  Outliner outliner(frame, layout);
-  outliner.run(root);
-  return std::move(outliner.rows);
+  return Outliner(frame, layout, root).rows;
 }
 
 std::string leaf_path(const uint8_t* frame, const Layout& layout, size_t leaf, const std::string& root) {
-  Outliner outliner(frame, layout, static_cast<int64_t>(leaf));
-  outliner.run(root);
-  return outliner.rows.at(0).path;
+  return Outliner(frame, layout, root, static_cast<int64_t>(leaf)).rows.at(0).path;
 }
 
 }  // namespace pipecodec::frame

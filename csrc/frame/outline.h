@@ -10,6 +10,10 @@
 
 namespace pipecodec::frame {
 
+// What a row shows at most of a path (its end) and of a value (its beginning), in bytes.
+inline constexpr size_t kShownPath = 256;
+inline constexpr size_t kShownText = 200;
+
 struct Row {
   int depth;
   std::string path;   // from the root, such as outputs[2]['mask']

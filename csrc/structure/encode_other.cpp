@@ -133,7 +133,15 @@ void Encoder::members(TypeCode type, PyObject* value) {
   code(type);
   for (const char* name : {"start", "stop", "step"}) {
     const Ref member = attribute(value, name);
+    const size_t before = structure.size();
     child(value, [&] { return std::string(".") + name; }, [&] { node(member.get()); });
+    constexpr size_t kCodeAndLength = 3;
+    if (type == TypeCode::Range && structure.size() - before > frame::kMaxRangePart + kCodeAndLength) {
+      throw Unsupported{"is a range with a number of more than " + std::to_string(frame::kMaxRangePart) +
+                            " bytes; send its start, stop and step",
+                        {},
+                        {}};
+    }
   }
   constant_ = outer;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "csrc/frame/bytes.h"
@@ -14,6 +15,7 @@ namespace pipecodec::frame::testing {
 struct Parts {
   std::vector<uint8_t> structure, shapes, values, payload;
   uint32_t leaves = 0;
+  uint8_t flags = kPayloadCovered;
   size_t padding = 0;
 };
 
@@ -27,7 +29,7 @@ inline std::vector<uint8_t> build(const Parts& parts) {
   writer.align(kAlignment);
   writer.bytes(parts.payload.data(), parts.payload.size());
   Header header;
-  header.flags = kPayloadCovered;
+  header.flags = parts.flags;
   header.used = writer.size();
   header.structure_bytes = static_cast<uint32_t>(parts.structure.size());
   header.shapes_bytes = static_cast<uint32_t>(parts.shapes.size());
@@ -37,6 +39,15 @@ inline std::vector<uint8_t> build(const Parts& parts) {
   std::vector<uint8_t> frame(writer.data(), writer.data() + writer.size());
   frame.resize(frame.size() + parts.padding);
   return frame;
+}
+
+// A frame that holds only this structure.
+inline Parts only(std::vector<uint8_t> structure, std::vector<uint8_t> shapes = {}, uint32_t leaves = 0) {
+  Parts parts;
+  parts.structure = std::move(structure);
+  parts.shapes = std::move(shapes);
+  parts.leaves = leaves;
+  return parts;
 }
 
 inline Layout parse(const std::vector<uint8_t>& frame) { return frame::parse(frame.data(), frame.size()); }
