@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from pipecodec import register
+
 
 class Point(NamedTuple):
     x: Any
@@ -48,6 +50,16 @@ class Slotted:
 class Outer:
     class Inner(NamedTuple):
         value: Any
+
+
+class Pair:
+    """Not a container that anything knows by itself; registered below."""
+
+    def __init__(self, left: Any, right: Any, label: Any) -> None:
+        self.left, self.right, self.label = left, right, label
+
+
+register(Pair, lambda p: ([p.left, p.right], p.label), lambda c, label: Pair(*c, label))
 
 
 class Plain:
@@ -126,6 +138,7 @@ def structures() -> dict[str, Any]:
         "dataclass": Output(t, [u]),
         "frozen dataclass": Frozen({"a": t}),
         "slotted dataclass": Slotted(t),
+        "registered": Pair(t, [1, Pair(u, t, None)], {"k": [1, 2.5, "text"]}),
         "enums": [Colour.BLUE, Level.HIGH],
         "Size": [torch.Size([2, 3]), torch.Size([])],
         "dtypes": [torch.float32, torch.bool, torch.complex32, torch.float8_e5m2, torch.quint8],
@@ -170,6 +183,8 @@ def same(a: Any, b: Any) -> bool:
         return limits[0] == limits[1] and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, slice):
         return same([a.start, a.stop, a.step], [b.start, b.stop, b.step])
+    if isinstance(a, Pair):
+        return same(vars(a), vars(b))
     if dataclasses.is_dataclass(a):
         return all(same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
     return bool(a == b)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import xxhash
 
+from tests.corpus import Pair
+
 DTYPES = """
 uint8 int8 int16 int32 int64 float16 float32 float64 complex32 complex64 complex128 bool
 qint8 quint8 qint32 bfloat16 quint4x2 quint2x4 bits1x8 bits2x4 bits4x2 bits8 bits16
@@ -98,6 +100,9 @@ class Encoder:
             return bytes([29 if isinstance(x, slice) else 30]) + b"".join(parts)
         if isinstance(x, tuple) and hasattr(x, "_fields"):
             return bytes([23]) + text(class_name(type(x))) + self.items(x, constant)
+        if isinstance(x, Pair):
+            parts = self.node(x.label, True) + self.node(x.left, constant)
+            return bytes([31]) + text(class_name(Pair)) + varint(3) + parts + self.node(x.right)
         if dataclasses.is_dataclass(x):
             fields = {
                 f.name: getattr(x, f.name) for f in dataclasses.fields(x) if hasattr(x, f.name)
@@ -284,6 +289,10 @@ class Decoder:
             return getattr(torch, DTYPES[self.u8()])
         if code == 28:
             return torch.device(self.text())
+        if code == 31:
+            cls = self.cls()
+            label, *children = self.items(self.varint())
+            return cls(*children, label)
         return (slice if code == 29 else range)(*self.items(3))
 
 

@@ -8,7 +8,7 @@ import struct
 import torch
 from hypothesis import strategies as st
 
-from tests.corpus import Colour, Frozen, Level, Output, Point, Slotted
+from tests.corpus import Colour, Frozen, Level, Output, Pair, Point, Slotted
 
 scalars = st.one_of(
     st.none(),
@@ -65,6 +65,7 @@ def containers(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
         st.builds(Output, inner, inner),
         st.builds(Frozen, inner),
         st.builds(Slotted, inner),
+        st.builds(Pair, inner, inner, hashables),
     )
 
 

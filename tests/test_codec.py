@@ -11,7 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from pipecodec import Codec, FrameCapacityError, UnsupportedTypeError, pack, unpack
+from pipecodec import (
+    Codec,
+    FrameCapacityError,
+    FrameError,
+    UnsupportedTypeError,
+    describe,
+    pack,
+    unpack,
+)
 from tests import oracle
 from tests.corpus import Colour, Output, Plain, Point, same, structures
 from tests.strategies import values
@@ -58,6 +66,44 @@ def test_slots_are_the_tensors_themselves() -> None:
     assert packed[0] is parameter
     value = unpack(packed)
     assert value[0] is parameter and value[1]["s"] is sparse and value[2] is parameter
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+        torch.eye(3).to_sparse(),
+        torch.eye(3, dtype=torch.complex64).conj(),
+        torch.ones(2, device="meta"),
+        torch.zeros(2, dtype=torch.uint16),
+    ],
+    ids=lambda tensor: f"{tensor.dtype} {tensor.layout} {tensor.device}",
+)
+def test_any_tensor_passes_as_a_slot(odd: torch.Tensor) -> None:
+    codec = Codec()
+    for _ in range(3):
+        packed = codec.pack({"odd": odd})
+        assert packed[-1].is_cpu
+        assert codec.unpack(packed)["odd"] is odd
+        assert unpack(pack([odd]))[0] is odd
+    if odd.is_nested:
+        assert "float32 nested" in describe({"odd": odd})
+        with pytest.raises(FrameError, match="the frame says Float nested, the tensor is Float"):
+            codec.unpack((torch.ones(2), packed[-1]))
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged), "is nested; send its"),
+        (torch.eye(3).to_sparse(), "is not strided"),
+        (torch.ones(2, device="meta"), "is on the meta device and has no data"),
+    ],
+)
+def test_bits_that_cannot_travel(odd: torch.Tensor, message: str) -> None:
+    codec = Codec(transport="tunnel", name="boundary 0→1")
+    with pytest.raises(UnsupportedTypeError, match=rf"^boundary 0→1: outputs\['odd'\] {message}"):
+        codec.pack({"odd": odd})
 
 
 def test_unpack_takes_a_list() -> None:

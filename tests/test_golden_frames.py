@@ -18,7 +18,7 @@ GOLDEN = {golden.name: golden for golden in read_golden()}
 PAGE = Path(__file__).parent.parent / "docs" / "format.md"
 
 # Codes of which there is no frame: 1 is never written.
-WITHOUT_FRAME = {"SCALAR", "REGISTERED"}
+WITHOUT_FRAME = {"SCALAR"}
 
 
 def packed(golden: Golden) -> tuple[torch.Tensor, ...]:
