@@ -1,22 +1,25 @@
 # The commands of this repository. Each sets up what it needs in .venv; nothing outside the folder is changed.
 #
-#   make demo    trains a small GPT-2 in 3 stages and 3 processes, and compares with one process
-#   make test    checks and tests everything
-#   make bench   measures the codec against others
-#   make fuzz    gives the frame library hostile bytes for a minute (needs clang)
-#   make format  formats all code
+#   make demo      trains a small GPT-2 in 3 stages and 3 processes, and compares with one process
+#   make test      checks and tests everything
+#   make bench     measures the codec against others
+#   make fuzz      gives the frame library hostile bytes for a minute (needs clang)
+#   make sanitize  runs the tests of frames with an extension built under sanitizers
+#   make format    formats all code
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
+SANITIZE := -fsanitize=address,undefined
+FRAME_TESTS := $(addprefix tests/test_,frames.py codec.py golden_frames.py slots.py campaign.py describe.py)
 export OMP_NUM_THREADS ?= 1
 export DS_ACCELERATOR ?= cpu
 export DS_BUILD_OPS := 0
 
 CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
 
-.PHONY: setup demo test check native pytest fuzz bench format clean
+.PHONY: setup demo test check native pytest fuzz sanitize bench format clean
 
 setup: $(VENV)/.built
 
@@ -58,6 +61,13 @@ fuzz: setup
 	mkdir -p build/corpus build/findings
 	build/fuzz/frame_fuzz -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 -max_len=8192 \
 		-print_final_stats=1 -artifact_prefix=build/findings/ build/corpus build/seeds
+
+sanitize: setup
+	CFLAGS="$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer" LDFLAGS="$(SANITIZE)" \
+		$(BIN)/python setup.py --quiet build --build-base build/asan --build-lib build/asan/lib
+	LD_PRELOAD="$(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan/lib:. \
+		$(BIN)/pytest --import-mode=importlib -k "not test_memory_does_not_grow" $(FRAME_TESTS)
 
 bench: setup
 	$(BIN)/python -m benchmarks --json times.json --plot times.png

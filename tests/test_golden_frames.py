@@ -13,9 +13,12 @@ import pipecodec
 from pipecodec import _C, Codec, pack, unpack
 from tests.corpus import same
 from tests.golden import Golden, read_golden
+from tests.oracle import DTYPES
 
 GOLDEN = {golden.name: golden for golden in read_golden()}
 PAGE = Path(__file__).parent.parent / "docs" / "format.md"
+
+PADDING = 16  # zeros behind a frame where it is read
 
 # Codes of which there is no frame: 1 is never written.
 WITHOUT_FRAME = {"SCALAR"}
@@ -24,7 +27,7 @@ WITHOUT_FRAME = {"SCALAR"}
 def packed(golden: Golden) -> tuple[torch.Tensor, ...]:
     """The tensors beside the frame, and the frame with some padding."""
     beside = pack(golden.value)[:-1] if golden.kind == "value" else golden.beside
-    return (*beside, torch.tensor(list(golden.frame) + 100 * [0], dtype=torch.uint8))
+    return (*beside, torch.tensor(list(golden.frame) + PADDING * [0], dtype=torch.uint8))
 
 
 def codec_for(golden: Golden) -> Codec:
@@ -69,7 +72,7 @@ def test_a_flipped_bit_of_any_frame_is_noticed() -> None:
     for golden in GOLDEN.values():
         *beside, frame = packed(golden)
         covered = golden.frame[5] == 1
-        end = len(frame) if covered else len(frame) - 100 - 16
+        end = len(frame) if covered else len(frame) - PADDING - 16
         codec = codec_for(golden)
         codec.unpack((*beside, frame))
         for bit in range(end * 8):
@@ -78,6 +81,22 @@ def test_a_flipped_bit_of_any_frame_is_noticed() -> None:
                 codec.unpack((*beside, frame))
             frame[bit // 8] ^= 1 << bit % 8
         assert same(codec.unpack((*beside, frame)), golden.value)
+
+
+def test_the_dtypes_of_the_page() -> None:
+    section = PAGE.read_text().partition("## 4. dtypes")[2].partition("## 5.")[0]
+    found = {}
+    for row in re.findall(r"^\| (\d.*) \|$", section, re.M):
+        cells = row.split(" | ")
+        for codes, names, size in zip(cells[::3], cells[1::3], cells[2::3], strict=True):
+            first, last = re.fullmatch(r"(\d+)(?:(?: – |, )(\d+))?", codes).groups()
+            if " – " in names:  # uint1 – uint7
+                names = ", ".join(names[:-1].partition("1")[0] + str(i) for i in range(1, 8))
+            code = range(int(first), int(last or first) + 1)
+            found |= dict(zip(code, ((n, int(size)) for n in names.split(", ")), strict=True))
+    wanted = [(name, getattr(torch, name).itemsize) for name in DTYPES]
+    assert [found[code] for code in sorted(found)] == wanted
+    assert sorted(found) == list(range(len(wanted)))
 
 
 def example() -> tuple[Any, bytes, int]:

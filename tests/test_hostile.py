@@ -13,7 +13,7 @@ import pytest
 
 from tests.hostile import frames
 
-SIZE = 200_000
+SIZE = 100_000
 ONCE = 4 << 20  # bytes: what the first call of a process takes for itself
 
 # Bytes of memory for each byte of the frame. A value of empty sets is the worst that can be had:

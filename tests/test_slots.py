@@ -65,7 +65,7 @@ def fits(beside: Iterable[Any], wanted: list[Leaf]) -> bool:
     return found == [(f"torch.{leaf.dtype}", leaf.shape) for leaf in wanted]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data(), values)
 def test_slots(data: st.DataObject, value: Any) -> None:
     codec = Codec()
@@ -85,7 +85,7 @@ def test_slots(data: st.DataObject, value: Any) -> None:
 large = st.sampled_from([torch.arange(1100), torch.zeros(5000, dtype=torch.bool)])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), values, st.lists(large, max_size=2), st.booleans())
 def test_slots_beside_a_tunnel(
     data: st.DataObject, value: Any, more: list[torch.Tensor], differentiable: bool

@@ -88,13 +88,12 @@ class Parser {
     } else if (is_value(node.code)) {
       value_bytes_ += node.code == TypeCode::Complex ? 16 : 8;
     }
-    if (node.children != 0) {
-      if (open_.size() >= kMaxDepth) {
-        throw Error(Reason::Depth, node.offset,
-                    "containers are nested more than " + std::to_string(kMaxDepth) + " deep");
-      }
-      open_.push_back({node.code, constant, node.children, node.children});
+    if (!is_container(node.code)) return;
+    if (open_.size() >= kMaxDepth) {
+      throw Error(Reason::Depth, node.offset,
+                  "containers are nested more than " + std::to_string(kMaxDepth) + " deep");
     }
+    open_.push_back({node.code, constant, node.children, node.children});
   }
 
   void leaf(const Node& node) {

@@ -61,6 +61,13 @@ class NodeReader {
   Node node_;  // written again and again: clearing it for every node takes longer than reading one
 };
 
+// True for the codes that count where containers are nested, be they empty.
+constexpr bool is_container(TypeCode code) {
+  return code == TypeCode::List || code == TypeCode::Tuple ||
+         (code >= TypeCode::Dict && code != TypeCode::Enum && code != TypeCode::DType &&
+          code != TypeCode::Device);
+}
+
 // True for the codes whose children are keys and values in turn.
 constexpr bool holds_pairs(TypeCode code) {
   return code == TypeCode::Dict || code == TypeCode::OrderedDict || code == TypeCode::DefaultDict ||

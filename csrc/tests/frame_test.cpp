@@ -55,6 +55,16 @@ void headers_are_checked() {
                  parse(changed(right.size() - 1, 1)));
 }
 
+// The checksum covers the structure hash too, so only a sender can make it wrong.
+void the_structure_hash_is_checked() {
+  std::vector<uint8_t> frame = build(example());
+  const Header header = parse(frame).header;
+  frame[32] ^= 1;
+  const uint64_t sum = checksum(header, frame.data());
+  std::memcpy(frame.data() + 40, &sum, sizeof(sum));
+  CHECK_REJECTED(Reason::StructureHash, 32, "structure hash", parse(frame));
+}
+
 void no_flipped_bit_passes() {
   const std::vector<uint8_t> right = build(example());
   for (size_t bit = 0; bit < right.size() * 8; ++bit) {
@@ -95,6 +105,13 @@ void nodes_are_checked() {
   CHECK_REJECTED(
       Reason::Shape, kStart + 1, "63 bits",
       parse(only({tensor, 6, 0, 2}, {0xFF, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F}, 1)));
+  // Two of 2**62 bytes each, together in a tunnel, and in slots of their own.
+  const std::vector<uint8_t> large{0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10,
+                                   0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10};
+  CHECK_REJECTED(Reason::Shape, kStart + 6, "63 bits together",
+                 parse(only({list, 2, tensor, 6, 2, 1, tensor, 6, 2, 1}, large, 2)));
+  CHECK(parse(only({list, 2, tensor, 6, 0, 1, tensor, 6, 0, 1}, large, 2)).leaves[1].bytes() == uint64_t{1}
+                                                                                                    << 62);
   CHECK_REJECTED(Reason::AliasIndex, kStart + 2, "alias of leaf 0, only 0",
                  parse(only({list, 1, code(TypeCode::Alias), 0})));
   CHECK_REJECTED(Reason::Text, kStart + 1, "UTF-8", parse(only({code(TypeCode::Str), 3, 0xED, 0xA0, 0x80})));
@@ -123,6 +140,9 @@ void depth_is_bounded() {
   for (int i = 0; i < kMaxDepth; ++i) deep.insert(deep.end(), {code(TypeCode::List), 1});
   deep.push_back(code(TypeCode::None));
   CHECK(parse(only(deep)).leaves.empty());
+  std::vector<uint8_t> empty(deep.begin(), deep.end() - 1);
+  empty.insert(empty.end(), {code(TypeCode::Tuple), 0});  // empty, yet one more than 1000
+  CHECK_REJECTED(Reason::Depth, kStart + 2 * kMaxDepth, "more than 1000 deep", parse(only(empty)));
   deep.insert(deep.begin(), {code(TypeCode::List), 1});
   CHECK_REJECTED(Reason::Depth, kStart + 2 * kMaxDepth, "more than 1000 deep", parse(only(deep)));
 }
@@ -194,6 +214,7 @@ void noise_is_survived() {
 int main() {
   a_right_frame_is_understood();
   headers_are_checked();
+  the_structure_hash_is_checked();
   no_flipped_bit_passes();
   nodes_are_checked();
   places_are_checked();
