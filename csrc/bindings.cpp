@@ -34,10 +34,11 @@ py::tuple send(const py::object& self, const py::object& value, const py::object
                         share(sent.tunnel), share(sent.slots));
 }
 
-std::unique_ptr<codec::Opened> open(const py::object& tensors, const std::string& name, codec::Plans* plans) {
+std::unique_ptr<codec::Opened> open(const py::object& tensors, const std::string& name, codec::Plans* plans,
+                                    codec::Compile compile) {
   std::unique_ptr<codec::Opened> opened;
   call(name.c_str(), [&] {
-    opened = std::make_unique<codec::Opened>(tensors.ptr(), plans);
+    opened = std::make_unique<codec::Opened>(tensors.ptr(), plans, compile);
     return structure::Ref::share(Py_None);
   });
   return opened;
@@ -45,7 +46,7 @@ std::unique_ptr<codec::Opened> open(const py::object& tensors, const std::string
 
 std::unique_ptr<codec::Opened> receive(const py::object& self, const py::object& tensors) {
   codec::Packer& packer = codec::packer_of(self.ptr());
-  std::unique_ptr<codec::Opened> opened = open(tensors, packer.name(), &packer.plans);
+  std::unique_ptr<codec::Opened> opened = open(tensors, packer.name(), &packer.plans, codec::Compile::Yes);
   ++packer.stats.reads;
   return opened;
 }
@@ -98,7 +99,8 @@ PYBIND11_MODULE(_C, m) {
       .def("__len__", &codec::Tunnel::leaves);
 
   py::class_<codec::Opened>(m, "Opened")
-      .def(py::init([](const py::object& tensors) { return open(tensors, "describe", nullptr); }))
+      .def(py::init(
+          [](const py::object& tensors) { return open(tensors, "describe", nullptr, codec::Compile::No); }))
       .def("tunnel",
            [](const codec::Opened& self) {
              return codec::Tunnel(self.tunnel_spans(), self.layout().tunnel_bytes);

@@ -12,6 +12,9 @@ from .codec import pack
 
 __all__ = ["Leaf", "describe", "leaves"]
 
+_DEEPEST = 40
+"""Levels that are indented; a frame may have a thousand, with any number of lines in the last."""
+
 _NAMES = {
     "TORCH_TENSOR": "tensor",
     "TRUE_NONE": "None",
@@ -93,7 +96,8 @@ def _is_packed(value: tuple[Any, ...]) -> bool:
 def _line(row: tuple[int, str, str, str, str, int, Any]) -> str:
     depth, _, label, kind, text, children, leaf = row
     name = _NAMES.get(kind, kind.removeprefix("CONST_").lower())
-    parts = [f"{'  ' * depth}{label}:", name] if name != text else [f"{'  ' * depth}{label}:"]
+    indent = "  " * min(depth, _DEEPEST)
+    parts = [f"{indent}{label}:", name] if name != text else [f"{indent}{label}:"]
     if leaf is not None:
         dtype, shape, route, requires_grad, nbytes = leaf
         dims = "nested" if shape is None else list(shape)

@@ -35,10 +35,11 @@ Ref Tunnel::gather(PyObject* tensors, PyObject* device) const {
 Ref Tunnel::scatter(PyObject* buffer) const {
   if (!device::is_tensor(buffer)) raise(PyExc_TypeError, "the tunnel is a tensor");
   const at::Tensor& tensor = device::unwrap(buffer);
-  if (tensor.scalar_type() != at::kFloat || tensor.nbytes() < bytes_) {
+  if (!device::has_memory(tensor) || tensor.scalar_type() != at::kFloat || tensor.nbytes() < bytes_) {
     raise(structure::known().frame_error,
-          "the tunnel must be float32 of at least " + std::to_string(bytes_ / 4) + " elements, this one is " +
-              c10::toString(tensor.scalar_type()) + " with " + std::to_string(tensor.numel()));
+          "the tunnel must be float32 of at least " + std::to_string(bytes_ / 4) +
+              " elements, with memory of its own; this one is " + c10::toString(tensor.scalar_type()) +
+              (tensor.is_nested() ? std::string(", nested") : " with " + std::to_string(tensor.numel())));
   }
   std::vector<at::Tensor> leaves = device::scatter(tensor, spans_);
   Ref made = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(leaves.size())));

@@ -29,6 +29,7 @@ std::string described(at::ScalarType dtype, at::IntArrayRef shape) {
 std::string nested(at::ScalarType dtype) { return std::string(c10::toString(dtype)) + " nested"; }
 
 std::string described(const at::Tensor& tensor) {
+  if (tensor.is_meta()) return described(tensor.scalar_type(), tensor.sizes()) + " on the meta device";
   return tensor.is_nested() ? nested(tensor.scalar_type()) : described(tensor.scalar_type(), tensor.sizes());
 }
 
@@ -63,6 +64,7 @@ Ref as_tuple(PyObject* tensors) {
 std::shared_ptr<const Plan> Plans::find(const uint8_t* frame, size_t size) {
   if (registrations_ != structure::registrations()) {
     known_.clear();
+    bytes_ = 0;
     last_.clear();
     registrations_ = structure::registrations();
   }
@@ -73,6 +75,7 @@ std::shared_ptr<const Plan> Plans::find(const uint8_t* frame, size_t size) {
   const frame::Header header = frame::parse_header(frame, size);
   const uint8_t* const begin = frame + header.structure_begin();
   const size_t length = header.shapes_end() - header.structure_begin();
+  last_.clear();  // until the plan of this frame is known to be the first
   const auto found = std::find_if(known_.begin(), known_.end(), [&](const Known& known) {
     const frame::Header& of = known.plan->layout.header;
     return of.structure_bytes == header.structure_bytes && of.shapes_bytes == header.shapes_bytes &&
@@ -81,27 +84,36 @@ std::shared_ptr<const Plan> Plans::find(const uint8_t* frame, size_t size) {
   });
   if (found != known_.end()) {
     std::rotate(known_.begin(), found, found + 1);
+    frame::check_payload(frame, known_.front().plan->layout);
   } else {
-    auto plan = std::make_shared<const Plan>(frame, frame::parse_structure(frame, header));
-    if (known_.size() == kKept) known_.pop_back();
-    known_.insert(known_.begin(), {{begin, begin + length}, std::move(plan)});
+    add({{begin, begin + length},
+         std::make_shared<const Plan>(frame, frame::parse_structure(frame, header), Compile::Yes)});
   }
   last_.assign(frame, frame + header.used);
   return known_.front().plan;
 }
 
-Plan::Plan(const uint8_t* frame, frame::Layout&& checked)
+void Plans::add(Known&& known) {
+  bytes_ += known.bytes.size();
+  known_.insert(known_.begin(), std::move(known));
+  while (known_.size() > kKept || (bytes_ > kKeptBytes && known_.size() > 1)) {
+    bytes_ -= known_.back().bytes.size();
+    known_.pop_back();
+  }
+}
+
+Plan::Plan(const uint8_t* frame, frame::Layout&& checked, Compile compile)
     : layout(std::move(checked)),
-      value(frame, layout),
+      value(compile == Compile::Yes ? std::make_unique<structure::Template>(frame, layout) : nullptr),
       slots_only(std::all_of(layout.leaves.begin(), layout.leaves.end(),
                              [](const Leaf& leaf) { return leaf.route == Route::Slot; })) {}
 
-Opened::Opened(PyObject* tensors, Plans* plans)
+Opened::Opened(PyObject* tensors, Plans* plans, Compile compile)
     : tensors_(as_tuple(tensors)),
       frame_(open_frame(tensors_.get())),
-      plan_(plans != nullptr
-                ? plans->find(frame_.data, frame_.size)
-                : std::make_shared<const Plan>(frame_.data, frame::parse(frame_.data, frame_.size))) {}
+      plan_(plans != nullptr ? plans->find(frame_.data, frame_.size)
+                             : std::make_shared<const Plan>(
+                                   frame_.data, frame::parse(frame_.data, frame_.size), compile)) {}
 
 std::vector<device::Span> Opened::tunnel_spans() const {
   std::vector<device::Span> spans;
@@ -140,7 +152,7 @@ Ref Opened::slot(const Leaf& leaf, size_t index, size_t first_slot) const {
     if (!device::fits(tensor, leaf, shape.data())) refuse_slot(index, first_slot);
     return Ref::share(object);
   }
-  if (tensor.scalar_type() != at::kByte || tensor.is_nested() || !tensor.is_contiguous() ||
+  if (!device::has_memory(tensor) || tensor.scalar_type() != at::kByte || !tensor.is_contiguous() ||
       static_cast<uint64_t>(tensor.numel()) != leaf.bytes()) {
     bad_slots("tensors[" + std::to_string(at) + "], " + path(index) + ": the frame says " +
               std::to_string(leaf.bytes()) + " raw bytes, the tensor is " + described(tensor));
@@ -160,7 +172,7 @@ Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
     const size_t count = layout().leaves.size();
     const size_t fitting = device::count_fitting(leaves, layout());
     if (fitting != count) refuse_slot(fitting, first_slot);
-    return plan_->value.build(values, {leaves, count});
+    return plan_->value->build(values, {leaves, count});
   }
   std::vector<device::Span> payload_spans;
   for (const Leaf& leaf : layout().leaves) {
@@ -198,7 +210,7 @@ Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
     }
     leaves.push_back(owned.back().get());
   }
-  return plan_->value.build(values, leaves);
+  return plan_->value->build(values, leaves);
 }
 
 }  // namespace pipecodec::codec

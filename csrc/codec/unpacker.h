@@ -13,12 +13,15 @@
 
 namespace pipecodec::codec {
 
+// Whether a value is to be built, which needs its classes, or only to be looked at.
+enum class Compile { Yes, No };
+
 // What is remembered of one structure with its shapes.
 struct Plan {
-  Plan(const uint8_t* frame, frame::Layout&& checked);
+  Plan(const uint8_t* frame, frame::Layout&& checked, Compile compile);
 
   frame::Layout layout;
-  structure::Template value;
+  std::unique_ptr<const structure::Template> value;
   bool slots_only;  // every leaf is a slot of its own, as it is
 };
 
@@ -31,11 +34,16 @@ class Plans {
 
  private:
   static constexpr size_t kKept = 64;
+  static constexpr size_t kKeptBytes = 1
+                                       << 21;  // of structure and shapes; their plans take some 20 times that
 
   struct Known {
     std::vector<uint8_t> bytes;  // structure and shapes
     std::shared_ptr<const Plan> plan;
   };
+  void add(Known&& known);
+
+  size_t bytes_ = 0;            // of structure and shapes
   std::vector<Known> known_;    // the most recently used first
   std::vector<uint8_t> last_;   // the used bytes of the last frame, which were found right
   uint64_t registrations_ = 0;  // under which they were made
@@ -46,7 +54,7 @@ class Opened {
  public:
   // `tensors` is a tuple or list whose last item is the frame; `plans` may be null. Throws PythonError,
   // frame::Error.
-  Opened(PyObject* tensors, Plans* plans);
+  Opened(PyObject* tensors, Plans* plans, Compile compile = Compile::Yes);
 
   // Where the differentiable leaves stand in the tunnel, which is tensors[0] if the frame was sent through
   // one.

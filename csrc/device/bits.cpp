@@ -26,10 +26,28 @@ const char* unsendable(const at::Tensor& tensor) {
   if (tensor.layout() != at::kStrided) return "is not strided (sparse?); send its indices and values";
   if (tensor.is_quantized()) return "is quantized; send its int_repr(), scale and zero point";
   if (tensor.is_meta()) return "is on the meta device and has no data";
-  if (tensor.unsafeGetTensorImpl()->is_python_dispatch()) {
-    return "is of a tensor subclass with memory of its own making; send the plain tensors in it";
+  if (!has_memory(tensor)) {
+    return "has no memory of its own (a tensor of a tracer, a transform or a subclass, or with an emptied "
+           "storage); send a plain tensor";
   }
   return nullptr;
+}
+
+bool has_memory(const at::Tensor& tensor) {
+  const c10::TensorImpl* const impl = tensor.unsafeGetTensorImpl();
+  constexpr c10::DispatchKeySet kStandIns(
+      {c10::DispatchKey::Python, c10::DispatchKey::Functionalize, c10::DispatchKey::FuncTorchBatched,
+       c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Batched});
+  if (tensor.is_nested() || tensor.layout() != at::kStrided || tensor.is_meta() ||
+      impl->key_set().has_any(kStandIns) || !impl->has_storage()) {
+    return false;
+  }
+  if (tensor.numel() == 0) return true;
+  uint64_t last = static_cast<uint64_t>(tensor.storage_offset());
+  for (int64_t d = 0; d < tensor.dim(); ++d)
+    last += static_cast<uint64_t>((tensor.size(d) - 1) * tensor.stride(d));
+  return impl->unsafe_storage().nbytes() >= (last + 1) * tensor.element_size() &&
+         impl->unsafe_storage().data() != nullptr;
 }
 
 at::Tensor plain(const at::Tensor& tensor) {

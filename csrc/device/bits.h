@@ -22,6 +22,11 @@ struct Span {
 // Why the bits of this tensor cannot be sent, or null.
 const char* unsendable(const at::Tensor& tensor);
 
+// True where the tensor's elements lie in memory of its own kind of device, to be read as they are: not
+// nested, sparse or on the meta device, no stand-in of a tracer, a transform or a subclass, and its storage
+// is there.
+bool has_memory(const at::Tensor& tensor);
+
 // The tensor's elements in order, without gradient, lazy conjugation or gaps: itself where it is so already.
 at::Tensor plain(const at::Tensor& tensor);
 

@@ -5,6 +5,8 @@
 
 #include <cstring>
 
+#include "csrc/device/bits.h"
+
 namespace pipecodec::device {
 
 at::Tensor make_frame(const uint8_t* bytes, size_t used, size_t capacity, at::Device device) {
@@ -22,8 +24,7 @@ at::Tensor make_frame(const uint8_t* bytes, size_t used, size_t capacity, at::De
 }
 
 const char* not_a_frame(const at::Tensor& tensor) {
-  if (tensor.scalar_type() != at::kByte || tensor.dim() != 1 || tensor.layout() != at::kStrided ||
-      tensor.is_meta()) {
+  if (!has_memory(tensor) || tensor.scalar_type() != at::kByte || tensor.dim() != 1) {
     return "is not a frame: a frame is a 1-D tensor of dtype uint8";
   }
   return nullptr;

@@ -129,6 +129,12 @@ inline constexpr const char* kTypeNames[kTypeCodeCount] = {
 #undef X
 };
 
+// Scale and zero point are no part of the elements' bytes, so these travel as they are or not at all.
+constexpr bool is_quantized(DType dtype) {
+  return dtype == DType::QInt8 || dtype == DType::QUInt8 || dtype == DType::QInt32 ||
+         dtype == DType::QUInt4x2 || dtype == DType::QUInt2x4;
+}
+
 // How a leaf's bits travel.
 enum class Route : uint8_t {
   Slot = 0,     // the tensor itself is a slot of its own

@@ -33,7 +33,7 @@ bool is_constant_number(TypeCode code) {
 class Parser {
  public:
   Parser(const uint8_t* frame, Layout& layout)
-      : frame_(frame), layout_(layout), nodes_(frame, layout.header, &layout.shapes) {
+      : layout_(layout), nodes_(frame, layout.header, &layout.shapes) {
     // What the header claims is bounded by what a leaf and a dimension take at least.
     constexpr size_t kLeafBytes = 4;
     layout.leaves.reserve(std::min<size_t>(layout.header.leaves, layout.header.structure_bytes / kLeafBytes));
@@ -56,7 +56,6 @@ class Parser {
     }
     nodes_.finish();
     check_totals();
-    if (layout_.payload_bytes != 0) check_payload();
   }
 
  private:
@@ -148,16 +147,6 @@ class Parser {
     }
   }
 
-  // The bytes between its leaves.
-  void check_payload() const {
-    for (const Leaf& leaf : layout_.leaves) {
-      if (leaf.route != Route::Payload) continue;
-      const size_t begin = layout_.header.payload_begin() + leaf.place;
-      check_padding(frame_, begin + leaf.bytes(), begin + round_up(leaf.bytes(), kAlignment));
-    }
-  }
-
-  const uint8_t* frame_;
   Layout& layout_;
   NodeReader nodes_;
   std::vector<Open> open_;
@@ -170,7 +159,17 @@ Layout parse_structure(const uint8_t* frame, const Header& header) {
   Layout layout;
   layout.header = header;
   Parser(frame, layout).run();
+  check_payload(frame, layout);
   return layout;
+}
+
+void check_payload(const uint8_t* frame, const Layout& layout) {
+  if (layout.payload_bytes == 0) return;
+  for (const Leaf& leaf : layout.leaves) {
+    if (leaf.route != Route::Payload) continue;
+    const size_t begin = layout.header.payload_begin() + leaf.place;
+    check_padding(frame, begin + leaf.bytes(), begin + round_up(leaf.bytes(), kAlignment));
+  }
 }
 
 Layout parse(const uint8_t* frame, size_t size) { return parse_structure(frame, parse_header(frame, size)); }

@@ -42,6 +42,9 @@ struct Layout {
 // multiple of the frame's size. Throws Error.
 Layout parse_structure(const uint8_t* frame, const Header& header);
 
+// Refuses bytes between the payload's leaves that are not zero. parse_structure does it.
+void check_payload(const uint8_t* frame, const Layout& layout);
+
 // Both: a whole frame of `size` bytes.
 Layout parse(const uint8_t* frame, size_t size);
 

@@ -90,6 +90,8 @@ void NodeReader::tensor() {
   node.route = static_cast<Route>(flags & kRouteMask);
   node.requires_grad = (flags & kRequiresGradBit) != 0;
   node.nested = (flags & kNestedBit) != 0;
+  if (is_quantized(node.dtype) && node.route != Route::Slot)
+    throw Error(Reason::TensorFlags, at + 1, "a quantized tensor can only be a slot");
   const uint64_t dims = reader_.varint();
   if (node.nested && (node.route != Route::Slot || dims != 0))
     throw Error(Reason::TensorFlags, at + 1, "a nested tensor can only be a slot, and has no dimensions");

@@ -39,6 +39,9 @@ class NodeReader {
   // its type has no use for may hold anything, but children is 0 where there are none. Throws Error.
   const Node& next();
 
+  // Bytes of the structure that were read so far.
+  size_t consumed() const { return reader_.offset() - kHeaderBytes; }
+
   // Steps over a node if it is a tensor, in a frame that has been checked: most nodes are.
   bool skip_tensor() {
     if (!reader_.next_is(static_cast<uint8_t>(TypeCode::Tensor))) return false;

@@ -1,8 +1,9 @@
 #include "csrc/structure/constants.h"
 
 #include <algorithm>
-#include <vector>
 
+#include "csrc/structure/collisions.h"
+#include "csrc/structure/dataclass.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/registered.h"
 #include "csrc/structure/restore.h"
@@ -11,86 +12,112 @@ namespace pipecodec::structure {
 namespace {
 
 using frame::Node;
-using frame::NodeReader;
 using frame::TypeCode;
 
 Ref utf8(std::string_view text) {
   return Ref::take(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr));
 }
 
-Ref tuple(NodeReader& nodes, const Node& node) {
-  Ref made = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(node.children)));
-  for (uint64_t i = 0; i < node.children; ++i) {
-    PyTuple_SET_ITEM(made.get(), static_cast<Py_ssize_t>(i), read_constant(nodes).release());
-  }
-  return made;
-}
-
-Ref list(NodeReader& nodes, const Node& node) {
-  const Ref members = tuple(nodes, node);
-  return Ref::take(PySequence_List(members.get()));
-}
-
-void fill(NodeReader& nodes, const Node& node, PyObject* mapping) {
-  std::vector<Ref> keys, values;
-  for (uint64_t i = 0; i < node.children / 2; ++i) {
-    keys.push_back(read_constant(nodes));
-    values.push_back(read_constant(nodes));
-  }
-  const Ref distinct = as_keys(node, keys);
-  Py_ssize_t position = 0;
-  PyObject *key = nullptr, *unused = nullptr;
-  for (size_t i = 0; PyDict_Next(distinct.get(), &position, &key, &unused) != 0; ++i) {
-    accept(node, PyObject_SetItem(mapping, key, values[i].get()));
-  }
-}
-
-Ref set(NodeReader& nodes, const Node& node) {
-  std::vector<Ref> members;
-  for (uint64_t i = 0; i < node.children; ++i) members.push_back(read_constant(nodes));
-  const Ref distinct = as_keys(node, members);
-  return Ref::take(node.code == TypeCode::Set ? PySet_New(distinct.get()) : PyFrozenSet_New(distinct.get()));
-}
-
-// Keys made to have one hash would make every look-up walk past all of them, and building a dict of them
-// quadratic. So many of one hash do not come by chance: it is looked for before the first is inserted.
-void check_hashes(const Node& node, const std::vector<Ref>& keys) {
-  constexpr size_t kTrusted = 128;
-  if (keys.size() <= kTrusted) return;
-  std::vector<Py_hash_t> hashes;
-  hashes.reserve(keys.size());
-  for (const Ref& key : keys) {
-    const Py_hash_t hash = PyObject_Hash(key.get());
-    if (hash == -1) accept(node, -1);
-    hashes.push_back(hash);
-  }
-  std::sort(hashes.begin(), hashes.end());
-  for (size_t i = kTrusted; i < hashes.size(); ++i) {
-    if (hashes[i] == hashes[i - kTrusted]) {
-      throw frame::Error(frame::Reason::Rejected, node.offset,
-                         "the keys are made to collide: too many have one hash");
-    }
-  }
+// Python mixes a secret into the hashes of these, so nobody can choose them.
+bool has_secret_hash(const Ref& key) {
+  return PyUnicode_CheckExact(key.get()) || PyBytes_CheckExact(key.get());
 }
 
 }  // namespace
 
-Ref as_keys(const Node& node, const std::vector<Ref>& keys) {
-  check_hashes(node, keys);
+Ref ConstantReader::tuple(const Node& node) {
+  Ref made = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(node.children)));
+  for (uint64_t i = 0; i < node.children; ++i) {
+    PyTuple_SET_ITEM(made.get(), static_cast<Py_ssize_t>(i), read().release());
+  }
+  return made;
+}
+
+Ref ConstantReader::list(uint64_t count) {
+  Ref made = Ref::take(PyList_New(static_cast<Py_ssize_t>(count)));
+  for (uint64_t i = 0; i < count; ++i) {
+    PyList_SET_ITEM(made.get(), static_cast<Py_ssize_t>(i), read().release());
+  }
+  return made;
+}
+
+Ref ConstantReader::fill(const Node& node, Ref mapping) {
+  Keys keys;
+  std::vector<Ref> values;
+  for (uint64_t i = 0; i < node.children / 2; ++i) {
+    read_key(keys);
+    values.push_back(read());
+  }
+  const Ref distinct = as_dict(node, keys);
+  for (size_t i = 0; i < values.size(); ++i) {
+    accept(node, PyObject_SetItem(mapping.get(), keys.objects[i].get(), values[i].get()));
+  }
+  return mapping;
+}
+
+Ref ConstantReader::set(const Node& node) {
+  Keys keys;
+  for (uint64_t i = 0; i < node.children; ++i) read_key(keys);
+  const Ref distinct = as_dict(node, keys);
+  cost_ += check_collisions(node, keys, true);
+  return Ref::take(node.code == TypeCode::Set ? PySet_New(distinct.get()) : PyFrozenSet_New(distinct.get()));
+}
+
+Ref ConstantReader::dataclass(const Node& node) {
+  const Ref type = find_dataclass(node);
+  const Ref left = field_names(type.get());
+  Ref made = restore_dataclass(type.get());
+  for (uint64_t i = 0; i < node.children / 2; ++i) {
+    const Ref name = read_field(nodes_, node, type.get(), left.get());
+    const Ref value = read();
+    set_field(made.get(), name.get(), value.get());
+  }
+  return made;
+}
+
+// Counts before anything is inserted: keys can be chosen such that building a dict of them takes the square
+// of their number, and nested sets more.
+uint64_t ConstantReader::check_collisions(const Node& node, const Keys& keys, bool as_set) {
+  if (std::all_of(keys.objects.begin(), keys.objects.end(), has_secret_hash)) return keys.costs.size();
+  constexpr uint64_t kStepsForEachByte = 32, kFree = 10000;
+  const uint64_t allowed = kFree + kStepsForEachByte * nodes_.consumed();
+  std::vector<HashedKey> hashed;
+  hashed.reserve(keys.objects.size());
+  for (size_t i = 0; i < keys.objects.size(); ++i) {
+    const Py_hash_t hash = PyObject_Hash(keys.objects[i].get());
+    if (hash == -1) accept(node, -1);
+    hashed.push_back({hash, keys.costs[i]});
+  }
+  const uint64_t left = allowed - std::min(allowed, steps_);
+  const uint64_t steps = as_set ? set_steps(hashed, left) : dict_steps(hashed, left);
+  if (steps > left) throw frame::Error(frame::Reason::Rejected, node.offset, "the keys are made to collide");
+  steps_ += steps;
+  return steps;
+}
+
+Ref ConstantReader::as_dict(const Node& node, const Keys& keys) {
+  check_collisions(node, keys, false);
   Ref made = Ref::take(PyDict_New());
-  for (const Ref& key : keys) accept(node, PyDict_SetItem(made.get(), key.get(), Py_None));
-  if (static_cast<size_t>(PyDict_GET_SIZE(made.get())) != keys.size()) {
+  for (const Ref& key : keys.objects) accept(node, PyDict_SetItem(made.get(), key.get(), Py_None));
+  if (static_cast<size_t>(PyDict_GET_SIZE(made.get())) != keys.objects.size()) {
     throw frame::Error(frame::Reason::Rejected, node.offset, "a key or an item occurs twice");
   }
   return made;
 }
 
-Ref read_constant(NodeReader& nodes) {
-  const Node& node = nodes.next();
-  return node.code == TypeCode::Str ? utf8(node.text) : finish_constant(nodes, node);
+Ref ConstantReader::read() {
+  ++cost_;
+  const Node& node = nodes_.next();
+  return node.code == TypeCode::Str ? utf8(node.text) : finish(node);
 }
 
-Ref finish_constant(NodeReader& nodes, Node node) {
+void ConstantReader::read_key(Keys& keys) {
+  const uint64_t before = cost_;
+  keys.objects.push_back(read());
+  keys.costs.push_back(cost_ - before);
+}
+
+Ref ConstantReader::finish(Node node) {
   switch (node.code) {
     case TypeCode::None:
       return Ref::share(Py_None);
@@ -101,6 +128,7 @@ Ref finish_constant(NodeReader& nodes, Node node) {
     case TypeCode::ConstInt:
       return Ref::take(PyLong_FromLongLong(frame::unzigzag(node.number)));
     case TypeCode::BigInt:
+      cost_ += node.text.size() / 8;
       return restore_big_int(node);
     case TypeCode::ConstFloat:
       return Ref::take(PyFloat_FromDouble(node.real));
@@ -112,52 +140,36 @@ Ref finish_constant(NodeReader& nodes, Node node) {
       return Ref::take(
           PyBytes_FromStringAndSize(node.text.data(), static_cast<Py_ssize_t>(node.text.size())));
     case TypeCode::List:
-      return list(nodes, node);
+      return list(node.children);
     case TypeCode::Tuple:
-      return tuple(nodes, node);
-    case TypeCode::Dict: {
-      Ref made = Ref::take(PyDict_New());
-      fill(nodes, node, made.get());
-      return made;
-    }
-    case TypeCode::OrderedDict: {
-      Ref made = Ref::take(PyObject_CallNoArgs(reinterpret_cast<PyObject*>(known().ordered_dict)));
-      fill(nodes, node, made.get());
-      return made;
-    }
+      return tuple(node);
+    case TypeCode::Dict:
+      return fill(node, Ref::take(PyDict_New()));
+    case TypeCode::OrderedDict:
+      return fill(node, Ref::take(PyObject_CallNoArgs(reinterpret_cast<PyObject*>(known().ordered_dict))));
     case TypeCode::DefaultDict: {
       const Ref factory = restore_factory(node);
-      Ref made = restore_default_dict(factory.get());
-      fill(nodes, node, made.get());
-      return made;
+      return fill(node, restore_default_dict(factory.get()));
     }
     case TypeCode::Deque: {
-      const Ref members = list(nodes, node);
+      const Ref members = list(node.children);
       const Ref limit = restore_limit(node);
       return restore_deque(members.get(), limit.get());
     }
     case TypeCode::Set:
     case TypeCode::FrozenSet:
-      return set(nodes, node);
+      return set(node);
     case TypeCode::NamedTuple: {
       const Ref type = find_named_tuple(node);
-      const Ref members = tuple(nodes, node);
+      const Ref members = tuple(node);
       return restore_named_tuple(type.get(), members.get());
     }
-    case TypeCode::Dataclass: {
-      const Ref type = find_dataclass(node);
-      Ref made = restore_dataclass(type.get());
-      for (uint64_t i = 0; i < node.children / 2; ++i) {
-        const Ref name = read_field(nodes, node, type.get());
-        const Ref value = read_constant(nodes);
-        set_field(made.get(), name.get(), value.get());
-      }
-      return made;
-    }
+    case TypeCode::Dataclass:
+      return dataclass(node);
     case TypeCode::Enum:
       return restore_enum(node);
     case TypeCode::Size: {
-      const Ref dims = tuple(nodes, node);
+      const Ref dims = tuple(node);
       return accept(node, PyObject_CallOneArg(reinterpret_cast<PyObject*>(known().size), dims.get()));
     }
     case TypeCode::DType:
@@ -167,21 +179,18 @@ Ref finish_constant(NodeReader& nodes, Node node) {
       return accept(node, PyObject_CallOneArg(reinterpret_cast<PyObject*>(known().device), text.get()));
     }
     case TypeCode::Slice: {
-      const Ref parts = tuple(nodes, node);
+      const Ref parts = tuple(node);
       return Ref::take(PySlice_New(PyTuple_GET_ITEM(parts.get(), 0), PyTuple_GET_ITEM(parts.get(), 1),
                                    PyTuple_GET_ITEM(parts.get(), 2)));
     }
     case TypeCode::Range: {
-      const Ref parts = tuple(nodes, node);
+      const Ref parts = tuple(node);
       return accept(node, PyObject_Call(reinterpret_cast<PyObject*>(&PyRange_Type), parts.get(), nullptr));
     }
     case TypeCode::Registered: {
       const Registered found = find_registered(node.text, node.offset);
-      const Ref context = read_constant(nodes);
-      Ref children = Ref::take(PyList_New(static_cast<Py_ssize_t>(node.children - 1)));
-      for (uint64_t i = 0; i + 1 < node.children; ++i) {
-        PyList_SET_ITEM(children.get(), static_cast<Py_ssize_t>(i), read_constant(nodes).release());
-      }
+      const Ref context = read();
+      const Ref children = list(node.children - 1);
       return restore_registered(found.type.get(), found.unflatten.get(), children.get(), context.get());
     }
     case TypeCode::Tensor:

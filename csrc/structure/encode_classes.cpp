@@ -1,6 +1,7 @@
 // Values that are more than a type code: of a class that the other side has to find by its name.
 #include "csrc/frame/bytes.h"
 #include "csrc/structure/attributes.h"
+#include "csrc/structure/dataclass.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/names.h"
 #include "csrc/structure/registered.h"
@@ -11,6 +12,8 @@ namespace pipecodec::structure {
 using frame::TypeCode;
 
 namespace {
+
+constexpr const char* kRegister = "; register it with pipecodec.register";
 
 // Attributes that no field names would be lost.
 void refuse_extra_attributes(PyObject* value, PyObject* fields) {
@@ -121,12 +124,21 @@ bool Encoder::dataclass(PyObject* value) {
   const Ref declared = find_attribute(type, "__dataclass_fields__");
   if (!declared || !PyDict_Check(declared.get())) return false;
   refuse_extra_attributes(value, declared.get());
+  if (const char* const why = unrestorable(type)) {
+    throw Unsupported{"is of a dataclass, " + type_name(value) + ", that " + why + kRegister, {}, {}};
+  }
   const Level level(depth_);
   const std::string type_text = restorable_name(type);
   const Ref fields = Ref::take(PyObject_CallOneArg(known().dataclass_fields, value));
   std::vector<std::pair<Ref, Ref>> present;
   for (Py_ssize_t i = 0; i < PyTuple_Size(fields.get()); ++i) {
     Ref name = attribute(PyTuple_GetItem(fields.get(), i), "name");
+    if (const char* const why = unrestorable_field(type, name.get())) {
+      throw Unsupported{"is of a dataclass, " + type_name(value) + ", whose field " + repr(name.get()) + ' ' +
+                            why + kRegister,
+                        {},
+                        {}};
+    }
     Ref field = find_attribute(value, shown(name.get()).c_str());
     if (field) present.emplace_back(std::move(name), std::move(field));
   }

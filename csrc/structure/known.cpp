@@ -30,7 +30,10 @@ void load_known() {
   loaded.default_dict = type(collections.get(), "defaultdict");
   loaded.deque = type(collections.get(), "deque");
   loaded.enum_class = attribute(import("enum").get(), "Enum");
-  loaded.dataclass_fields = attribute(import("dataclasses").get(), "fields");
+  const Ref dataclasses = import("dataclasses");
+  loaded.dataclass_fields = attribute(dataclasses.get(), "fields");
+  loaded.dataclass_field = attribute(dataclasses.get(), "_FIELD");
+  loaded.object_new = attribute(reinterpret_cast<PyObject*>(&PyBaseObject_Type), "__new__");
 
   const Ref torch = import("torch");
   loaded.tensor = type(torch.get(), "Tensor");

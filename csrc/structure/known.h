@@ -12,6 +12,8 @@ struct Known {
   PyTypeObject* deque;
   PyObject* enum_class;                  // enum.Enum
   PyObject* dataclass_fields;            // dataclasses.fields
+  PyObject* dataclass_field;             // the mark of a field that is no class variable
+  PyObject* object_new;                  // object.__new__
   PyTypeObject* tensor;                  // torch.Tensor
   PyTypeObject* parameter;               // torch.nn.Parameter
   PyTypeObject* size;                    // torch.Size

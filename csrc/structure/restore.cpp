@@ -9,22 +9,6 @@ namespace {
 
 using frame::Node;
 
-[[noreturn]] void reject(const Node& node, const std::string& why) {
-  throw frame::Error(frame::Reason::Rejected, node.offset, why);
-}
-
-// An attribute of a class as its and its bases' dictionaries hold it; borrowed. No descriptor and no
-// metaclass is asked.
-PyObject* class_attribute(PyTypeObject* type, const char* name) {
-  const Ref key = Ref::take(PyUnicode_FromString(name));
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(type->tp_mro); ++i) {
-    PyObject* const names = reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(type->tp_mro, i))->tp_dict;
-    PyObject* const found = names == nullptr ? nullptr : PyDict_GetItemWithError(names, key.get());
-    if (found != nullptr) return found;
-  }
-  return nullptr;
-}
-
 PyTypeObject* as_type(const Ref& found) { return reinterpret_cast<PyTypeObject*>(found.get()); }
 
 [[noreturn]] void python_failed(const Node& node) {
@@ -44,6 +28,20 @@ PyTypeObject* as_type(const Ref& found) { return reinterpret_cast<PyTypeObject*>
 }
 
 }  // namespace
+
+void reject(const Node& node, const std::string& why) {
+  throw frame::Error(frame::Reason::Rejected, node.offset, why);
+}
+
+PyObject* class_attribute(PyTypeObject* type, const char* name) {
+  const Ref key = Ref::take(PyUnicode_FromString(name));
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(type->tp_mro); ++i) {
+    PyObject* const names = reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(type->tp_mro, i))->tp_dict;
+    PyObject* const found = names == nullptr ? nullptr : PyDict_GetItemWithError(names, key.get());
+    if (found != nullptr) return found;
+  }
+  return nullptr;
+}
 
 Ref accept(const Node& node, PyObject* result) {
   if (result == nullptr) python_failed(node);
@@ -134,42 +132,6 @@ Ref restore_registered(PyObject* type, PyObject* unflatten, PyObject* children, 
     throw PythonError();
   }
   return made;
-}
-
-Ref find_dataclass(const Node& node) {
-  Ref found = find_class(node.text, node.offset);
-  PyObject* const fields = class_attribute(as_type(found), "__dataclass_fields__");
-  if (fields == nullptr || !PyDict_Check(fields) || as_type(found)->tp_new == nullptr) {
-    reject(node, '\'' + std::string(node.text) + "' is not a dataclass");
-  }
-  return found;
-}
-
-Ref restore_dataclass(PyObject* type) {
-  const Ref none = Ref::take(PyTuple_New(0));
-  auto* const as = reinterpret_cast<PyTypeObject*>(type);
-  Ref made = Ref::take(as->tp_new(as, none.get(), nullptr));
-  if (!Py_IS_TYPE(made.get(), as)) {
-    PyErr_Format(known().frame_error, "%s.__new__ gave an object of another type", as->tp_name);
-    throw PythonError();
-  }
-  return made;
-}
-
-Ref read_field(frame::NodeReader& nodes, const Node& node, PyObject* type) {
-  const std::string_view text = nodes.next().text;
-  Ref name = Ref::take(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr));
-  PyObject* const fields = class_attribute(reinterpret_cast<PyTypeObject*>(type), "__dataclass_fields__");
-  if (PyDict_GetItemWithError(fields, name.get()) == nullptr) {
-    reject(node, "dataclass '" + std::string(node.text) + "' has no field " + repr(name.get()) +
-                     " in this process");
-  }
-  return name;
-}
-
-void set_field(PyObject* dataclass, PyObject* name, PyObject* value) {
-  // Not the class's own __setattr__: a frozen dataclass refuses there.
-  check(PyObject_GenericSetAttr(dataclass, name, value));
 }
 
 }  // namespace pipecodec::structure

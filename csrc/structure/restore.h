@@ -21,11 +21,11 @@ Ref restore_named_tuple(PyObject* type, PyObject* members);
 
 Ref restore_registered(PyObject* type, PyObject* unflatten, PyObject* children, PyObject* context);
 
-Ref find_dataclass(const frame::Node& node);
-Ref restore_dataclass(PyObject* type);  // without its fields
-Ref read_field(frame::NodeReader& nodes, const frame::Node& node,
-               PyObject* type);  // the name of the next field
-void set_field(PyObject* dataclass, PyObject* name, PyObject* value);
+[[noreturn]] void reject(const frame::Node& node, const std::string& why);
+
+// An attribute of a class as its and its bases' dictionaries hold it; borrowed, null where there is none. No
+// descriptor and no metaclass is asked.
+PyObject* class_attribute(PyTypeObject* type, const char* name);
 
 // A Python call that failed on what the frame says is the frame's fault: told as frame::Error.
 Ref accept(const frame::Node& node, PyObject* result);

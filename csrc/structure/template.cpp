@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "csrc/structure/constants.h"
+#include "csrc/structure/dataclass.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/registered.h"
 #include "csrc/structure/restore.h"
@@ -54,7 +55,7 @@ class Template::Compiler {
       case TypeCode::Registered:
         return registered(node);
       case TypeCode::Set:
-        return add(Kind::Set, 0, finish_constant(nodes_, node));
+        return add(Kind::Set, 0, constants_.finish(node));
       case TypeCode::Tensor:
       case TypeCode::Scalar:
       case TypeCode::None:
@@ -73,7 +74,7 @@ class Template::Compiler {
       case TypeCode::Device:
       case TypeCode::Slice:
       case TypeCode::Range:
-        return add(Kind::Constant, 0, finish_constant(nodes_, node));
+        return add(Kind::Constant, 0, constants_.finish(node));
     }
   }
 
@@ -96,26 +97,29 @@ class Template::Compiler {
   void pairs(Kind kind, Node node, Ref object) {
     const size_t at = steps_.size();
     add(kind, node.children / 2, std::move(object));
-    std::vector<Ref> keys;
-    keys.reserve(node.children / 2);
+    Keys keys;
+    keys.objects.reserve(node.children / 2);
+    keys.costs.reserve(node.children / 2);
     for (uint64_t i = 0; i < node.children / 2; ++i) {
-      keys.push_back(read_constant(nodes_));
+      constants_.read_key(keys);
       this->node();
     }
-    steps_[at].keys = as_keys(node, keys);
+    steps_[at].keys = constants_.as_dict(node, keys);
     if (kind != Kind::Dict) return;
-    Ref in_order = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(keys.size())));
-    for (size_t i = 0; i < keys.size(); ++i) PyTuple_SET_ITEM(in_order.get(), i, keys[i].release());
+    Ref in_order = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(keys.objects.size())));
+    for (size_t i = 0; i < keys.objects.size(); ++i)
+      PyTuple_SET_ITEM(in_order.get(), static_cast<Py_ssize_t>(i), keys.objects[i].release());
     steps_[at].object = std::move(in_order);
   }
 
   void dataclass(Node node) {
     const size_t at = steps_.size();
     add(Kind::Dataclass, node.children / 2, find_dataclass(node));
+    const Ref left = field_names(steps_[at].object.get());
     Ref names = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(node.children / 2)));
     for (uint64_t i = 0; i < node.children / 2; ++i) {
       PyTuple_SET_ITEM(names.get(), static_cast<Py_ssize_t>(i),
-                       read_field(nodes_, node, steps_[at].object.get()).release());
+                       read_field(nodes_, node, steps_[at].object.get(), left.get()).release());
       this->node();
     }
     steps_[at].keys = std::move(names);
@@ -129,6 +133,7 @@ class Template::Compiler {
   }
 
   frame::NodeReader nodes_;
+  ConstantReader constants_{nodes_};
   std::vector<Step>& steps_;
   uint32_t next_leaf_ = 0;
 };
