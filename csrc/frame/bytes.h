@@ -22,6 +22,11 @@ class Writer {
   Writer() = default;
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
+  Writer(Writer&& other) noexcept { swap(other); }
+  Writer& operator=(Writer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
   ~Writer() { std::free(begin_); }
 
   void swap(Writer& other) noexcept {
