@@ -12,7 +12,7 @@ from . import _C
 from ._C import pack, unpack
 from .tunnel import enter_tunnel, leave_tunnel
 
-__all__ = ["Codec", "Stats", "TunnelCodec", "pack", "unpack"]
+__all__ = ["Codec", "Differentiable", "Stats", "TunnelCodec", "pack", "unpack"]
 
 Differentiable = Literal["auto", "by-dtype"] | Collection[str]
 
