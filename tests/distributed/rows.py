@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BATCH", "ROWS", "WIDTH", "Row", "build"]
+__all__ = ["BATCH", "ROWS", "TABLES", "WIDTH", "Row", "build"]
 
 WIDTH, BATCH = 8, 4
 LARGE = 1025
@@ -33,13 +33,14 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of value.
+    """One kind of value and how it is trained.
 
     ``give(first, x, ids)`` makes the value, ``take(hidden, value)`` uses it, ``change(value)`` is
     what a middle stage sends on instead of it. ``frozen`` names the stages without a trainable
     parameter: "first", "middle". ``options`` are for ``pipecodec.deepspeed.initialize``,
     ``config`` is merged into DeepSpeed's. ``evaluate`` holds the steps before which ``eval_batch``
-    runs once; ``sizes`` are the batch sizes of successive micro-batches (evaluation has one less).
+    runs once; ``sizes`` are the batch sizes of successive micro-batches, of which those of
+    evaluations are one smaller if they differ. ``bf16`` repeats what ``config`` says.
     """
 
     give: Callable[[First, Tensor, Tensor], Any] = lambda first, x, ids: None
@@ -52,6 +53,7 @@ class Row:
     config: Mapping[str, Any] = field(default_factory=dict)
     evaluate: frozenset[int] = frozenset()
     sizes: tuple[int, ...] = (BATCH,)
+    bf16: bool = False
 
 
 class Linear(nn.Linear):
@@ -79,6 +81,7 @@ class First(nn.Module):
 
     def forward(self, x: Tensor, ids: Tensor) -> dict[str, Any]:
         self.calls += 1
+        x = x.to(self.linear.weight.dtype)
         return {"hidden": self.linear(x).tanh() * 2, "value": self.row.give(self, x, ids)}
 
 
@@ -300,4 +303,29 @@ ROWS: dict[str, Row] = {
         sizes=(4, 2, 9, 3),
         evaluate=_ALL,
     ),
+}
+
+
+def _precise(bf16: bool, zero: int, **arguments: Any) -> Row:
+    config = {"bf16": {"enabled": bf16}, "zero_optimization": {"stage": zero}}
+    return typical(config=config, bf16=bf16, **arguments)
+
+
+PRECISIONS: dict[str, Row] = {
+    f"{kind}, {'bf16' if bf16 else 'fp32'}, ZeRO-{zero}": _precise(bf16, zero, **arguments)
+    for kind, arguments in {
+        "trained": {"evaluate": _ALL},
+        "frozen first": {"frozen": ("first",)},
+        "frozen all but last": {"frozen": ("first", "middle")},
+        "adapters": {"adapters": True},
+    }.items()
+    for bf16 in (False, True)
+    for zero in (0, 1)
+}
+"""The typical value under the optimizers that DeepSpeed has for a pipeline."""
+
+TABLES = {
+    "kinds": ROWS,
+    "static kinds": {name: row for name, row in ROWS.items() if not row.options},
+    "precisions": PRECISIONS,
 }

@@ -16,9 +16,9 @@ from pipecodec.demo.launch import Rank
 
 from .harness import outcomes
 from .rows import Row, build
-from .table import ACCUMULATE, engine_of, micro_batches
+from .table import Grid, engine_of, micro_batches
 
-ROW = Row()
+ROW, GRID = Row(), Grid(3)
 
 
 def die() -> None:
@@ -34,11 +34,11 @@ def train(rank: Rank, failing: int, how: Callable[[], None], linger: float) -> N
 
     After an error it stays alive for ``linger`` seconds.
     """
-    engine = engine_of(ROW, build(ROW, rank.world), rank.world)
+    engine = engine_of(ROW, build(ROW, 3), GRID)
     micro_batch = count(1)
 
     def at_forward(_module: Any, _args: Any) -> None:
-        if next(micro_batch) == ACCUMULATE + 2:
+        if next(micro_batch) == GRID.accumulate + 2:
             how()
 
     if rank.rank == failing:
@@ -46,7 +46,7 @@ def train(rank: Rank, failing: int, how: Callable[[], None], linger: float) -> N
         stage.mod.register_forward_pre_hook(at_forward)
     for step in range(2):
         try:
-            engine.train_batch(micro_batches(ROW, step))
+            engine.train_batch(micro_batches(ROW, GRID, step))
         except Exception as error:
             rank.say(("error", type(error).__name__))
             time.sleep(linger)
