@@ -70,4 +70,5 @@ class _Exit(Function):
     def backward(
         ctx: Any, _: Tensor | None, *gradients: Tensor | None
     ) -> tuple[None, Tensor, None]:
-        return None, ctx.tunnel.gather(gradients, ctx.device, False), None
+        # A lone gradient may be handed on as it is, as autograd does in the backward of a view.
+        return None, ctx.tunnel.gather(gradients, ctx.device, True), None
