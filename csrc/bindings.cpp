@@ -88,12 +88,12 @@ PYBIND11_MODULE(_C, m) {
 
   py::class_<codec::Tunnel>(m, "Tunnel")
       .def("gather",
-           [](const codec::Tunnel& self, const py::object& tensors, const py::object& device) {
-             return call("tunnel", [&] { return self.gather(tensors.ptr(), device.ptr()); });
+           [](const codec::Tunnel& self, const py::object& tensors, const py::object& device, bool reuse) {
+             return call("tunnel", [&] { return self.gather(tensors.ptr(), device.ptr(), reuse); });
            })
       .def("scatter",
-           [](const codec::Tunnel& self, const py::object& buffer) {
-             return call("tunnel", [&] { return self.scatter(buffer.ptr()); });
+           [](const codec::Tunnel& self, const py::object& buffer, bool reuse) {
+             return call("tunnel", [&] { return self.scatter(buffer.ptr(), reuse); });
            })
       .def_property_readonly("nbytes", &codec::Tunnel::bytes)
       .def("__len__", &codec::Tunnel::leaves);

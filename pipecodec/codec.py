@@ -12,7 +12,7 @@ from . import _C
 from ._C import pack, unpack
 from .tunnel import enter_tunnel, leave_tunnel
 
-__all__ = ["Codec", "Stats", "TunnelCodec", "pack", "unpack"]
+__all__ = ["Codec", "Differentiable", "Stats", "TunnelCodec", "pack", "unpack"]
 
 Differentiable = Literal["auto", "by-dtype"] | Collection[str]
 
@@ -57,6 +57,8 @@ class Codec(_C.Codec):
             that require a gradient when their structure is first sent; "by-dtype": every floating
             and complex one; or the leaves' paths as ``describe`` shows them.
         name: what messages call the boundary.
+        dynamic_shape: number and sizes of the tensors may differ from value to value (transport
+            "tunnel" only); every frame is as large as it has to be, and at least ``capacity``.
 
     Raises:
         ValueError: an argument is none of the above.
@@ -70,6 +72,7 @@ class Codec(_C.Codec):
         transport: Literal["slots", "tunnel"] = "slots",
         differentiable: Differentiable = "auto",
         name: str = "boundary",
+        dynamic_shape: bool = False,
     ) -> Codec:
         """Check the settings and make a codec, a TunnelCodec for transport "tunnel"."""
         _one_of("read", read, "auto", "always")
@@ -81,7 +84,7 @@ class Codec(_C.Codec):
             raise ValueError(f"capacity must be a positive multiple of 256 bytes, not {capacity}")
         if transport == "tunnel" and cls is Codec:
             cls = TunnelCodec
-        return super().__new__(cls, name, capacity, differentiable)
+        return super().__new__(cls, name, capacity, differentiable, dynamic_shape)
 
     @property
     def stats(self) -> Stats:
@@ -103,10 +106,11 @@ class TunnelCodec(Codec):
     1. the tunnel: one non-empty 1-D float32 tensor with the bits of all differentiable leaves,
        whatever their dtype; the gradient that comes back holds their gradients in the same way;
     2. each other leaf of more than 4096 bytes, as 1-D uint8;
-    3. the frame: 1-D uint8, with the other leaves inside.
+    3. the frame: 1-D uint8, with the other leaves inside. Of the large leaves, those after the
+       64th travel there too.
 
-    Number and sizes of the tensors must stay those of the first value; a value that would change
-    them is a StructureChangedError before anything is returned.
+    Number and sizes of the tensors must stay those of the first value, unless ``dynamic_shape`` is
+    set; a value that would change them is a StructureChangedError before anything is returned.
 
     Which leaves are differentiable must not depend on whether gradients are enabled, since both
     sides of a boundary have agreed on the tensors' sizes. It is seen in the first forward of a
@@ -125,7 +129,7 @@ class TunnelCodec(Codec):
         return self.send(obj, None, device)
 
     def unpack(self, tensors: Sequence[Tensor]) -> Any:
-        """Unpack what pack gave into fresh tensors (a large leaf shares its slot's memory)."""
+        """Unpack what pack gave; see ``receive`` for which tensors share memory with it."""
         return self.receive(tensors)[0]
 
     def send(
@@ -148,8 +152,12 @@ class TunnelCodec(Codec):
             token = torch.zeros(0, device=frame.device, requires_grad=torch.is_grad_enabled())
         return (enter_tunnel(tunnel, token, leaves), *slots, frame)
 
-    def receive(self, tensors: Sequence[Tensor]) -> tuple[Any, Tensor]:
+    def receive(self, tensors: Sequence[Tensor], reuse: bool = True) -> tuple[Any, Tensor]:
         """Unpack a value, and give the token that ties it to the tunnel.
+
+        The value's tensors are no views, so it may be worked on in place. With ``reuse`` a large
+        leaf shares the memory of its slot, and a lone differentiable one of dtype float32 that of
+        the tunnel; without it none shares memory with what was received.
 
         The token is an empty float32 tensor. Hand it to the next ``send``, or join it to the loss:
         then a backward pass reaches the tunnel even where the value's own leaves are not used.
@@ -157,11 +165,14 @@ class TunnelCodec(Codec):
         Raises:
             FrameError: the tensors are not what their frame says.
         """
+        if not reuse:
+            tunnel, *slots, frame = tensors
+            tensors = (tunnel, *(slot.clone() for slot in slots), frame)
         opened = _C.receive(self, tensors)
         self.new_structure = opened.structure not in self._received
         self._received.add(opened.structure)
         with torch.set_grad_enabled(torch.is_grad_enabled() or self.new_structure):
-            token, leaves = leave_tunnel(opened.tunnel(), tensors[0])
+            token, leaves = leave_tunnel(opened.tunnel(), tensors[0], reuse)
         return opened.build(leaves), token
 
     def reset(self) -> None:

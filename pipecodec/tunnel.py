@@ -19,18 +19,23 @@ __all__ = ["enter_tunnel", "leave_tunnel"]
 def enter_tunnel(tunnel: _C.Tunnel, token: Tensor, leaves: tuple[Tensor, ...]) -> Tensor:
     """Return the 1-D float32 tensor that holds the bits of ``leaves``.
 
-    Its gradient holds the bits of theirs, and reaches ``token`` (as zeros) in any case.
+    Its gradient holds the bits of theirs, and reaches ``token`` (as zeros) in any case. A lone
+    contiguous float32 leaf is not copied: the tunnel shares its memory.
     """
     return cast(Tensor, _Entry.apply(tunnel, token, *leaves))  # type: ignore[no-untyped-call]
 
 
-def leave_tunnel(tunnel: _C.Tunnel, received: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return a token, and the leaves whose bits ``received`` holds, as fresh tensors.
+def leave_tunnel(
+    tunnel: _C.Tunnel, received: Tensor, reuse: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return a token, and the leaves whose bits ``received`` holds; none of them is a view.
+
+    With ``reuse`` a lone float32 leaf shares the memory of ``received``.
 
     The token is an empty float32 tensor. A backward pass that reaches it or any leaf gives
     ``received`` a gradient, with zeros for the leaves it did not reach.
     """
-    token, *leaves = _Exit.apply(tunnel, received)  # type: ignore[no-untyped-call]
+    token, *leaves = _Exit.apply(tunnel, received, reuse)  # type: ignore[no-untyped-call]
     return token, tuple(leaves)
 
 
@@ -40,13 +45,14 @@ class _Entry(Function):
     @staticmethod
     def forward(ctx: Any, tunnel: _C.Tunnel, token: Tensor, *leaves: Tensor) -> Tensor:
         ctx.tunnel, ctx.token = tunnel, token.new_zeros(token.shape)
-        return tunnel.gather(leaves, token.device)
+        return tunnel.gather(leaves, token.device, True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[2:]
-        leaves = ctx.tunnel.scatter(gradient)
+        # Copies: the gradient is the engine's buffer, and what is returned may become a .grad.
+        leaves = ctx.tunnel.scatter(gradient, False)
         return (None, ctx.token, *(g if w else None for g, w in zip(leaves, wanted, strict=True)))
 
 
@@ -54,12 +60,16 @@ class _Exit(Function):
     """Tunnel to a token and leaves; backward: the leaves' gradients, zeros for unused ones."""
 
     @staticmethod
-    def forward(ctx: Any, tunnel: _C.Tunnel, received: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, tunnel: _C.Tunnel, received: Tensor, reuse: bool) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.tunnel, ctx.device = tunnel, received.device
-        return (received.new_zeros(0), *tunnel.scatter(received))
+        leaves = tunnel.scatter(received, reuse)
+        return (received.new_zeros(0), *leaves)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _: Tensor | None, *gradients: Tensor | None) -> tuple[None, Tensor]:
-        return None, ctx.tunnel.gather(gradients, ctx.device)
+    def backward(
+        ctx: Any, _: Tensor | None, *gradients: Tensor | None
+    ) -> tuple[None, Tensor, None]:
+        # A lone gradient may be handed on as it is, as autograd does in the backward of a view.
+        return None, ctx.tunnel.gather(gradients, ctx.device, True), None

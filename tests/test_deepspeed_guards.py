@@ -74,3 +74,13 @@ def test_asks_for_a_change_in_a_file(tmp_path: Path) -> None:
     path.write_text(json.dumps({"pipeline": {"grad_partitioned": False}}))
     with pytest.raises(ValueError, match=r"set pipe_partitioned to false .* pipeline of .*json"):
         protect_frames(path, Topology(pipe=2, model=2))
+
+
+def test_refuses_changing_shapes_where_they_are_exchanged_once() -> None:
+    protect_frames({}, Topology(pipe=2), schedule="dualpipev")
+    with pytest.raises(
+        ValueError, match="DualPipeV exchanges the shapes .* or use schedule='1f1b'"
+    ):
+        protect_frames({}, Topology(pipe=2), schedule="dualpipev", dynamic_shape=True)
+    with pytest.raises(ValueError, match="schedule must be '1f1b' or 'dualpipev', not 'gpipe'"):
+        protect_frames({}, Topology(pipe=2), schedule="gpipe")

@@ -47,13 +47,18 @@ frame::Header assemble(structure::Encoder& encoder, std::span<const at::Tensor> 
   return header;
 }
 
-std::string path_of(const structure::Encoder& encoder, size_t leaf, const std::string& root) {
+frame::Writer unrouted_frame(const structure::Encoder& encoder) {
   frame::Writer copy;
   copy.extend(frame::kHeaderBytes);
   copy.bytes(encoder.structure.data() + frame::kHeaderBytes, encoder.structure.size() - frame::kHeaderBytes);
   for (const structure::Encoder::Leaf& each : encoder.leaves) copy.data()[each.flags_at] = 0;
   frame::Header header = sections(copy, encoder);
   frame::seal(header, copy.data());
+  return copy;
+}
+
+std::string path_of(const structure::Encoder& encoder, size_t leaf, const std::string& root) {
+  const frame::Writer copy = unrouted_frame(encoder);
   return frame::leaf_path(copy.data(), frame::parse(copy.data(), copy.size()), leaf, root);
 }
 

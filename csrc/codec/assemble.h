@@ -16,6 +16,9 @@ namespace pipecodec::codec {
 frame::Header assemble(structure::Encoder& encoder, std::span<const at::Tensor> leaves,
                        std::span<const device::Span> spans);
 
+// A frame of the value that was just encoded, every leaf a slot and nothing in the payload. For messages.
+frame::Writer unrouted_frame(const structure::Encoder& encoder);
+
 // Where one leaf stands in the value that was just encoded: outputs[2]['mask']. For messages.
 std::string path_of(const structure::Encoder& encoder, size_t leaf, const std::string& root);
 

@@ -107,11 +107,12 @@ Policy parse_policy(PyObject* differentiable) {
 
 PyObject* codec_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords) {
   return guarded("Codec", [&] {
-    static const char* names[] = {"name", "capacity", "differentiable", nullptr};
+    static const char* names[] = {"name", "capacity", "differentiable", "dynamic", nullptr};
     const char* name = nullptr;
     PyObject *capacity = nullptr, *differentiable = nullptr;
-    if (PyArg_ParseTupleAndKeywords(arguments, keywords, "sOO", const_cast<char**>(names), &name, &capacity,
-                                    &differentiable) == 0) {
+    int dynamic = 0;
+    if (PyArg_ParseTupleAndKeywords(arguments, keywords, "sOOp", const_cast<char**>(names), &name, &capacity,
+                                    &differentiable, &dynamic) == 0) {
       throw structure::PythonError();
     }
     std::optional<size_t> bytes;
@@ -121,7 +122,7 @@ PyObject* codec_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords)
     }
     Policy policy = parse_policy(differentiable);
     Ref self = Ref::take(type->tp_alloc(type, 0));
-    new (&state(self.get())) Packer(name, bytes, std::move(policy));
+    new (&state(self.get())) Packer(name, bytes, std::move(policy), dynamic != 0);
     return self;
   });
 }
@@ -136,7 +137,7 @@ void codec_dealloc(PyObject* self) {
 // A frame of its own for each call: the tensors of one caller are not another's.
 PyObject* module_pack(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
   return guarded("pack", [&] {
-    Packer packer("", std::nullopt, {});
+    Packer packer("", std::nullopt, {}, false);
     return pack_with(packer, arguments, count, keywords);
   });
 }

@@ -1,5 +1,6 @@
 #include "csrc/codec/packer.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "csrc/codec/assemble.h"
@@ -137,7 +138,7 @@ Sent Packer::send(PyObject* value, PyObject* device) {
 
 void Packer::reset() {
   capacity_ = configured_;
-  signature_.reset();
+  agreed_.reset();
   router_.reset();
 }
 
@@ -161,6 +162,7 @@ void Packer::count(size_t tensors, uint64_t bytes) {
 // The first frame of a boundary settles its capacity: a quarter more than it uses, at least one step more, so
 // that a longer string or a few more values still fit the messages the engine has agreed on.
 size_t Packer::capacity_for(size_t used) {
+  if (dynamic_) return std::max(frame::round_up(used, frame::kCapacityStep), configured_.value_or(0));
   if (!capacity_) {
     const size_t headroom = used / 4 > frame::kCapacityStep ? used / 4 : frame::kCapacityStep;
     capacity_ = frame::round_up(used + headroom, frame::kCapacityStep);
@@ -168,36 +170,21 @@ size_t Packer::capacity_for(size_t used) {
   if (used > *capacity_) {
     raise(structure::known().capacity_error,
           name_ + ": this frame needs " + std::to_string(used) + " bytes, the boundary agreed on " +
-              std::to_string(*capacity_) + "; give its codec capacity=" +
-              std::to_string(frame::round_up(used, frame::kCapacityStep)) + " or more on all ranks");
+              std::to_string(*capacity_) +
+              "; give its codec capacity=" + std::to_string(frame::round_up(used, frame::kCapacityStep)) +
+              " or more on all ranks, or set dynamic_shape=True there");
   }
   return *capacity_;
 }
 
 void Packer::check_signature(const Encoder& encoder, const Routed& routed) {
-  std::vector<uint64_t> now{routed.tunnel_bytes};
-  for (const at::Tensor& slot : routed.slots) now.push_back(slot.nbytes());
-  if (!signature_) {
-    signature_ = std::move(now);
-    return;
-  }
-  if (*signature_ == now) return;
-  std::string what = std::to_string(now.size() - 1) + " large leaves cross now, " +
-                     std::to_string(signature_->size() - 1) + " did in the first micro-batch";
-  if (now.size() == signature_->size()) {
-    for (size_t i = 0; i < now.size(); ++i) {
-      if (now[i] == (*signature_)[i]) continue;
-      what = (i == 0 ? std::string("the differentiable leaves take ")
-                     : path_of(encoder, routed.slot_leaves[i - 1], kRoot) + " takes ") +
-             std::to_string(now[i]) + " bytes now, " + std::to_string((*signature_)[i]) +
-             " in the first micro-batch";
-      break;
-    }
-  }
+  if (dynamic_) return;
+  const std::string change = agreed_.check(encoder, routed, kRoot);
+  if (change.empty()) return;
   raise(structure::known().structure_changed,
-        name_ + ": " + what +
-            ", and the engine agreed on the first one's shapes; pad to one shape, or call reset() on this "
-            "boundary's codecs on all ranks where the engine can renegotiate");
+        name_ + ": " + change +
+            ", and with static shapes all micro-batches have the first one's sizes; pad to one shape, or set "
+            "dynamic_shape=True on all ranks");
 }
 
 }  // namespace pipecodec::codec

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "csrc/codec/agreed.h"
 #include "csrc/codec/frames.h"
 #include "csrc/codec/routes.h"
 #include "csrc/codec/unpacker.h"
@@ -36,8 +37,13 @@ struct Sent {
 
 class Packer {
  public:
-  Packer(std::string name, std::optional<size_t> capacity, Policy policy)
-      : name_(std::move(name)), configured_(capacity), capacity_(capacity), router_(std::move(policy)) {}
+  // With `dynamic` sizes every frame is as large as it has to be, and nothing is agreed on.
+  Packer(std::string name, std::optional<size_t> capacity, Policy policy, bool dynamic)
+      : name_(std::move(name)),
+        configured_(capacity),
+        capacity_(capacity),
+        dynamic_(dynamic),
+        router_(std::move(policy)) {}
 
   // A tuple: every leaf as a slot of its own, then the frame.
   structure::Ref pack(PyObject* value, PyObject* device);
@@ -63,10 +69,11 @@ class Packer {
   std::string name_;
   std::optional<size_t> configured_;
   std::optional<size_t> capacity_;
+  bool dynamic_;
   Router router_;
 
   Frames frames_;
-  std::optional<std::vector<uint64_t>> signature_;  // bytes of the tunnel, then of each slot
+  Agreed agreed_;
 };
 
 }  // namespace pipecodec::codec

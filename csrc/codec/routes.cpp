@@ -86,10 +86,16 @@ Routed Router::route(Encoder& encoder, at::Device device, const std::string& roo
       way = frame::Route::Tunnel;
       routed.tunnel.push_back(leaf.tensor);
       routed.tunnel_spans.push_back(span_of(leaf, tensor, routed.tunnel_bytes));
-    } else if (device.is_cpu() && tensor.is_cpu() && leaf.bytes <= kSmallLeaf) {
+    } else if (device.is_cpu() && tensor.is_cpu() &&
+               (leaf.bytes <= kSmallLeaf || routed.slots.size() == kMaxSlots)) {
       way = frame::Route::Payload;
       routed.payload.push_back(tensor);
       routed.payload_spans.push_back(span_of(leaf, tensor, payload_bytes));
+    } else if (routed.slots.size() == kMaxSlots) {
+      raise(structure::known().unsupported_type,
+            name + ": " + path_of(encoder, i, root) + " is the " + std::to_string(kMaxSlots + 1) +
+                "th tensor that needs a slot of its own, and an engine has no room for more; join some of "
+                "them into one tensor");
     } else {
       routed.slots.push_back(device::as_bytes(device::plain(tensor.to(device))));
       routed.slot_leaves.push_back(i);

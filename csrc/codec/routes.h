@@ -16,6 +16,10 @@ namespace pipecodec::codec {
 // bytes.
 inline constexpr uint64_t kSmallLeaf = 4096;
 
+// Of larger leaves, only so many have slots; the rest travels in the frame. DeepSpeed's engine describes the
+// tensors of a message in 256 numbers, two and three for each of them.
+inline constexpr size_t kMaxSlots = 64;
+
 // Which leaves are differentiable.
 struct Policy {
   enum class Kind { Auto, ByDType, Paths };

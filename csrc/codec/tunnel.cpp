@@ -9,7 +9,14 @@ namespace pipecodec::codec {
 
 using structure::Ref;
 
-Ref Tunnel::gather(PyObject* tensors, PyObject* device) const {
+// True for a tensor whose memory is the tunnel's, byte for byte. Without padding, so that the tunnel has the
+// same size whether it was copied or not.
+bool Tunnel::lone_float(const at::Tensor& tensor) const {
+  return spans_.size() == 1 && spans_[0].dtype == frame::DType::Float32 && spans_[0].bytes == bytes_ &&
+         bytes_ != 0 && tensor.nbytes() == bytes_ && tensor.is_contiguous() && !tensor.is_neg();
+}
+
+Ref Tunnel::gather(PyObject* tensors, PyObject* device, bool reuse) const {
   const Ref items = Ref::take(PySequence_Tuple(tensors));
   if (static_cast<size_t>(PyTuple_GET_SIZE(items.get())) != spans_.size()) {
     raise(PyExc_ValueError, "the tunnel has " + std::to_string(spans_.size()) + " leaves");
@@ -26,13 +33,20 @@ Ref Tunnel::gather(PyObject* tensors, PyObject* device) const {
             "leaf " + std::to_string(i) + " of the tunnel has another size or dtype than was agreed");
     }
   }
-  const at::Tensor bytes = device::gather(leaves, spans_, std::max<uint64_t>(bytes_, frame::kAlignment),
-                                          device::parse_device(device));
+  const at::Device where = device::parse_device(device);
+  if (reuse && spans_.size() == 1 && leaves[0].defined() && leaves[0].device() == where &&
+      lone_float(leaves[0])) {
+    const int64_t elements[] = {leaves[0].numel()};
+    return device::wrap(
+        device::over_bytes(device::as_bytes(device::plain(leaves[0])), 0, frame::DType::Float32, elements));
+  }
+  const at::Tensor bytes =
+      device::gather(leaves, spans_, std::max<uint64_t>(bytes_, frame::kAlignment), where);
   const int64_t shape[] = {bytes.numel() / 4};
   return device::wrap(device::over_bytes(bytes, 0, frame::DType::Float32, shape));
 }
 
-Ref Tunnel::scatter(PyObject* buffer) const {
+Ref Tunnel::scatter(PyObject* buffer, bool reuse) const {
   if (!device::is_tensor(buffer)) raise(PyExc_TypeError, "the tunnel is a tensor");
   const at::Tensor& tensor = device::unwrap(buffer);
   if (!device::has_memory(tensor) || tensor.scalar_type() != at::kFloat || tensor.nbytes() < bytes_) {
@@ -41,7 +55,13 @@ Ref Tunnel::scatter(PyObject* buffer) const {
               " elements, with memory of its own; this one is " + c10::toString(tensor.scalar_type()) +
               (tensor.is_nested() ? std::string(", nested") : " with " + std::to_string(tensor.numel())));
   }
-  std::vector<at::Tensor> leaves = device::scatter(tensor, spans_);
+  std::vector<at::Tensor> leaves;
+  if (reuse && lone_float(tensor)) {
+    leaves.push_back(device::over_bytes(device::as_bytes(device::plain(tensor)), 0, frame::DType::Float32,
+                                        spans_[0].shape));
+  } else {
+    leaves = device::scatter(tensor, spans_);
+  }
   Ref made = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(leaves.size())));
   for (size_t i = 0; i < leaves.size(); ++i) {
     PyTuple_SET_ITEM(made.get(), static_cast<Py_ssize_t>(i), device::wrap(std::move(leaves[i])).release());

@@ -13,16 +13,20 @@ class Tunnel {
   Tunnel(std::vector<device::Span> spans, uint64_t bytes) : spans_(std::move(spans)), bytes_(bytes) {}
 
   // A sequence of tensors (or None, for zeros), one for each leaf, becomes one float32 1-D tensor on that
-  // device. It is never empty: an engine must have something to send.
-  structure::Ref gather(PyObject* tensors, PyObject* device) const;
+  // device. It is never empty: an engine must have something to send. With `reuse` a lone contiguous float32
+  // leaf is not copied: the tensor made shares its memory.
+  structure::Ref gather(PyObject* tensors, PyObject* device, bool reuse) const;
 
-  // The other way: a tuple of fresh tensors. Throws PythonError where the buffer is too short.
-  structure::Ref scatter(PyObject* buffer) const;
+  // The other way: a tuple of tensors that are no views, fresh ones unless `reuse` lets a lone float32 leaf
+  // share the buffer's memory. Throws PythonError where the buffer is too short.
+  structure::Ref scatter(PyObject* buffer, bool reuse) const;
 
   uint64_t bytes() const { return bytes_; }
   size_t leaves() const { return spans_.size(); }
 
  private:
+  bool lone_float(const at::Tensor& tensor) const;
+
   std::vector<device::Span> spans_;
   uint64_t bytes_;
 };

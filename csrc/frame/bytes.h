@@ -22,6 +22,13 @@ class Writer {
   Writer() = default;
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
+  Writer(Writer&& other) noexcept { *this = std::move(other); }
+  Writer& operator=(Writer&& other) noexcept {
+    std::swap(begin_, other.begin_);
+    std::swap(cursor_, other.cursor_);
+    std::swap(end_, other.end_);
+    return *this;
+  }
   ~Writer() { std::free(begin_); }
 
   void clear() { cursor_ = begin_; }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
+from .. import _C
 from ..logger import get_logger
 from ..registry import register_framework_dialect
-from .guards import protect_frames
+from .agree import agree
+from .guards import protect_frames, settings_of
 from .ties import analyze_tie_ranks
 from .wrapper import DeepSpeedPipeStageWrapper
 
@@ -34,7 +36,8 @@ def deepspeed_pipe_engine(
 ) -> Any:
     """Return a ``deepspeed.pipe.PipelineModule`` of ``stage_modules``, one per pipeline stage.
 
-    Needs the keyword arguments ``config``, ``topology`` and ``loss_fn``; others are ignored. The
+    Needs the keyword arguments ``config``, ``topology`` and ``loss_fn``; ``dynamic_shape`` and
+    ``schedule`` are as in :func:`pipeline_module`, others are ignored. The
     parameters that carry an ``orig_shape`` are sharded over tensor-parallel ranks and are tagged
     ``tensor_model_parallel``, so that gradient clipping counts them on every rank.
     ``sch_metadata.tie_weights`` maps a key to (parameter path, stage id) pairs that are one
@@ -44,15 +47,21 @@ def deepspeed_pipe_engine(
     for name, purpose in _PURPOSE.items():
         if name not in kwargs:
             raise ValueError(f"deepspeed_pipe_engine needs {name}=: {purpose}")
-    protect_frames(kwargs["config"], kwargs["topology"])
+    schedule, dynamic_shape = kwargs.get("schedule", "1f1b"), kwargs.get("dynamic_shape", False)
+    protect_frames(
+        kwargs["config"], kwargs["topology"], schedule=schedule, dynamic_shape=dynamic_shape
+    )
     from deepspeed import pipe
+    from deepspeed.runtime.pipe.dualpipev import DualPipeVModule
 
     _tag_sharded_parameters(stage_modules)
-    model = pipe.PipelineModule(
+    module_class = DualPipeVModule if schedule == "dualpipev" else pipe.PipelineModule
+    model = module_class(
         stage_modules,
         topology=kwargs["topology"],
         partition_method="uniform",
         loss_fn=kwargs["loss_fn"],
+        dynamic_shape=dynamic_shape,
     )
     if type(model).__name__ == "GPT2ModelPipe":
         raise ValueError(
@@ -72,18 +81,49 @@ def pipeline_module(
     topology: Any,
     loss_fn: Callable[[Any, Any], torch.Tensor] | None,
     config: Any,
+    capacity: int | None = None,
+    differentiable: Literal["auto", "by-dtype"] = "auto",
+    dynamic_shape: bool = False,
+    schedule: Literal["1f1b", "dualpipev"] = "1f1b",
 ) -> Any:
     """Return the stages of ``part`` as a module that is ready for ``deepspeed.initialize``.
 
-    ``topology`` has as many pipeline stages as ``part``. Pass the same ``config`` to
-    ``deepspeed.initialize`` afterwards. Raises ``ValueError`` as ``deepspeed_pipe_engine`` does,
-    and if the number of stages differs.
+    All ranks call it together, and compare what they were given.
+
+    Args:
+        part: the stages, as many as ``topology`` has along its axis "pipe"; with "dualpipev",
+            where each rank holds two, twice as many.
+        topology: a ``deepspeed.pipe.ProcessTopology``.
+        loss_fn: takes the last stage's output and the labels; None if that output is the loss.
+        config: DeepSpeed's configuration, the one that ``deepspeed.initialize`` is given as well.
+        capacity, differentiable: of every boundary's codec, see :class:`pipecodec.Codec`.
+        dynamic_shape: shapes and structures may differ from micro-batch to micro-batch. The engine
+            then sends their sizes with each, and waits for them.
+        schedule: "1f1b", that of DeepSpeed's ``PipelineEngine``, or "dualpipev".
+
+    Raises:
+        ValueError: a setting would destroy what crosses a boundary, the number of stages does not
+            fit, or ranks were given different settings.
     """
     count = len(part.stages)
-    if topology.get_dim("pipe") != count:
-        raise ValueError(
-            f"the topology has {topology.get_dim('pipe')} pipeline stages, the partition {count}"
-        )
+    wanted = topology.get_dim("pipe") * (2 if schedule == "dualpipev" else 1)
+    if count != wanted:
+        two = ", two on each rank" if schedule == "dualpipev" else ""
+        raise ValueError(f"the topology has {wanted} pipeline stages{two}, the partition {count}")
+    pipeline = settings_of(config).get("pipeline", {})
+    recomputes = pipeline.get("activation_checkpoint_interval", 0) > 0
+    agree(
+        {
+            "frame format": _C.FORMAT_VERSION,
+            "torch": torch.__version__,
+            "capacity": capacity,
+            "differentiable": differentiable,
+            "dynamic_shape": dynamic_shape,
+            "schedule": schedule,
+            "activation checkpointing": recomputes,
+            "what crosses each boundary": part.liveness,
+        }
+    )
     stages = [
         DeepSpeedPipeStageWrapper(
             stage,
@@ -93,10 +133,29 @@ def pipeline_module(
             part.liveness,
             part.stage_id_2_arg_names,
             outputs=part.outputs[stage_id],
+            capacity=capacity,
+            differentiable=differentiable,
+            dynamic_shape=dynamic_shape,
+            recomputes=recomputes,
         )
         for stage_id, stage in enumerate(part.stages)
     ]
-    return deepspeed_pipe_engine(part, stages, topology=topology, loss_fn=loss_fn, config=config)
+
+    loss = loss_fn
+    if recomputes and loss_fn is not None:
+
+        def loss(output: Any, labels: Any) -> torch.Tensor:
+            return loss_fn(stages[-1].restore(output), labels)
+
+    return deepspeed_pipe_engine(
+        part,
+        stages,
+        topology=topology,
+        loss_fn=loss,
+        config=config,
+        dynamic_shape=dynamic_shape,
+        schedule=schedule,
+    )
 
 
 def _tag_sharded_parameters(stage_modules: Sequence[nn.Module]) -> None:

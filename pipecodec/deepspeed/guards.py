@@ -8,22 +8,32 @@ from typing import Any
 
 from ..logger import get_logger
 
-__all__ = ["protect_frames"]
+__all__ = ["protect_frames", "settings_of"]
 
 logger = get_logger("deepspeed")
 
 _PARTITIONED = ("pipe_partitioned", "grad_partitioned")
 
 
-def protect_frames(config: Any, topology: Any) -> None:
+def protect_frames(
+    config: Any, topology: Any, *, schedule: str = "1f1b", dynamic_shape: bool = False
+) -> None:
     """Refuse or turn off what would destroy frames.
 
     ``config`` is DeepSpeed's: a dict, or the path of a JSON file. With tensor parallelism in
     ``topology`` the engine cuts the first tensor of every message into parts unless its
     ``pipeline`` section says otherwise; a dict is changed in place and a warning says so. Raises
-    ``ValueError`` for a setting that casts tensors on their way, and for that section in a file.
+    ``ValueError`` for a setting that casts tensors on their way, for that section in a file, and
+    for shapes that change under a ``schedule`` that exchanges them once.
     """
-    settings = config if isinstance(config, Mapping) else _read(config)
+    settings = settings_of(config)
+    if schedule not in ("1f1b", "dualpipev"):
+        raise ValueError(f"schedule must be '1f1b' or 'dualpipev', not {schedule!r}")
+    if dynamic_shape and schedule == "dualpipev":
+        raise ValueError(
+            "DualPipeV exchanges the shapes of what crosses a boundary once, so dynamic_shape=True "
+            "cannot hold with schedule='dualpipev'; pad to one shape, or use schedule='1f1b'"
+        )
     if settings.get("fp16", {}).get("auto_cast"):
         raise ValueError(
             "fp16.auto_cast casts every floating-point tensor that enters a stage to half "
@@ -52,7 +62,10 @@ def protect_frames(config: Any, topology: Any) -> None:
     )
 
 
-def _read(config: Any) -> dict[str, Any]:
+def settings_of(config: Any) -> Mapping[str, Any]:
+    """Return DeepSpeed's configuration: the mapping itself, or what is in the JSON file."""
+    if isinstance(config, Mapping):
+        return config
     with open(config, encoding="utf-8") as file:
         settings: dict[str, Any] = json.load(file)
         return settings

@@ -19,12 +19,14 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ..codec import TunnelCodec
+from ..codec import Differentiable, TunnelCodec
 from ..liveness import Arg, arg_name
 from ..registry import register_framework_dialect
 from ..stage import Stage, bind_inputs
 
 __all__ = ["DeepSpeedPipeStageWrapper"]
+
+_TENSOR = object()
 
 
 @register_framework_dialect("deepspeed", "pipeline_stage")
@@ -34,9 +36,12 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.liveness.Liveness`;
     ``outputs`` declares what this stage gives, as in :func:`pipecodec.partition_modules`;
     ``name`` is the prefix of the stage's own names for what it gives (``submod_<stage_id>``).
-    ``capacity`` is the size in bytes of every frame that this stage sends, as in
-    :class:`pipecodec.Codec`. ``incoming`` and ``outgoing`` are the codecs of the boundaries before
-    and after it, None where there is none.
+    ``capacity``, ``differentiable`` and ``dynamic_shape`` are those of the codec of the boundary
+    after this stage, see :class:`pipecodec.Codec`. ``recomputes`` tells that the engine runs the
+    stage again from the tensors it received (activation checkpointing): they are left as they are,
+    and the last stage returns the tensors of its output only, see ``restore``. ``incoming`` and
+    ``outgoing`` are the codecs of the boundaries before and after the stage, None where there is
+    none; ``take_packed_batches`` gives stage 0 an incoming one.
 
     A module without a trainable parameter gets one of one element, ``anchor``, whose gradient is
     always zero: the engine needs a parameter in every stage.
@@ -53,6 +58,9 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         *,
         outputs: str | Sequence[str] | None = None,
         capacity: int | None = None,
+        differentiable: Differentiable = "auto",
+        dynamic_shape: bool = False,
+        recomputes: bool = False,
     ) -> None:
         super().__init__()
         self.mod = mod
@@ -70,9 +78,21 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             outputs=outputs,
             name=name,
         )
-        self.incoming = None if stage_id == 0 else _boundary(stage_id, None)
-        self.outgoing = None if self.last else _boundary(stage_id + 1, capacity)
+        self.dynamic_shape = dynamic_shape
+        self.recomputes = recomputes
+        self.incoming = None if stage_id == 0 else _boundary(stage_id)
+        self.outgoing = (
+            None
+            if self.last
+            else _boundary(
+                stage_id + 1,
+                capacity=capacity,
+                differentiable=differentiable,
+                dynamic_shape=dynamic_shape,
+            )
+        )
         self._batches: set[object] = set()
+        self._output: tuple[pytree.TreeSpec, list[Any]] | None = None
         if not any(parameter.requires_grad for parameter in mod.parameters()):
             self.anchor = nn.Parameter(torch.zeros(1))
 
@@ -81,7 +101,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
 
         Stage 0 takes the model's inputs, at least those named by ``liveness[0]``, in the order of
         ``stage_id_2_arg_names[-1]``; they may be nested in tuples or lists by one level. Any other
-        stage takes the tensors that the stage before it returned, ``(tunnel, slots..., frame)``.
+        stage takes the tensors that the stage before it returned, ``(tunnel, slots..., frame)``,
+        and stage 0 what its batches were packed into, if they are packed.
         Keyword arguments are further values by name. Returns such tensors in turn; the last stage
         returns what its module returns. Raises ``ValueError`` if no tensor says on which device to
         work or a value is missing, and ``CodecError`` if the tensors are not what was sent.
@@ -89,13 +110,38 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         if len(args) == 1 and isinstance(args[0], (list, tuple)):
             args = tuple(args[0])
         env, token, new = self._receive(args, kwargs)  # 1, 2
-        if self.last or torch.is_grad_enabled() or not new:
+        if self.last or torch.is_grad_enabled() or not (new or self.dynamic_shape):
             return self._run(env, token)
         # Which values are differentiable is seen with gradients on only, and must not depend on
-        # the mode; a second forward to find it out would consume random numbers.
+        # the mode; a second forward to find it out would consume random numbers. With dynamic
+        # shapes a known input may give a new output at any time.
         with torch.enable_grad():
             sent = self._run(env, token)
         return tuple(tensor.detach() for tensor in sent)
+
+    def take_packed_batches(self) -> TunnelCodec:
+        """Let stage 0 take batches as this codec's ``pack`` gives them, in liveness[0]'s order."""
+        # The engine's configuration has no say in a batch's sizes, and no gradient leaves it.
+        self.incoming = TunnelCodec(
+            transport="tunnel", differentiable=(), name="batch", dynamic_shape=True
+        )
+        return self.incoming
+
+    @property
+    def batch_names(self) -> list[str]:
+        """The names of the values that a batch for stage 0 holds, in order."""
+        return list(self._stage.live)
+
+    def restore(self, output: Any) -> Any:
+        """Return the last stage's output as its module gave it, from what ``forward`` returned.
+
+        They differ where checkpointing lets nothing but tensors through.
+        """
+        if self._output is None:
+            return output
+        spec, leaves = self._output
+        tensors = iter(output if isinstance(output, tuple) else (output,))
+        return pytree.tree_unflatten([next(tensors) if x is _TENSOR else x for x in leaves], spec)
 
     def reset(self) -> None:
         """Forget the tensors and gradients that this stage's boundaries agreed on.
@@ -116,7 +162,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             tunnel, *others = args
             # In evaluation the engine's copy has lost that it requires a gradient.
             tunnel = tunnel if tunnel.requires_grad else tunnel.detach().requires_grad_()
-            values, token = self.incoming.receive((tunnel, *others))
+            values, token = self.incoming.receive((tunnel, *others), not self.recomputes)
             return {**self._stage.bind(values), **kwargs}, token, self.incoming.new_structure
         batch: list[Any] = []
         for arg in args:
@@ -135,14 +181,23 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         positional, keyword = self._stage.arguments(env)
         output = self.mod(*positional, **keyword)  # 3
         if self.outgoing is None:
-            return _join(output, token)
+            return self._tensors_only(_join(output, token))
         self._stage.name_outputs(env, output)
         values = self._stage.collect(env, self.liveness[self.stage_id + 1])  # 4
         return self.outgoing.send(tuple(values), token, token.device)  # 5
 
+    def _tensors_only(self, output: Any) -> Any:
+        """Return what the engine's checkpointing takes: a tensor or a tuple of tensors."""
+        if not self.recomputes or isinstance(output, torch.Tensor):
+            return output
+        leaves, spec = pytree.tree_flatten(output)
+        self._output = spec, [_TENSOR if isinstance(x, torch.Tensor) else x for x in leaves]
+        return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
 
-def _boundary(receiver: int, capacity: int | None) -> TunnelCodec:
-    return TunnelCodec(capacity, transport="tunnel", name=f"boundary {receiver - 1}→{receiver}")
+
+def _boundary(receiver: int, **settings: Any) -> TunnelCodec:
+    name = f"boundary {receiver - 1}→{receiver}"
+    return TunnelCodec(transport="tunnel", name=name, **settings)
 
 
 def _in_input_order(

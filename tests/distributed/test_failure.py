@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 from pipecodec.demo.launch import Rank
 
 from .harness import outcomes
-from .training import Case, engine_of, micro_batches
+from .rows import Row, build
+from .table import Grid, engine_of, micro_batches
 
-CASE = Case("Decoder", 3, accumulate=4)
+ROW, GRID = Row(), Grid(3)
 
 
 def die() -> None:
@@ -27,38 +29,58 @@ def fail() -> None:
     raise ArithmeticError("planted in a stage")
 
 
-def train(rank: Rank, failing: int, how: Callable[[], None]) -> None:
-    """Train two steps; rank ``failing`` does ``how`` in its second micro-batch of the second."""
-    engine = engine_of(CASE, CASE.build())
+def train(rank: Rank, failing: int, how: Callable[[], None], linger: float) -> None:
+    """Train two steps; rank ``failing`` does ``how`` in its second micro-batch of the second.
+
+    After an error it stays alive for ``linger`` seconds.
+    """
+    engine = engine_of(ROW, build(ROW, 3), GRID)
     micro_batch = count(1)
 
     def at_forward(_module: Any, _args: Any) -> None:
-        if next(micro_batch) == CASE.accumulate + 2:
+        if next(micro_batch) == GRID.accumulate + 2:
             how()
 
     if rank.rank == failing:
         (stage,) = engine.module.forward_funcs
         stage.mod.register_forward_pre_hook(at_forward)
     for step in range(2):
-        engine.train_batch(micro_batches(CASE, step))
-        rank.say(step)
+        try:
+            engine.train_batch(micro_batches(ROW, GRID, step))
+        except Exception as error:
+            rank.say(("error", type(error).__name__))
+            time.sleep(linger)
+            rank.say(("exit", rank.rank))
+            raise
+        rank.say(("step", step))
+
+
+@pytest.mark.parametrize(("failing", "linger"), [(0, 3.0), (1, 0.0), (2, 0.0)])
+def test_every_rank_ends_with_the_error_of_the_one_that_failed(failing: int, linger: float) -> None:
+    """Also while the process that failed, and the store on rank 0 with it, lives on."""
+    said: list[Any] = []
+    ended = outcomes(train, 3, failing, fail, linger, on_message=lambda _, what: said.append(what))
+    assert {step for kind, step in said if kind == "step"} == {0}
+    errors = [name for kind, name in said if kind == "error"]
+    assert sorted(errors) == ["ArithmeticError", "RemoteError", "RemoteError"]
+    if linger:
+        assert [kind for kind, _ in said[-6:]] == ["error"] * 3 + ["exit"] * 3
+    assert [outcome.status for outcome in ended] == ["error"] * 3
+    for outcome in ended:
+        assert "ArithmeticError: planted in a stage" in outcome.detail
+        if outcome.rank != failing:
+            assert f"RemoteError: rank {failing}, stage {failing}:" in outcome.detail
 
 
 @pytest.mark.parametrize("failing", range(3))
-@pytest.mark.parametrize(("how", "status"), [(die, "died"), (fail, "error")])
-def test_every_rank_ends(failing: int, how: Callable[[], None], status: str) -> None:
-    done: list[int] = []
-    ended = outcomes(train, 3, failing, how, on_message=lambda _rank, step: done.append(step))
-    assert set(done) == {0}
-    assert ended[failing].status == status
-    others = [outcome for outcome in ended if outcome.rank != failing]
-    assert [outcome.status for outcome in others] == ["error", "error"]
-    for outcome in others:
-        assert "gloo/transport" in outcome.detail
-    if how is fail:
-        assert "ArithmeticError: planted in a stage" in ended[failing].detail
-    else:
-        assert f"exit code {-signal.SIGKILL}" in ended[failing].detail
+def test_every_rank_ends_when_one_is_killed(failing: int) -> None:
+    ended = outcomes(train, 3, failing, die, 0.0)
+    assert ended[failing].status == "died"
+    assert f"exit code {-signal.SIGKILL}" in ended[failing].detail
+    for outcome in ended:
+        if outcome.rank != failing:
+            assert outcome.status == "error"
+            assert "gloo/transport" in outcome.detail
 
 
 def hang(rank: Rank) -> None:

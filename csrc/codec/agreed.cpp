@@ -1,0 +1,83 @@
+#include "csrc/codec/agreed.h"
+
+#include <sstream>
+
+#include "csrc/codec/assemble.h"
+#include "csrc/frame/outline.h"
+
+namespace pipecodec::codec {
+namespace {
+
+using structure::Encoder;
+
+std::vector<uint64_t> sizes_of(const Routed& routed) {
+  std::vector<uint64_t> sizes{routed.tunnel_bytes};
+  for (const at::Tensor& slot : routed.slots) sizes.push_back(slot.nbytes());
+  return sizes;
+}
+
+// A leaf that travels inside the frame changes no size but the frame's, which has a check of its own.
+std::vector<bool> sized_leaves(const Encoder& encoder) {
+  std::vector<bool> sized;
+  for (const Encoder::Leaf& leaf : encoder.leaves) {
+    const uint8_t flags = encoder.structure.data()[leaf.flags_at] & ~frame::kRequiresGradBit;
+    sized.push_back(flags != static_cast<uint8_t>(frame::Route::Payload));
+  }
+  return sized;
+}
+
+struct Sized {
+  std::string path;
+  std::string what;  // float32 [4, 8]
+};
+
+std::vector<Sized> list(const frame::Writer& frame, const std::vector<bool>& sized, const std::string& root) {
+  const frame::Layout layout = frame::parse(frame.data(), frame.size());
+  std::vector<Sized> listed;
+  size_t next = 0;
+  for (const frame::Row& row : frame::outline(frame.data(), layout, root)) {
+    if (row.leaf != static_cast<int64_t>(next)) continue;  // no leaf, or an alias of an earlier one
+    if (sized[next]) {
+      const frame::Leaf& leaf = layout.leaves[next];
+      std::ostringstream what;
+      what << frame::kDTypes[static_cast<uint8_t>(leaf.dtype)].name << " [";
+      for (size_t i = 0; i < leaf.dims; ++i) what << (i == 0 ? "" : ", ") << layout.shape(leaf)[i];
+      what << ']';
+      listed.push_back({row.path, what.str()});
+    }
+    ++next;
+  }
+  return listed;
+}
+
+}  // namespace
+
+std::string Agreed::check(const Encoder& encoder, const Routed& routed, const std::string& root) {
+  std::vector<uint64_t> sizes = sizes_of(routed);
+  if (sizes_.empty()) {
+    sizes_ = std::move(sizes);
+    first_ = unrouted_frame(encoder);
+    sized_ = sized_leaves(encoder);
+    return {};
+  }
+  return sizes_ == sizes ? std::string() : difference(encoder, routed, root);
+}
+
+std::string Agreed::difference(const Encoder& encoder, const Routed& routed, const std::string& root) const {
+  const std::vector<Sized> before = list(first_, sized_, root);
+  const std::vector<Sized> now = list(unrouted_frame(encoder), sized_leaves(encoder), root);
+  for (size_t i = 0; i < before.size() || i < now.size(); ++i) {
+    if (i >= now.size()) return before[i].path + ", " + before[i].what + ", no longer crosses";
+    if (i >= before.size() || before[i].path != now[i].path) {
+      return now[i].path + ", " + now[i].what + ", did not cross in the first micro-batch";
+    }
+    if (before[i].what != now[i].what) {
+      return now[i].path + " is " + now[i].what + " now and was " + before[i].what +
+             " in the first micro-batch";
+    }
+  }
+  return "the differentiable leaves take " + std::to_string(routed.tunnel_bytes) + " bytes now and took " +
+         std::to_string(sizes_[0]) + " in the first micro-batch";
+}
+
+}  // namespace pipecodec::codec

@@ -1,0 +1,62 @@
+"""Batches of any form for the first stage, and their labels for the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..stage import bind_inputs
+from .wrapper import DeepSpeedPipeStageWrapper
+
+__all__ = ["packing_batch_fn", "split_batch"]
+
+BatchFn = Callable[[Any], tuple[Any, Any]]
+
+
+def split_batch(batch: Any, inputs: Sequence[str]) -> tuple[Any, Any]:
+    """Return a batch's values for the model and its labels.
+
+    A mapping, such as Hugging Face's data loaders give, holds the labels under "labels" and the
+    values under the names of the model's ``inputs``; labels that the model takes itself are among
+    them too. Anything else is a pair of both. Raises ``ValueError`` for what is neither.
+    """
+    if isinstance(batch, Mapping):
+        values = dict(batch)
+        labels = values.get("labels")
+        if "labels" not in inputs:
+            values.pop("labels", None)
+        return values, labels
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise ValueError(
+        f"a batch is a mapping or a pair (inputs, labels), this one is a {type(batch).__name__}; "
+        "pass batch_fn= to make one of it"
+    )
+
+
+def packing_batch_fn(
+    first: DeepSpeedPipeStageWrapper | None, inputs: Sequence[str], batch_fn: BatchFn | None = None
+) -> Callable[[Any], tuple[Any, Any]]:
+    """Return what ``engine.set_batch_fn`` takes: a batch to (tensors for stage 0, labels).
+
+    ``first`` is stage 0 where it is on this rank; elsewhere nothing is packed. ``inputs`` names
+    what the model takes. ``batch_fn`` makes (values, labels) of a batch, where values are a mapping
+    by name, a tuple or list by position, or one value; None: ``split_batch``.
+    """
+    codec = None if first is None else first.take_packed_batches()
+
+    def pack(batch: Any) -> tuple[Any, Any]:
+        values, labels = split_batch(batch, inputs) if batch_fn is None else batch_fn(batch)
+        if first is None or codec is None:
+            return (), labels
+        needed = first.batch_names
+        if isinstance(values, Mapping):
+            given, bound = inputs, bind_inputs(inputs, (), values)
+        else:
+            args = values if isinstance(values, (tuple, list)) else (values,)
+            given = needed if len(args) == len(needed) else inputs
+            bound = bind_inputs(given, args, {})
+        by_name = dict(zip(given, bound, strict=True))
+        return codec.pack(tuple(by_name[name] for name in needed)), labels
+
+    return pack

@@ -1,0 +1,88 @@
+"""From a partition to a running engine in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from .batch import packing_batch_fn
+from .clipping import count_every_stage
+from .engine import pipeline_module
+from .failure import share_errors
+from .wrapper import DeepSpeedPipeStageWrapper
+
+if TYPE_CHECKING:
+    from ..partition import Partition
+
+__all__ = ["initialize"]
+
+
+def initialize(
+    part: Partition,
+    *,
+    topology: Any,
+    loss_fn: Callable[[Any, Any], torch.Tensor] | None,
+    config: Any,
+    batch_fn: Callable[[Any], tuple[Any, Any]] | None = None,
+    capacity: int | None = None,
+    differentiable: Literal["auto", "by-dtype"] = "auto",
+    dynamic_shape: bool = False,
+    schedule: Literal["1f1b", "dualpipev"] = "1f1b",
+    correct_clipping: bool = True,
+    **kwargs: Any,
+) -> tuple[Any, ...]:
+    """Return ``deepspeed.initialize``'s (engine, optimizer, data loader, scheduler) for ``part``.
+
+    On top of what :func:`pipeline_module` does with its arguments of the same names:
+
+    - batches may be mappings with the names of the model's inputs and the key "labels", as Hugging
+      Face's data loaders give them, or pairs (inputs, labels); None, numbers and nested values are
+      fine among the inputs. ``batch_fn`` makes (inputs, labels) of any other batch, and is called
+      where the engine loads one, on the first and on the last stage;
+    - an error on one rank ends ``train_batch`` and ``eval_batch`` on all ranks, with its text;
+    - ``engine.reset_activation_shape()``, called on all ranks between two batches, lets shapes
+      change at that point without ``dynamic_shape``;
+    - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
+      ``correct_clipping`` is False (DeepSpeed counts those of the first stage).
+
+    ``kwargs`` are those of ``deepspeed.initialize``, such as ``optimizer`` (also a function of the
+    parameters), ``lr_scheduler`` and ``training_data``; ``model_parameters`` are by default all
+    that require a gradient. Raises ``ValueError`` as :func:`pipeline_module` does.
+    """
+    import deepspeed
+
+    module = pipeline_module(
+        part,
+        topology=topology,
+        loss_fn=loss_fn,
+        config=config,
+        capacity=capacity,
+        differentiable=differentiable,
+        dynamic_shape=dynamic_shape,
+        schedule=schedule,
+    )
+    kwargs.setdefault("model_parameters", [p for p in module.parameters() if p.requires_grad])
+    initialized: tuple[Any, ...] = deepspeed.initialize(model=module, config=config, **kwargs)
+    engine = initialized[0]
+    stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
+    first = next((stage for stage in stages if stage.stage_id == 0), None)
+    engine.set_batch_fn(packing_batch_fn(first, part.input_names, batch_fn))
+    _reset_together(engine, stages)
+    if correct_clipping:
+        count_every_stage(module, engine.grid.get_slice_parallel_rank())
+    share_errors(engine)
+    return initialized
+
+
+def _reset_together(engine: Any, stages: list[DeepSpeedPipeStageWrapper]) -> None:
+    """Let the engine's way to forget its buffers' sizes be the codecs' way as well."""
+    forget = engine.reset_activation_shape
+
+    def reset_activation_shape() -> None:
+        forget()
+        for stage in stages:
+            stage.reset()
+
+    engine.reset_activation_shape = reset_activation_shape

@@ -1,0 +1,169 @@
+"""``pipecodec.deepspeed.initialize``: what is compared, refused, corrected and reset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pipecodec
+from pipecodec import FrameCapacityError, StructureChangedError
+from pipecodec.deepspeed import RemoteError, pipeline_module
+from pipecodec.demo.launch import Rank
+
+from .harness import values
+from .rows import ROWS, Row, build
+from .table import Grid, engine_of, micro_batches
+from .training import loss_fn
+
+GRID = Grid(3)
+TYPICAL = ROWS["evaluation first and between"]
+SIZED = Row(
+    give=lambda first, x, ids: (first.extra(x),), take=lambda hidden, value: hidden + value[0]
+)
+LONGER = replace(SIZED, give=lambda first, x, ids: (first.extra(x), "text" * first.calls**3))
+
+
+def disagree(rank: Rank, setting: str, given: list[Any]) -> str:
+    import deepspeed
+    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    with pytest.raises(ValueError) as caught:
+        pipeline_module(
+            pipecodec.partition_modules(list(build(TYPICAL, 3)), ["x", "ids"]),
+            topology=PipeDataParallelTopology(num_pp=3, num_dp=1),
+            loss_fn=loss_fn,
+            config={},
+            **{setting: given[rank.rank]},
+        )
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "message"),
+    [
+        (
+            "capacity",
+            [None, 512, None],
+            "ranks differ in capacity: None on ranks 0, 2; 512 on rank 1; give all ranks the same",
+        ),
+        (
+            "dynamic_shape",
+            [False, False, True],
+            "ranks differ in dynamic_shape: False on ranks 0, 1; True on rank 2; "
+            "give all ranks the same",
+        ),
+    ],
+)
+def test_every_rank_is_told_that_settings_differ(
+    setting: str, given: list[Any], message: str
+) -> None:
+    assert values(disagree, 3, setting, given) == [message] * 3
+
+
+def grow(rank: Rank, size: int, options: dict[str, Any]) -> tuple[str, str, float]:
+    """Train with batches of 4, then of ``size``; then once more after a reset on all ranks."""
+    row = replace(LONGER if options else SIZED, options=options)
+    engine = engine_of(row, build(row, 3), GRID)
+    engine.train_batch(micro_batches(row, GRID, 0))
+    other = replace(row, sizes=(size,))
+    if size == 6:
+        engine.reset_activation_shape()
+        return "", "", engine.train_batch(micro_batches(other, GRID, 1)).item()
+    with pytest.raises(Exception) as caught:
+        engine.train_batch(micro_batches(other, GRID, 1))
+    return type(caught.value).__name__, str(caught.value), 0.0
+
+
+def test_change_of_shape_is_named_on_every_rank_before_anything_is_sent() -> None:
+    first, *others = values(grow, 3, 5, {})
+    assert first[0] == StructureChangedError.__name__
+    assert [name for name, *_ in others] == [RemoteError.__name__] * 2
+    for _, message, _ in (first, *others):
+        assert (
+            "boundary 0→1: outputs[0] is float32 [5, 8] now and was float32 [4, 8] in the first "
+            "micro-batch, and with static shapes all micro-batches have the first one's sizes; pad "
+            "to one shape, or set dynamic_shape=True on all ranks"
+        ) in message
+
+
+def test_frame_over_its_capacity_is_named_on_every_rank() -> None:
+    first, *others = values(grow, 3, 4, {"capacity": 512})
+    assert first[0] == FrameCapacityError.__name__
+    assert [name for name, *_ in others] == [RemoteError.__name__] * 2
+    for _, message, _ in (first, *others):
+        assert "boundary 0→1: this frame needs" in message and "capacity=768" in message
+
+
+def test_shapes_may_change_after_a_reset_on_all_ranks() -> None:
+    losses = {loss for _, _, loss in values(grow, 3, 6, {})}
+    assert len(losses) == 1 and losses.pop() > 0
+
+
+def clip(rank: Rank, correct: bool) -> float:
+    """The square of how far a step with clipped gradients moves this rank's parameters."""
+    row = replace(
+        TYPICAL, config={"gradient_clipping": 1e-3}, options={"correct_clipping": correct}
+    )
+    model = build(row, 3)
+    engine = engine_of(row, model, GRID)
+    before = [p.detach().clone() for p in engine.module.parameters()]
+    engine.train_batch(micro_batches(row, GRID, 0))
+    after = engine.module.parameters()
+    return sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))
+
+
+def moved(correct: bool) -> float:
+    """The same of all parameters, in units of the learning rate and the norm to clip to."""
+    return sum(values(clip, 3, correct)) ** 0.5 / (0.1 * 1e-3)
+
+
+def test_clipping_counts_the_gradients_of_all_stages() -> None:
+    assert moved(True) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_clipping_is_left_alone_if_asked_to() -> None:
+    """What DeepSpeed does in fp32 without ZeRO: once it counts all stages, the tags can go."""
+    assert moved(False) > 1.05
+
+
+class Output(nn.Module):
+    """A last stage that returns what an engine's checkpointing does not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, hidden: Tensor, value: Any) -> dict[str, Any]:
+        return {"scale": 2.0, "logits": self.linear(hidden), "none": None}
+
+
+def checkpointed_dict(rank: Rank, interval: int) -> list[float]:
+    import deepspeed
+    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    torch.manual_seed(1)
+    engine, *_ = pipecodec.deepspeed.initialize(
+        pipecodec.partition_modules([build(TYPICAL, 2)[0], Output()], ["x", "ids"]),
+        topology=PipeDataParallelTopology(num_pp=2, num_dp=1),
+        loss_fn=lambda out, labels: out["scale"] * loss_fn(out["logits"], labels),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 3,
+            "steps_per_print": None,
+            "pipeline": {"activation_checkpoint_interval": interval},
+        },
+    )
+    return [engine.train_batch(micro_batches(TYPICAL, GRID, step)).item() for step in range(3)]
+
+
+def test_last_stage_may_return_a_dict_under_checkpointing() -> None:
+    plain, checkpointed = (values(checkpointed_dict, 2, interval) for interval in (0, 1))
+    assert plain == checkpointed
+    assert plain[0][0] > plain[0][-1]

@@ -1,0 +1,121 @@
+"""Batches as data loaders give them, packed for the first stage."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipecodec import partition_modules
+from pipecodec.deepspeed import DeepSpeedPipeStageWrapper
+from pipecodec.deepspeed.batch import packing_batch_fn
+
+from .test_deepspeed_wrapper import carried
+
+
+class First(nn.Module):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None, step: int = 3) -> Any:
+        return {"given": (input_ids.float(), attention_mask, step)}
+
+
+class Last(nn.Module):
+    def forward(self, given: Any, segment: Any = None) -> Any:
+        return {"given": given, "segment": segment}
+
+
+INPUTS = ["input_ids", "unused", "attention_mask", "step", "segment"]
+IDS, LABELS = torch.arange(6).reshape(2, 3), torch.tensor([1, 0])
+
+
+def arrived(batch: Any, inputs: list[str] = INPUTS, **options: Any) -> tuple[Any, Any]:
+    """Return what the last stage gets of ``batch``, and the labels."""
+    part = partition_modules([First(), Last()], inputs, ["given", None])
+    first, last = (
+        DeepSpeedPipeStageWrapper(
+            stage, k, f"submod_{k}", 2, part.liveness, part.stage_id_2_arg_names
+        )
+        for k, stage in enumerate(part.stages)
+    )
+    tensors, labels = packing_batch_fn(first, part.input_names, **options)(batch)
+    assert all(isinstance(tensor, Tensor) for tensor in tensors)
+    out = last(carried(first(tuple(t.clone() for t in tensors))))
+    (ids, mask, step), segment = out["given"], out["segment"]
+    assert torch.equal(ids, IDS.float())
+    return (mask, step, segment), labels
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_mapping_by_name_with_labels(kind: Any) -> None:
+    batch = kind(input_ids=IDS, attention_mask=None, segment="b", step=7, labels=LABELS)
+    given, labels = arrived(batch)
+    assert given == (None, 7, "b") and labels is LABELS
+
+
+def test_what_is_left_out_is_absent() -> None:
+    given, labels = arrived({"input_ids": IDS, "attention_mask": None})
+    assert given == (None, 3, None) and labels is None
+
+
+def test_pair_by_position() -> None:
+    given, labels = arrived(((IDS, None, 0, 9, [1, {"a": 2}]), LABELS))
+    assert given == (0, 9, [1, {"a": 2}]) and labels is LABELS
+
+
+def test_own_batch_fn() -> None:
+    def batch_fn(batch: Any) -> tuple[Any, Any]:
+        return {"input_ids": batch[0], "attention_mask": None}, batch[1]
+
+    given, labels = arrived([IDS, LABELS, "id"], batch_fn=batch_fn)
+    assert given == (None, 3, None) and labels is LABELS
+
+
+def test_labels_that_the_model_takes_stay_among_its_inputs() -> None:
+    class Loss(nn.Module):
+        def forward(self, given: Any, labels: Tensor) -> Tensor:
+            return labels
+
+    part = partition_modules([First(), Loss()], ["input_ids", "attention_mask", "labels"])
+    first = DeepSpeedPipeStageWrapper(
+        First(), 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names
+    )
+    batch = {"input_ids": IDS, "attention_mask": None, "labels": LABELS}
+    tensors, labels = packing_batch_fn(first, part.input_names)(batch)
+    assert labels is LABELS
+    values = first.incoming.unpack(tensors)
+    assert torch.equal(values[first.batch_names.index("labels")], LABELS)
+
+
+def test_elsewhere_only_the_labels_are_taken() -> None:
+    pack = packing_batch_fn(None, INPUTS)
+    assert pack({"input_ids": IDS, "labels": LABELS}) == ((), LABELS)
+
+
+def test_batch_without_gradients_and_of_another_size_is_packed() -> None:
+    part = partition_modules([First(), Last()], INPUTS, ["given", None])
+    first = DeepSpeedPipeStageWrapper(
+        First(), 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names
+    )
+    pack = packing_batch_fn(first, part.input_names)
+    sizes = []
+    for enabled, rows in ((False, 3), (True, 2000), (False, 5)):
+        with torch.set_grad_enabled(enabled):
+            tensors, _ = pack(({"input_ids": torch.ones(rows, 3), "attention_mask": None}, None))
+        sizes.append(len(tensors))
+        assert tensors[0].is_floating_point() and tensors[0].numel() == 4
+    assert sizes == [2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (IDS, ValueError, "mapping or a pair .* this one is a Tensor; pass batch_fn="),
+        ({"input_ids": IDS, "typo": 1}, TypeError, "'typo' is not an input of the model"),
+        (((IDS,) * 6, LABELS), TypeError, "6 inputs are given"),
+    ],
+)
+def test_says_what_is_wrong_with_a_batch(batch: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        arrived(batch)
