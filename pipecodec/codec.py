@@ -14,6 +14,9 @@ from .tunnel import enter_tunnel, leave_tunnel
 
 __all__ = ["Codec", "Differentiable", "Stats", "TunnelCodec", "pack", "unpack"]
 
+_REMEMBERED = 4096
+"""Structures of which a TunnelCodec knows that it has received them."""
+
 Differentiable = Literal["auto", "by-dtype"] | Collection[str]
 
 
@@ -170,6 +173,8 @@ class TunnelCodec(Codec):
             tensors = (tunnel, *(slot.clone() for slot in slots), frame)
         opened = _C.receive(self, tensors)
         self.new_structure = opened.structure not in self._received
+        if len(self._received) == _REMEMBERED:
+            self._received.clear()
         self._received.add(opened.structure)
         with torch.set_grad_enabled(torch.is_grad_enabled() or self.new_structure):
             token, leaves = leave_tunnel(opened.tunnel(), tensors[0], reuse)

@@ -57,6 +57,15 @@ frame::Writer unrouted_frame(const structure::Encoder& encoder) {
   return copy;
 }
 
+std::vector<std::string> leaf_paths(const structure::Encoder& encoder, const std::string& root) {
+  const frame::Writer copy = unrouted_frame(encoder);
+  std::vector<std::string> paths;
+  for (const frame::Row& row : frame::outline(copy.data(), frame::parse(copy.data(), copy.size()), root)) {
+    if (row.code == frame::TypeCode::Tensor) paths.push_back(row.path);
+  }
+  return paths;
+}
+
 std::string path_of(const structure::Encoder& encoder, size_t leaf, const std::string& root) {
   const frame::Writer copy = unrouted_frame(encoder);
   return frame::leaf_path(copy.data(), frame::parse(copy.data(), copy.size()), leaf, root);

@@ -3,6 +3,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "csrc/device/bits.h"
 #include "csrc/frame/header.h"
@@ -20,6 +21,7 @@ frame::Header assemble(structure::Encoder& encoder, std::span<const at::Tensor> 
 frame::Writer unrouted_frame(const structure::Encoder& encoder);
 
 // Where one leaf stands in the value that was just encoded: outputs[2]['mask']. For messages.
+std::vector<std::string> leaf_paths(const structure::Encoder& encoder, const std::string& root);
 std::string path_of(const structure::Encoder& encoder, size_t leaf, const std::string& root);
 
 }  // namespace pipecodec::codec

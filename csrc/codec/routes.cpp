@@ -42,6 +42,8 @@ const std::vector<bool>& Router::differentiable(Encoder& encoder, const std::str
                                                     "cannot be seen; run its first forward with gradients "
                                                     "enabled, or name them with differentiable=");
   }
+  const std::vector<std::string> paths =
+      policy_.kind == Policy::Kind::Paths ? leaf_paths(encoder, root) : std::vector<std::string>();
   for (size_t i = 0; i < decided.size(); ++i) {
     const Encoder::Leaf& leaf = encoder.leaves[i];
     switch (policy_.kind) {
@@ -52,7 +54,7 @@ const std::vector<bool>& Router::differentiable(Encoder& encoder, const std::str
         decided[i] = can_require_grad(leaf);
         break;
       case Policy::Kind::Paths:
-        decided[i] = policy_.paths.contains(path_of(encoder, i, root));
+        decided[i] = policy_.paths.contains(paths[i]);
         break;
     }
     if (decided[i] && !can_require_grad(leaf)) {
@@ -61,6 +63,7 @@ const std::vector<bool>& Router::differentiable(Encoder& encoder, const std::str
                 " is named differentiable, but its dtype has no gradients");
     }
   }
+  if (known_.size() == kRemembered) known_.clear();  // each is decided again when it comes again
   return known_.emplace(key, std::move(decided)).first->second;
 }
 

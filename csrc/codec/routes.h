@@ -53,6 +53,8 @@ class Router {
   const std::vector<bool>& differentiable(structure::Encoder& encoder, const std::string& root,
                                           const std::string& name);
 
+  static constexpr size_t kRemembered = 4096;
+
   Policy policy_;
   std::unordered_map<uint64_t, std::vector<bool>> known_;  // by the hash of the structure without flags
 };

@@ -56,6 +56,12 @@ def deepspeed_pipe_engine(
 
     _tag_sharded_parameters(stage_modules)
     module_class = DualPipeVModule if schedule == "dualpipev" else pipe.PipelineModule
+    if module_class.__name__ == "GPT2ModelPipe":
+        raise ValueError(
+            "the engine takes a pipeline module whose class is named GPT2ModelPipe for one that "
+            "sends an attention mask last, and casts that tensor, here the frame, to half "
+            "precision; rename the class"
+        )
     model = module_class(
         stage_modules,
         topology=kwargs["topology"],
@@ -63,12 +69,6 @@ def deepspeed_pipe_engine(
         loss_fn=kwargs["loss_fn"],
         dynamic_shape=dynamic_shape,
     )
-    if type(model).__name__ == "GPT2ModelPipe":
-        raise ValueError(
-            "the engine takes a pipeline module whose class is named GPT2ModelPipe for one that "
-            "sends an attention mask last, and casts that tensor, here the frame, to half "
-            "precision; rename the class"
-        )
     tie_weights = [sorted(pairs, key=_stage_of) for pairs in sch_metadata.tie_weights.values()]
     if tie_weights:
         _tie(pipe, model, tie_weights, stage_modules, kwargs["topology"])
