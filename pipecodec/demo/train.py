@@ -56,22 +56,19 @@ def train_pipeline(rank: Rank, settings: Settings) -> Trained:
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     model = build_model(settings.model, attention=settings.attention)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    part = pipecodec.partition_modules(cut_into_stages(model, settings.stages))
-    config = {
-        "train_micro_batch_size_per_gpu": settings.batch,
-        "gradient_accumulation_steps": settings.micro_batches,
-        "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0; the other training clips nothing
-        "steps_per_print": None,
-    }
-    module = pipecodec.deepspeed.pipeline_module(
-        part,
+    engine, *_ = pipecodec.deepspeed.initialize(
+        pipecodec.partition_modules(cut_into_stages(model, settings.stages)),
         topology=PipeDataParallelTopology(num_pp=settings.stages, num_dp=1),
         loss_fn=causal_lm_loss,
-        config=config,
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=settings.learning_rate),
+        config={
+            "train_micro_batch_size_per_gpu": settings.batch,
+            "gradient_accumulation_steps": settings.micro_batches,
+            "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0; the other training clips none
+            "steps_per_print": None,
+        },
     )
-    optimizer = torch.optim.AdamW(module.parameters(), lr=settings.learning_rate)
-    engine = deepspeed.initialize(model=module, optimizer=optimizer, config=config)[0]
-    (stage,) = module.forward_funcs
+    (stage,) = engine.module.forward_funcs
     crossing = watch(stage)
 
     text = standard_library_text()
@@ -79,8 +76,7 @@ def train_pipeline(rank: Rank, settings: Settings) -> Trained:
     for step in range(settings.steps):
         began = time.perf_counter()
         batch = _micro_batches(settings, text, step)
-        pairs = (((m.input_ids, m.attention_mask), m.labels) for m in batch)
-        losses.append(engine.train_batch(pairs).item())
+        losses.append(engine.train_batch(inputs._asdict() for inputs in batch).item())
         if rank.rank == 0:
             rank.say(_progress(step, losses[-1], batch, began))
 

@@ -1,0 +1,145 @@
+"""``python -m tests.distributed.stock``: the rows of the table as plain tuples, without pipecodec.
+
+Prints, as a table for docs/boundary.md, how DeepSpeed's engine takes each of them when the stages
+send their values flattened into a tuple, as one would by hand. Every row runs in 3 processes of
+its own; one that hangs takes 20 seconds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from pipecodec.demo.launch import Outcome, Rank, run_ranks
+
+from .rows import ROWS, Row, build
+from .table import STEPS, Grid, micro_batches, whole_rows
+from .training import loss_fn
+
+__all__: list[str] = []
+
+GRID = Grid(3)
+
+
+class Plain(nn.Module):
+    """A stage that takes and gives a flat tuple; which value is where is known beforehand."""
+
+    def __init__(
+        self, stage: nn.Module, taken: Any, names: Sequence[str], given: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.stage, self.taken, self.names, self.given = stage, taken, names, given
+
+    def forward(self, inputs: Any) -> Any:
+        leaves = list(inputs) if isinstance(inputs, tuple) else [inputs]
+        values = dict(zip(self.names, pytree.tree_unflatten(leaves, self.taken), strict=True))
+        output = self.stage(
+            **{name: values[name] for name in inspect.signature(self.stage.forward).parameters}
+        )
+        if not isinstance(output, dict):
+            return output
+        return tuple(flat([{**values, **output}[name] for name in self.given])[0])
+
+
+def flat(value: Any) -> tuple[list[Any], Any]:
+    return pytree.tree_flatten(value, is_leaf=lambda part: part is None)
+
+
+def plain_stages(row: Row, model: nn.ModuleList) -> list[Plain]:
+    """Run the model once to see what crosses, and wrap its stages."""
+    names, given = ["x", "ids"], ["hidden", "value"]
+    values: dict[str, Any] = next(micro_batches(row, GRID, 0))
+    stages = []
+    for stage in build(row, GRID.stages):
+        taken = flat([values[name] for name in names])[1]
+        stages.append(Plain(model[len(stages)], taken, names, given))
+        arguments = inspect.signature(stage.forward).parameters
+        output = stage(**{name: values[name] for name in arguments})
+        values = {**values, **output} if isinstance(output, dict) else values
+        names = given
+    return stages
+
+
+def train(rank: Rank, name: str) -> list[float]:
+    import deepspeed
+    from deepspeed import pipe
+    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    row = ROWS[name]
+    module = pipe.PipelineModule(
+        plain_stages(row, build(row, GRID.stages)),
+        topology=PipeDataParallelTopology(num_pp=GRID.stages, num_dp=1),
+        loss_fn=loss_fn,
+        partition_method="uniform",
+        **row.options,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        model_parameters=[p for p in module.parameters() if p.requires_grad],
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": GRID.accumulate,
+            "gradient_clipping": 0.0,
+            "steps_per_print": None,
+            **row.config,
+        },
+    )
+
+    def batches(step: int, evaluate: bool) -> Any:
+        for batch in micro_batches(row, GRID, step, evaluate=evaluate):
+            yield (batch["x"], batch["ids"]), batch["labels"]
+
+    losses = []
+    for step in range(STEPS + 1):
+        if step in row.evaluate:
+            losses.append(engine.eval_batch(batches(step, True)).item())
+        if step < STEPS:
+            losses.append(engine.train_batch(batches(step, False)).item())
+    return losses
+
+
+def verdict(ended: list[Outcome], expected: list[float]) -> str:
+    """Say how the stock engine took a row, in the words of the rank that knows best."""
+    if all(outcome.status == "ok" for outcome in ended):
+        wrong = [o.value for o in ended if sorted(o.value) != sorted(expected)]
+        return "**wrong losses, no error**" if wrong else "right"
+    errors = [o for o in ended if o.status == "error" and "gloo/transport" not in o.detail]
+    if errors:
+        return f"`{last_line(errors[0].detail)}`"
+    for outcome in ended:
+        if outcome.status == "died":
+            code = re.match(r"exit code (-?\d+)", outcome.detail)
+            return f"the process dies (exit code {code[1] if code else '?'})"
+    hung = [outcome for outcome in ended if outcome.status == "hang"]
+    return "**hangs**" if hung else f"`{last_line(ended[0].detail)}`"
+
+
+def last_line(detail: str) -> str:
+    """Return a traceback's error, and for an assertion without a message what it asserts."""
+    lines = [line for line in detail.splitlines() if line.strip(" ^~")]
+    error = [line for line in lines if not line.startswith(" ")][-1]
+    if error == "AssertionError":
+        error += f": {lines[lines.index(error) - 1].strip()}"
+    return error if len(error) < 110 else error[:107] + "..."
+
+
+def main() -> None:
+    """Run every row, and print the table."""
+    (whole,) = run_ranks(whole_rows, 1, "kinds", GRID, timeout=60.0)
+    print("| what crosses | plain tuples on DeepSpeed's engine |\n|---|---|")
+    for name in ROWS:
+        ended = run_ranks(train, GRID.stages, name, timeout=20.0)
+        expected = whole.value[name].losses + whole.value[name].evaluations
+        print(f"| {name} | {verdict(ended, expected)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
