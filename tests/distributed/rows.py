@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 __all__ = ["BATCH", "ROWS", "TABLES", "WIDTH", "Row", "build"]
 
@@ -151,6 +152,12 @@ def _nested(hidden: Tensor, value: Any) -> Tensor:
     return (mixed * value["rotary"].sin).masked_fill(value["mask"], value[3])
 
 
+def _model_output(hidden: Tensor, value: BaseModelOutput) -> Tensor:
+    cos, mask = value.hidden_states
+    assert value.attentions is None
+    return hidden * cos + value.last_hidden_state.masked_fill(mask, 0.0)
+
+
 def _shapes(hidden: Tensor, value: Any) -> Tensor:
     zero_dim, empty, transposed, expanded = value
     assert zero_dim.shape == () and empty.shape == (0, 3) and expanded.shape == (BATCH, WIDTH)
@@ -226,6 +233,12 @@ ROWS: dict[str, Row] = {
             "on": True,
         },
         take=_plain,
+    ),
+    "ModelOutput": Row(
+        give=lambda first, x, ids: BaseModelOutput(
+            last_hidden_state=first.extra(x), hidden_states=(torch.cos(x[0]), ids > 0)
+        ),
+        take=_model_output,
     ),
     "dict, namedtuple, dataclass": Row(
         give=lambda first, x, ids: {
