@@ -153,6 +153,16 @@ def test_tunnel_is_used_once() -> None:
     receiver.unpack((arrived.clone(), *sent[1:]))
 
 
+def test_tunnel_that_is_too_short_names_the_leaf() -> None:
+    sent = boundary().pack({"a": hidden(4), "b": [hidden(3, 5), hidden(2)]})
+    message = (
+        r"boundary 1→2: the frame says that outputs\['b'\]\[0\], float32 \[3, 5\], ends at byte 80 "
+        r"of the tunnel, tensors\[0\], which has only 40"
+    )
+    with pytest.raises(FrameError, match=message):
+        boundary().unpack((sent[0][:10].detach(), *sent[1:]))
+
+
 def peak_of(call: Callable[[], Any]) -> float:
     """Return how much the process's memory grew at most during ``call``, in MiB."""
     result = call()  # what is allocated once is not counted

@@ -274,6 +274,9 @@ ROWS: dict[str, Row] = {
     "in place on what arrived": Row(
         give=lambda first, x, ids: {"mask": ids > 0, "bias": torch.ones(WIDTH)}, take=_in_place
     ),
+    "float mask, differentiable by its dtype": Row(
+        give=_positions, take=_added, options={"differentiable": "by-dtype"}, evaluate=_ALL
+    ),
     "nothing but dead floats": Row(
         give=_cast(torch.float32),
         take=lambda hidden, value: torch.full_like(hidden, float(value.shape[0])),

@@ -78,7 +78,7 @@ def train(rank: Rank, name: str) -> list[float]:
         topology=PipeDataParallelTopology(num_pp=GRID.stages, num_dp=1),
         loss_fn=loss_fn,
         partition_method="uniform",
-        **row.options,
+        dynamic_shape=row.options.get("dynamic_shape", False),
     )
     engine, *_ = deepspeed.initialize(
         model=module,
