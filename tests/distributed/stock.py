@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 
 from pipecodec.demo.launch import Outcome, Rank, run_ranks
 
-from .rows import ROWS, Row, build
+from .rows import ROWS
+from .stages import Row, build
 from .table import STEPS, Grid, micro_batches, whole_rows
 from .training import loss_fn
 
