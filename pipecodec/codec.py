@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import _C
 from ._C import pack, unpack
+from .errors import FrameError
 from .tunnel import enter_tunnel, leave_tunnel
 
 __all__ = ["Codec", "Differentiable", "Stats", "TunnelCodec", "pack", "unpack"]
@@ -176,14 +177,35 @@ class TunnelCodec(Codec):
         if len(self._received) == _REMEMBERED:
             self._received.clear()
         self._received.add(opened.structure)
+        spans = opened.tunnel()
+        if tensors[0].nbytes < spans.nbytes:
+            raise FrameError(f"{self.name}: {_first_outside(opened, tensors[0])}")
         with torch.set_grad_enabled(torch.is_grad_enabled() or self.new_structure):
-            token, leaves = leave_tunnel(opened.tunnel(), tensors[0], reuse)
+            token, leaves = leave_tunnel(spans, tensors[0], reuse)
         return opened.build(leaves), token
 
     def reset(self) -> None:
         """Forget what the boundary agreed on: capacity, sizes, differentiable leaves."""
         super().reset()
         self._received.clear()
+
+
+def _first_outside(opened: _C.Opened, received: Tensor) -> str:
+    """Say which leaf the tunnel that was received is too short for."""
+    end = 0
+    tunnelled = [
+        (path, *leaf)
+        for _, path, _, kind, _, _, leaf in opened.rows()
+        if kind == "TORCH_TENSOR" and leaf[2] == "tunnel"
+    ]
+    for path, dtype, shape, _, _, nbytes in tunnelled:
+        end += -(-nbytes // 16) * 16
+        if end > received.nbytes:
+            return (
+                f"the frame says that {path}, {dtype} {list(shape)}, ends at byte {end} of the "
+                f"tunnel, tensors[0], which has only {received.nbytes}"
+            )
+    return f"the tunnel, tensors[0], has only {received.nbytes} bytes"
 
 
 def _one_of(argument: str, value: object, *allowed: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from . import _C
+from .errors import FrameError
 
 __all__ = ["enter_tunnel", "leave_tunnel"]
 
@@ -33,8 +35,16 @@ def leave_tunnel(
     With ``reuse`` a lone float32 leaf shares the memory of ``received``.
 
     The token is an empty float32 tensor. A backward pass that reaches it or any leaf gives
-    ``received`` a gradient, with zeros for the leaves it did not reach.
+    ``received`` a gradient, with zeros for the leaves it did not reach. Raises ``FrameError`` for a
+    tunnel that was left before and would get the gradients of both.
     """
+    if len(tunnel) > 0 and received.requires_grad and torch.is_grad_enabled():
+        if hasattr(received, "_pipecodec_left"):
+            raise FrameError(
+                "these tensors were unpacked before, and autograd would add the gradients of both "
+                "as float32 numbers, which a tunnel's bits are not; unpack once, or a clone"
+            )
+        received._pipecodec_left = True  # type: ignore[attr-defined]
     token, *leaves = _Exit.apply(tunnel, received, reuse)  # type: ignore[no-untyped-call]
     return token, tuple(leaves)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipecodec import Codec, FrameCapacityError, StructureChangedError
+from pipecodec import Codec, FrameCapacityError, FrameError, StructureChangedError
 
 LARGE = 1025
 """So many float32 elements do not travel in the frame."""
@@ -117,8 +117,8 @@ def test_lone_float32_leaf_is_not_copied(value: Any, on_sender: bool, on_receive
     leaf = value[0] if isinstance(value, list) else value
     sent = boundary().pack(value)
     assert (sent[0].data_ptr() == leaf.data_ptr()) is on_sender
-    arrived = sent[0].detach().clone().requires_grad_()
     for reuse in (True, False):
+        arrived = sent[0].detach().clone().requires_grad_()
         got, _ = boundary().receive((arrived, *sent[1:]), reuse)
         got = got[0] if isinstance(value, list) else got
         assert torch.equal(got, leaf)
@@ -137,6 +137,30 @@ def test_large_leaf_is_copied_only_if_asked_to() -> None:
     for reuse in (True, False):
         got, _ = boundary().receive(sent, reuse)
         assert (got.data_ptr() == sent[1].data_ptr()) is reuse
+
+
+def test_tunnel_is_used_once() -> None:
+    """Two uses would add the bits of two gradients."""
+    sent = boundary().pack(hidden(4, 8))
+    receiver = boundary()
+    receiver.unpack(tuple(t.clone() for t in sent))
+    arrived = sent[0].detach().clone().requires_grad_()
+    with torch.no_grad():  # no gradients, so as often as you like
+        receiver.unpack((arrived, *sent[1:]))
+    receiver.unpack((arrived, *sent[1:]))
+    with pytest.raises(FrameError, match="unpacked before.*unpack once, or a clone"):
+        receiver.unpack((arrived, *sent[1:]))
+    receiver.unpack((arrived.clone(), *sent[1:]))
+
+
+def test_tunnel_that_is_too_short_names_the_leaf() -> None:
+    sent = boundary().pack({"a": hidden(4), "b": [hidden(3, 5), hidden(2)]})
+    message = (
+        r"boundary 1→2: the frame says that outputs\['b'\]\[0\], float32 \[3, 5\], ends at byte 80 "
+        r"of the tunnel, tensors\[0\], which has only 40"
+    )
+    with pytest.raises(FrameError, match=message):
+        boundary().unpack((sent[0][:10].detach(), *sent[1:]))
 
 
 def peak_of(call: Callable[[], Any]) -> float:
@@ -165,9 +189,9 @@ def test_each_side_adds_at_most_one_copy_of_the_differentiable_leaves(
     mask = torch.ones(each * 2**20, dtype=torch.uint8)  # large and not differentiable: no copy
     codecs = boundary(), boundary()
     sent = codecs[0].pack([*leaves, mask])
-    arrived = sent[0].detach().requires_grad_()
+    arrived = sent[0].detach()
     for call in (
         lambda: codecs[0].pack([*leaves, mask]),
-        lambda: codecs[1].unpack((arrived, *sent[1:])),
+        lambda: codecs[1].unpack((arrived.detach().requires_grad_(), *sent[1:])),
     ):
         assert peak_of(call) == pytest.approx(copies * count * each, abs=4)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from . import failure
 from .batch import packing_batch_fn
 from .clipping import count_every_stage
 from .engine import pipeline_module
-from .failure import share_errors
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def initialize(
     dynamic_shape: bool = False,
     schedule: Literal["1f1b", "dualpipev"] = "1f1b",
     correct_clipping: bool = True,
+    share_errors: bool = True,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
     """Return ``deepspeed.initialize``'s (engine, optimizer, data loader, scheduler) for ``part``.
@@ -41,7 +42,8 @@ def initialize(
       Face's data loaders give them, or pairs (inputs, labels); None, numbers and nested values are
       fine among the inputs. ``batch_fn`` makes (inputs, labels) of any other batch, and is called
       where the engine loads one, on the first and on the last stage;
-    - an error on one rank ends ``train_batch`` and ``eval_batch`` on all ranks, with its text;
+    - an error on one rank ends ``train_batch`` and ``eval_batch`` on all ranks, with its text, and
+      all communication of ``torch.distributed`` with it, unless ``share_errors`` is False;
     - ``engine.reset_activation_shape()``, called on all ranks between two batches, lets shapes
       change at that point without ``dynamic_shape``;
     - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
@@ -72,7 +74,8 @@ def initialize(
     _reset_together(engine, stages)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
-    share_errors(engine)
+    if share_errors:
+        failure.share_errors(engine)
     return initialized
 
 

@@ -1,7 +1,7 @@
-"""What may cross a boundary, one row a kind, each with the stages that send and use it.
+"""What may cross a boundary, one row a kind.
 
-Every row is a chain First, Middle..., Last. First makes ``hidden`` and the row's ``value``; each
-Middle uses both, or with ``bypass`` only ``hidden``; Last uses both.
+Every row trains a chain First, Middle..., Last. First makes ``hidden`` and the row's ``value``;
+each Middle uses both, or with ``bypass`` only ``hidden``; Last uses both.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import functools
 from collections import namedtuple
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-__all__ = ["BATCH", "ROWS", "TABLES", "WIDTH", "Row", "build"]
+from .stages import BATCH, WIDTH, First, Row
 
-WIDTH, BATCH = 8, 4
+__all__ = ["ROWS", "TABLES"]
+
 LARGE = 1025
 """Elements of a tensor that has a slot of its own whatever its dtype, but for one-byte ones."""
 
@@ -30,95 +31,6 @@ class Rotary:
     cos: Tensor
     sin: Tensor
     base: float = 1e4
-
-
-@dataclass(frozen=True)
-class Row:
-    """One kind of value and how it is trained.
-
-    ``give(first, x, ids)`` makes the value, ``take(hidden, value)`` uses it, ``change(value)`` is
-    what a middle stage sends on instead of it. ``frozen`` names the stages without a trainable
-    parameter: "first", "middle". ``options`` are for ``pipecodec.deepspeed.initialize``,
-    ``config`` is merged into DeepSpeed's. ``evaluate`` holds the steps before which ``eval_batch``
-    runs once; ``sizes`` are the batch sizes of successive micro-batches, of which those of
-    evaluations are one smaller if they differ. ``bf16`` repeats what ``config`` says.
-    """
-
-    give: Callable[[First, Tensor, Tensor], Any] = lambda first, x, ids: None
-    take: Callable[[Tensor, Any], Tensor] = lambda hidden, value: hidden
-    change: Callable[[Any], Any] | None = None
-    bypass: bool = False
-    frozen: tuple[str, ...] = ()
-    adapters: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    evaluate: frozenset[int] = frozenset()
-    sizes: tuple[int, ...] = (BATCH,)
-    bf16: bool = False
-
-
-class Linear(nn.Linear):
-    """A layer, with a low-rank adapter beside the frozen weight if asked for."""
-
-    def __init__(self, width: int, adapter: bool) -> None:
-        super().__init__(WIDTH, width)
-        self.down = self.up = None
-        if adapter:
-            self.requires_grad_(False)
-            self.down, self.up = nn.Linear(WIDTH, 2, bias=False), nn.Linear(2, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = super().forward(x)
-        return out if self.down is None else out + self.up(self.down(x))
-
-
-class First(nn.Module):
-    def __init__(self, row: Row) -> None:
-        super().__init__()
-        self.row = row
-        self.linear, self.extra = (Linear(WIDTH, row.adapters) for _ in range(2))
-        self.calls = 0
-        self.requires_grad_("first" not in row.frozen)
-
-    def forward(self, x: Tensor, ids: Tensor) -> dict[str, Any]:
-        self.calls += 1
-        x = x.to(self.linear.weight.dtype)
-        return {"hidden": self.linear(x).tanh() * 2, "value": self.row.give(self, x, ids)}
-
-
-class Middle(nn.Module):
-    def __init__(self, row: Row) -> None:
-        super().__init__()
-        self.row = row
-        self.linear = Linear(WIDTH, row.adapters)
-        self.requires_grad_("middle" not in row.frozen)
-
-    def forward(self, hidden: Tensor, value: Any) -> dict[str, Any]:
-        made = {"hidden": self.row.take(self.linear(hidden).tanh() + hidden, value)}
-        return made if self.row.change is None else {**made, "value": self.row.change(value)}
-
-
-class Bypassed(Middle):
-    def forward(self, hidden: Tensor) -> dict[str, Any]:
-        return {"hidden": self.linear(hidden).tanh() + hidden}
-
-
-class Last(nn.Module):
-    def __init__(self, row: Row) -> None:
-        super().__init__()
-        self.row = row
-        self.linear = nn.Linear(WIDTH, 3)
-
-    def forward(self, hidden: Tensor, value: Any) -> Tensor:
-        out: Tensor = self.linear(self.row.take(hidden, value))
-        return out
-
-
-def build(row: Row, stages: int) -> nn.ModuleList:
-    """Return the stages' modules, with the same weights in every process."""
-    torch.manual_seed(7)
-    middle = Bypassed if row.bypass else Middle
-    return nn.ModuleList([First(row), *(middle(row) for _ in range(stages - 2)), Last(row)])
 
 
 def _positions(first: First, x: Tensor, ids: Tensor) -> Tensor:
@@ -286,6 +198,9 @@ ROWS: dict[str, Row] = {
     ),
     "in place on what arrived": Row(
         give=lambda first, x, ids: {"mask": ids > 0, "bias": torch.ones(WIDTH)}, take=_in_place
+    ),
+    "float mask, differentiable by its dtype": Row(
+        give=_positions, take=_added, options={"differentiable": "by-dtype"}, evaluate=_ALL
     ),
     "nothing but dead floats": Row(
         give=_cast(torch.float32),

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 
 from pipecodec.demo.launch import Outcome, Rank, run_ranks
 
-from .rows import ROWS, Row, build
+from .rows import ROWS
+from .stages import Row, build
 from .table import STEPS, Grid, micro_batches, whole_rows
 from .training import loss_fn
 
@@ -78,7 +79,7 @@ def train(rank: Rank, name: str) -> list[float]:
         topology=PipeDataParallelTopology(num_pp=GRID.stages, num_dp=1),
         loss_fn=loss_fn,
         partition_method="uniform",
-        **row.options,
+        dynamic_shape=row.options.get("dynamic_shape", False),
     )
     engine, *_ = deepspeed.initialize(
         model=module,

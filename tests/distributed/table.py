@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import pipecodec.deepspeed
 from pipecodec.demo.launch import Rank
 
-from .rows import TABLES, WIDTH, Row, build
+from .rows import TABLES
+from .stages import WIDTH, Row, build
 from .training import Result, loss_fn
 
 __all__ = ["STEPS", "Grid", "engine_of", "micro_batches", "pipeline_rows", "whole_rows"]

@@ -14,7 +14,8 @@ import pipecodec
 from pipecodec.demo.launch import Rank
 
 from .harness import values
-from .rows import ROWS, build
+from .rows import ROWS
+from .stages import build
 from .table import Grid, engine_of, micro_batches
 
 GRID = Grid(3)

@@ -15,7 +15,7 @@ import pytest
 from pipecodec.demo.launch import Rank
 
 from .harness import outcomes
-from .rows import Row, build
+from .stages import Row, build
 from .table import Grid, engine_of, micro_batches
 
 ROW, GRID = Row(), Grid(3)

@@ -15,7 +15,8 @@ from pipecodec.deepspeed import RemoteError, pipeline_module
 from pipecodec.demo.launch import Rank
 
 from .harness import values
-from .rows import ROWS, Row, build
+from .rows import ROWS
+from .stages import Row, build
 from .table import Grid, engine_of, micro_batches
 from .training import loss_fn
 

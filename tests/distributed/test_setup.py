@@ -148,3 +148,10 @@ def test_partition_and_topology_must_have_the_same_number_of_stages() -> None:
     topology = SimpleNamespace(get_dim=lambda axis: 3)
     with pytest.raises(ValueError, match="topology has 3 pipeline stages, the partition 2"):
         pipeline_module(part, topology=topology, loss_fn=None, config={})
+
+
+def test_ranks_must_be_able_to_compare_their_settings() -> None:
+    part = partition_modules([nn.Identity(), nn.Identity()], outputs=["input", None])
+    topology = SimpleNamespace(get_dim=lambda axis: 2)
+    with pytest.raises(ValueError, match=r"call deepspeed\.init_distributed\(\) first"):
+        pipeline_module(part, topology=topology, loss_fn=None, config={})
