@@ -20,7 +20,9 @@ class Target:
     def __init__(self, name: str, value: Any, transport: Any) -> None:
         self.name, self.value = f"{name} ({transport})", value
         self.codec = Codec(transport=transport, name=name)
-        *self.slots, frame = self.codec.pack(value)
+        *slots, frame = self.codec.pack(value)
+        # With gradients a tunnel is unpacked once only; these are unpacked again and again.
+        self.slots = [slot.detach() for slot in slots] if transport == "tunnel" else slots
         self.frame = frame.clone()
         self.bytes = self.frame.numpy()
         self.data = self.bytes.tobytes()
