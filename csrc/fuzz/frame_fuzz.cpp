@@ -53,7 +53,8 @@ void check_leaves(const Layout& layout) {
       CHECK(dim >= 0);
       elements *= static_cast<uint64_t>(dim);
     }
-    CHECK(leaf.elements == elements);
+    if (leaf.nested) CHECK(leaf.dims == 0 && leaf.route == Route::Slot);
+    CHECK(leaf.elements == (leaf.nested ? 0 : elements));
     CHECK(leaf.bytes() < uint64_t{1} << 63);
     uint64_t* const end = leaf.route == Route::Tunnel    ? &tunnel
                           : leaf.route == Route::Payload ? &payload
