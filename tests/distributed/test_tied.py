@@ -49,7 +49,6 @@ CASES = {
     **every_precision("gpt2 pp2 clipped", clip=0.1),
     **every_precision("gpt2 pp2 dp2", replicas=2),
     # DeepSpeed's bf16 optimizer without ZeRO wants a parameter to count on every rank.
-    "gpt2 pp2 tp2, fp32 ZeRO-0": Case("gpt2", 2, tensor=2, clip=0.1),
     **two_precisions("gpt2 pp2 tp2", tensor=2, clip=0.1),
     **every_precision("overlapping", model=OVERLAPPING, pipes=3, clip=0.1),
     **every_precision("one copy without a gradient", model=("a", "(a)", "a"), pipes=3),
