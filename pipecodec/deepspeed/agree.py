@@ -1,13 +1,22 @@
-"""All ranks compare their settings once, before anything of theirs is sent."""
+"""All ranks compare their settings, and tied weights, once before anything of theirs is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import torch
 import torch.distributed as dist
 
-__all__ = ["agree"]
+__all__ = ["agree", "agree_on_copies"]
+
+
+class Copy(Protocol):
+    """A tied weight as one stage has it."""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The parameter; ``AttributeError`` if there is none."""
 
 
 def agree(settings: Mapping[str, Any]) -> None:
@@ -29,6 +38,50 @@ def agree(settings: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"ranks differ in {name}: {_by_value(values)}; give all ranks the same"
             )
+
+
+def agree_on_copies(
+    held: Sequence[Mapping[str, Copy]], fibres: Sequence[Sequence[Sequence[int]]]
+) -> None:
+    """Return if the copies of every tied weight have one shape, dtype and ``requires_grad``.
+
+    A collective call. ``held`` has for each weight the copies of this rank by name, ``fibres`` the
+    groups of ranks that hold one weight together. Raises ``ValueError``, the same on every rank.
+    """
+    everyone: list[Any] = [None] * dist.get_world_size()
+    mine = [{name: _described(copy) for name, copy in copies.items()} for copies in held]
+    dist.all_gather_object(everyone, mine)
+    for index, groups in enumerate(fibres):
+        for ranks in groups:
+            copies = [
+                (f"{name} on rank {rank}", properties)
+                for rank in ranks
+                for name, properties in everyone[rank][index].items()
+            ]
+            for name, properties in copies:
+                if not properties:
+                    raise ValueError(f"a tied weight has no parameter {name}; correct its path")
+            for what in copies[0][1]:
+                if len({properties[what] for _, properties in copies}) > 1:
+                    each = "; ".join(
+                        f"{properties[what]} for {name}" for name, properties in copies
+                    )
+                    raise ValueError(
+                        f"the copies of a tied weight differ in {what}: {each}; "
+                        "make them the same, or give the stages weights of their own"
+                    )
+
+
+def _described(copy: Copy) -> dict[str, str]:
+    try:
+        weight = copy.weight
+    except AttributeError:
+        return {}
+    return {
+        "shape": str(list(weight.shape)),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "requires_grad": str(weight.requires_grad),
+    }
 
 
 def _by_value(values: list[Any]) -> str:

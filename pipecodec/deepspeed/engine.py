@@ -13,7 +13,8 @@ from ..logger import get_logger
 from ..registry import register_framework_dialect
 from .agree import agree
 from .guards import protect_frames, settings_of
-from .ties import analyze_tie_ranks
+from .tied_module import TiedWeights
+from .ties import Ties, analyze_tie_ranks
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def deepspeed_pipe_engine(
     parameters that carry an ``orig_shape`` are sharded over tensor-parallel ranks and are tagged
     ``tensor_model_parallel``, so that gradient clipping counts them on every rank.
     ``sch_metadata.tie_weights`` maps a key to (parameter path, stage id) pairs that are one
-    weight; tying them needs a DeepSpeed with ``pipe.TiedWeight``. Raises ``ValueError`` for a
-    missing argument, and for a setting that would destroy what crosses a boundary.
+    weight; they are tied by ``pipe.TiedWeight`` where DeepSpeed has it, and as
+    :class:`.tied_module.TiedWeights` says where not. Raises ``ValueError`` for a missing argument,
+    for a setting that would destroy what crosses a boundary, and for tied weights that differ.
     """
     for name, purpose in _PURPOSE.items():
         if name not in kwargs:
@@ -62,16 +64,23 @@ def deepspeed_pipe_engine(
             "sends an attention mask last, and casts that tensor, here the frame, to half "
             "precision; rename the class"
         )
+    ties = [sorted(pairs, key=_stage_of) for pairs in sch_metadata.tie_weights.values()]
+    options: dict[str, Any] = {}
+    if ties and not hasattr(pipe, "TiedWeight"):
+        module_class = type("TiedPipelineModule", (TiedWeights, module_class), {})
+        options["ties"] = ties
     model = module_class(
         stage_modules,
         topology=kwargs["topology"],
         partition_method="uniform",
         loss_fn=kwargs["loss_fn"],
         dynamic_shape=dynamic_shape,
+        **options,
     )
-    tie_weights = [sorted(pairs, key=_stage_of) for pairs in sch_metadata.tie_weights.values()]
-    if tie_weights:
-        _tie(pipe, model, tie_weights, stage_modules, kwargs["topology"])
+    for pairs in ties:
+        logger.info("tying %s", _listed(pairs), ranks=0)
+    if ties and not options:
+        _register(pipe, model, ties, stage_modules, kwargs["topology"])
     return model
 
 
@@ -103,7 +112,7 @@ def pipeline_module(
 
     Raises:
         ValueError: a setting would destroy what crosses a boundary, the number of stages does not
-            fit, or ranks were given different settings.
+            fit, ranks were given different settings, or copies of a tied weight differ.
     """
     count = len(part.stages)
     wanted = topology.get_dim("pipe") * (2 if schedule == "dualpipev" else 1)
@@ -122,6 +131,7 @@ def pipeline_module(
             "schedule": schedule,
             "activation checkpointing": recomputes,
             "what crosses each boundary": part.liveness,
+            "tied weights": part.tie_weights,
         }
     )
     stages = [
@@ -174,29 +184,15 @@ def _stage_of(pair: tuple[str, int]) -> int:
     return pair[1]
 
 
-def _tie(
-    pipe: Any,
-    model: Any,
-    tie_weights: list[list[tuple[str, int]]],
-    stage_modules: Sequence[nn.Module],
-    topology: Any,
+def _register(
+    pipe: Any, model: Any, ties: Ties, stage_modules: Sequence[nn.Module], topology: Any
 ) -> None:
-    """Register every group of tied weights, on every rank in the same order."""
-    if not hasattr(pipe, "TiedWeight"):
-        logger.warning(
-            "this DeepSpeed has no pipe.TiedWeight, so the tie of %s is ignored: the copies start "
-            "as they are and then drift apart, since each stage trains its own; untie them in the "
-            "model, or keep all copies in one stage",
-            "; ".join(_listed(pairs) for pairs in tie_weights),
-            ranks=0,
-        )
-        return
+    """Hand every group of tied weights to the DeepSpeed that ties them itself."""
     rank = torch.distributed.get_rank()
-    all_ranks, all_stages = analyze_tie_ranks(tie_weights, topology)
-    for pairs, groups, stages in zip(tie_weights, all_ranks, all_stages, strict=True):
+    all_ranks, all_stages = analyze_tie_ranks(ties, topology)
+    for pairs, groups, stages in zip(ties, all_ranks, all_stages, strict=True):
         if len(set(stages)) != len(stages):
             raise ValueError(f"two copies of a tied weight are in one stage: {_listed(pairs)}")
-        logger.info("tying %s", _listed(pairs), ranks=0)
         module, weight = None, ""
         for path, stage in pairs:
             if any(rank in group and stages[group.index(rank)] == stage for group in groups):

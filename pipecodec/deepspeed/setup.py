@@ -11,6 +11,8 @@ from . import failure
 from .batch import packing_batch_fn
 from .clipping import count_every_stage
 from .engine import pipeline_module
+from .tied_gradients import sum_tied_gradients
+from .tied_module import TiedWeights
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ def initialize(
       all communication of ``torch.distributed`` with it, unless ``share_errors`` is False;
     - ``engine.reset_activation_shape()``, called on all ranks between two batches, lets shapes
       change at that point without ``dynamic_shape``;
+    - weights that stages share stay equal to the last bit, whatever the number of data-parallel
+      replicas, and a copy without a gradient in a step does not hang the others;
     - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
       ``correct_clipping`` is False (DeepSpeed counts those of the first stage).
 
@@ -72,6 +76,8 @@ def initialize(
     first = next((stage for stage in stages if stage.stage_id == 0), None)
     engine.set_batch_fn(packing_batch_fn(first, part.input_names, batch_fn))
     _reset_together(engine, stages)
+    if isinstance(module, TiedWeights):
+        sum_tied_gradients(engine)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
     if share_errors:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Protocol
 
-__all__ = ["Topology", "analyze_tie_ranks"]
+__all__ = ["Ties", "Topology", "analyze_tie_ranks"]
+
+Ties = list[list[tuple[str, int]]]
+"""For each tied weight the (parameter path, stage id) pairs of its copies, in order of stages."""
 
 
 class Topology(Protocol):

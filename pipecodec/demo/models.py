@@ -152,7 +152,7 @@ def _positions_and_mask(
     return position_ids, mask
 
 
-def _gpt2(attention: str) -> PreTrainedModel:
+def _gpt2(attention: str, tied: bool) -> PreTrainedModel:
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=VOCABULARY,
@@ -164,8 +164,7 @@ def _gpt2(attention: str) -> PreTrainedModel:
             embd_pdrop=0.0,
             attn_pdrop=0.0,
             use_cache=False,
-            # The first and the last stage would otherwise share a weight.
-            tie_word_embeddings=False,
+            tie_word_embeddings=tied,
             bos_token_id=None,
             eos_token_id=None,
             attn_implementation=attention,
@@ -173,7 +172,7 @@ def _gpt2(attention: str) -> PreTrainedModel:
     )
 
 
-def _llama(attention: str) -> PreTrainedModel:
+def _llama(attention: str, tied: bool) -> PreTrainedModel:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
@@ -184,7 +183,7 @@ def _llama(attention: str) -> PreTrainedModel:
             num_key_value_heads=_HEADS // 2,
             max_position_embeddings=256,
             use_cache=False,
-            tie_word_embeddings=False,
+            tie_word_embeddings=tied,
             bos_token_id=None,
             eos_token_id=None,
             attn_implementation=attention,
@@ -192,17 +191,20 @@ def _llama(attention: str) -> PreTrainedModel:
     )
 
 
-_MODELS: dict[str, Callable[[str], PreTrainedModel]] = {"gpt2": _gpt2, "llama": _llama}
+_MODELS: dict[str, Callable[[str, bool], PreTrainedModel]] = {"gpt2": _gpt2, "llama": _llama}
 
 
-def build_model(name: str, *, attention: str = "sdpa", seed: int = 0) -> PreTrainedModel:
+def build_model(
+    name: str, *, attention: str = "sdpa", tied: bool = False, seed: int = 0
+) -> PreTrainedModel:
     """Return the unsplit model, in training mode, with the weights that ``seed`` gives everywhere.
 
     ``attention`` is Hugging Face's name of the implementation: with "sdpa" the causal mask is a
-    bool tensor, with "eager" a float32 one without gradient.
+    bool tensor, with "eager" a float32 one without gradient. ``tied``: the output head's weight is
+    that of the token embedding, and so one of the first and of the last stage.
     """
     torch.manual_seed(seed)
-    model = _MODELS[name](attention)
+    model = _MODELS[name](attention, tied)
     model.train()
     return model
 

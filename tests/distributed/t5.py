@@ -31,7 +31,7 @@ def build_t5(vocabulary: int) -> T5ForConditionalGeneration:
             decoder_start_token_id=0,
         )
     )
-    # Hugging Face ties these three; as stages' weights they would drift apart.
+    # Hugging Face ties these three; summed over stages, their gradients would differ by rounding.
     model.decoder.embed_tokens = nn.Embedding(vocabulary, 32)
     model.lm_head.weight = nn.Parameter(torch.randn(vocabulary, 32) / 8)
     return model

@@ -101,6 +101,9 @@ def set_up(rank: Rank, tie_weights: dict[str, Any], kind: str) -> dict[str, Any]
         "tagged": tagged,
         "loss_fn": model.loss_fn is torch.nn.functional.mse_loss,
         "messages": messages.seen,
+        "weight": own.weight.tolist(),
+        "replicated": own.weight.ds_pipe_replicated,
+        "state": list(model.state_dict()),
         "ties": [(key, ranks, name, module is own) for key, ranks, name, module in registered],
     }
 
@@ -116,11 +119,42 @@ def test_each_rank_holds_its_stage_and_tags_sharded_parameters() -> None:
             assert got["messages"] == []
 
 
-def test_stock_deepspeed_is_told_to_ignore_ties() -> None:
+def test_stock_deepspeed_gets_what_it_needs_to_tie() -> None:
     first, second = values(set_up, 2, TIES, "stock")
-    (message,) = [m for m in first["messages"] if "TiedWeight" in m]
-    assert "the tie of embed.weight (stage 0), head.weight (stage 1) is ignored" in message
-    assert second["messages"] == []
+    assert "tying embed.weight (stage 0), head.weight (stage 1)" in first["messages"]
+    assert first["weight"] == second["weight"]
+    assert (first["replicated"], second["replicated"]) == (False, True)
+    for rank, got in enumerate((first, second)):
+        names = ["weight", "bias"]
+        assert got["state"] == [f"{rank}.mod.{['embed', 'head'][rank]}.{name}" for name in names]
+
+
+def on_one_rank(rank: Rank) -> dict[str, Any]:
+    """Two tied stages in one process."""
+    import deepspeed
+    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    stages = two_stages()
+    model = deepspeed_pipe_engine(
+        SimpleNamespace(tie_weights=TIES),
+        stages,
+        config={"train_batch_size": 1},
+        topology=PipeDataParallelTopology(num_pp=1, num_dp=1),
+        loss_fn=torch.nn.functional.mse_loss,
+    )
+    embed, head = (stages[k].mod.get_submodule(name) for k, name in enumerate(("embed", "head")))
+    return {
+        "one": embed.weight is head.weight,
+        "state": [name for name, _ in model.named_parameters()],
+        "groups": len(model.tied_comms),
+    }
+
+
+def test_copies_on_one_rank_become_one_parameter() -> None:
+    (got,) = values(on_one_rank, 1)
+    assert got["one"] and got["groups"] == 0
+    assert got["state"] == ["0.mod.embed.weight", "0.mod.embed.bias", "1.mod.head.bias"]
 
 
 def test_the_forks_ties_are_used() -> None:

@@ -1,0 +1,264 @@
+"""The training of models with tied weights, in a pipeline and in one process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pipecodec.deepspeed
+from pipecodec.deepspeed import setup
+from pipecodec.deepspeed.clipping import count_every_stage
+from pipecodec.demo.launch import Rank
+
+from .training import loss_fn
+
+__all__ = ["Case", "Toy", "Trained", "engine_of", "pipeline_cases", "whole_cases"]
+
+WIDTH, VOCABULARY, ACCUMULATE = 8, 256, 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to train and how.
+
+    ``model`` is one of the demo's, or for each stage the names of the weights it uses, in brackets
+    if it holds them without using them: the same name is the same weight. ``without`` leaves out
+    one part of what keeps copies equal. ``tensor`` ranks hold each stage and do the same.
+    """
+
+    model: str | tuple[str, ...]
+    pipes: int
+    replicas: int = 1
+    tensor: int = 1
+    schedule: str = "1f1b"
+    bf16: bool = False
+    zero: int = 0
+    clip: float = 0.0
+    steps: int = 5
+    frozen: bool = False
+    without: str = ""
+
+    @property
+    def processes(self) -> int:
+        return self.pipes * self.replicas * self.tensor
+
+    @property
+    def accumulate(self) -> int:
+        return 2 * self.pipes if self.schedule == "dualpipev" else ACCUMULATE
+
+    @property
+    def whole(self) -> tuple[Any, ...]:
+        """What the training in one process depends on."""
+        numbers = (self.replicas, self.accumulate, self.steps, self.clip)
+        return (self.model, self.bf16, self.frozen, *numbers)
+
+
+@dataclass
+class Trained:
+    """``weights`` holds those of one rank as NumPy arrays, and each step's norm of gradients."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    weights: dict[str, Any] = field(default_factory=dict)
+
+
+class Stage(nn.Module):
+    def __init__(self, shared: Mapping[str, nn.Parameter], used: list[str], last: bool) -> None:
+        super().__init__()
+        self.own = nn.Linear(WIDTH, 3 if last else WIDTH)
+        self.used, self.last = used, last
+        for name, parameter in shared.items():
+            self.register_parameter(name, parameter)
+
+    def forward(self, hidden: Tensor) -> Any:
+        for name in self.used:
+            hidden = torch.tanh(hidden @ self.get_parameter(name))
+        return self.own(hidden) if self.last else {"hidden": self.own(hidden).tanh()}
+
+
+class Toy(nn.Module):
+    """Stages one after the other."""
+
+    def __init__(self, stages: tuple[str, ...]) -> None:
+        super().__init__()
+        names = sorted({name.strip("()") for stage in stages for name in stage.split()})
+        shared = {name: nn.Parameter(torch.randn(WIDTH, WIDTH) / 3) for name in names}
+        self.stages = nn.ModuleList(
+            Stage(
+                {n: shared[n] for n in names if n in stage},
+                [n for n in stage.split() if n in names],
+                last=position == len(stages),
+            )
+            for position, stage in enumerate(stages, 1)
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        for stage in self.stages:
+            output = stage(hidden)
+            hidden = output if stage.last else output["hidden"]
+        return hidden
+
+
+def build(case: Case) -> tuple[nn.Module, list[nn.Module], Callable[[Any, Any], Tensor]]:
+    """Return the whole model, its stages, and the loss of its output and labels."""
+    if isinstance(case.model, str):
+        from pipecodec.demo.models import build_model, causal_lm_loss, cut_into_stages
+
+        model = build_model(case.model, tied=True)
+        return model, cut_into_stages(model, case.pipes), causal_lm_loss
+    torch.manual_seed(3)
+    model = Toy(case.model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not case.frozen or "own" in name)
+    return model, list(model.stages), loss_fn
+
+
+def micro_batches(case: Case, step: int, replica: int) -> Iterator[dict[str, Tensor]]:
+    for index in range(case.accumulate):
+        random = torch.Generator().manual_seed(1000 * step + 100 * replica + index)
+        if isinstance(case.model, str):
+            ids = torch.randint(0, VOCABULARY, (2, 12), generator=random)
+            mask = (torch.arange(12) < torch.tensor([[12 - index], [7]])).long()
+            yield {"input_ids": ids, "attention_mask": mask, "labels": ids}
+        else:
+            dtype = torch.bfloat16 if case.bf16 else torch.float32
+            yield {
+                "hidden": torch.randn(4, WIDTH, generator=random).to(dtype),
+                "labels": torch.randint(0, 3, (4,), generator=random),
+            }
+
+
+def optimizer_of(case: Case, parameters: Any) -> torch.optim.Optimizer:
+    if case.model == "llama":
+        return torch.optim.AdamW(parameters, lr=1e-3)
+    # GPT-2 has biases whose gradients are nothing but rounding; Adam makes whole steps of them.
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.5)
+
+
+def engine_of(case: Case, part: pipecodec.Partition, loss: Callable[[Any, Any], Tensor]) -> Any:
+    from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+
+    return pipecodec.deepspeed.initialize(
+        part,
+        topology=PipeModelDataParallelTopology(case.pipes, case.tensor, case.replicas),
+        loss_fn=loss,
+        optimizer=lambda parameters: optimizer_of(case, parameters),
+        schedule=case.schedule,
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": case.accumulate,
+            "gradient_clipping": case.clip,
+            "steps_per_print": None,
+            "zero_allow_untested_optimizer": True,
+            "bf16": {"enabled": case.bf16},
+            "zero_optimization": {"stage": case.zero},
+        },
+    )[0]
+
+
+@contextlib.contextmanager
+def noting_norms(trained: Trained) -> Iterator[list[float]]:
+    """Keep the norm that the engine throws away in fp32 without ZeRO."""
+    from deepspeed.runtime import engine
+
+    clip = engine.clip_grad_norm_
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        norm = clip(*args, **kwargs)
+        trained.norms.append(float(norm))
+        return norm
+
+    engine.clip_grad_norm_ = noting
+    try:
+        yield trained.norms
+    finally:
+        engine.clip_grad_norm_ = clip
+
+
+def pipeline_cases(rank: Rank, cases: dict[str, Case]) -> dict[str, Trained]:
+    """Train every case on this rank; says each one's name before it begins."""
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    results = {}
+    for name, case in cases.items():
+        rank.say(name)
+        results[name] = _pipeline(rank, case)
+    return results
+
+
+def _pipeline(rank: Rank, case: Case) -> Trained:
+    from deepspeed.pipe import PipelineModule
+
+    model, stages, loss = build(case)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    part = pipecodec.partition_modules(stages)
+    for (path, stage), *_ in part.tie_weights.values():
+        with torch.no_grad():  # only the first ranks have the value that all are to begin with
+            stages[stage].get_parameter(path).add_(rank.rank * case.pipes // rank.world)
+    with pytest.MonkeyPatch.context() as patch:
+        if case.without == "broadcast":
+            patch.setattr(PipelineModule, "_synchronize_tied_weights", lambda self: None)
+        if case.without == "order":
+            patch.setattr(setup, "sum_tied_gradients", lambda engine: None)
+        engine = engine_of(case, part, loss)
+    if case.without == "reduction":
+        engine.module.get_tied_weights_and_groups = list
+    if case.without == "norm":
+        for parameter in engine.module.parameters():
+            parameter.ds_pipe_replicated = False
+        count_every_stage(engine.module, 0)
+    replica = engine.grid.get_data_parallel_rank()
+    trained = Trained()
+    for step in range(case.steps):
+        batches = micro_batches(case, step, replica)
+        with noting_norms(trained) as noted:
+            trained.losses.append(engine.train_batch(batches).item())
+        if case.clip and len(noted) <= step:
+            noted.append(float(engine.get_global_grad_norm()))
+    here = {names[p]: p for p in engine.module.parameters() if p in names}
+    trained.weights = {name: p.detach().float().numpy().copy() for name, p in here.items()}
+    return trained
+
+
+def whole_cases(rank: Rank, cases: list[Case]) -> list[Trained]:
+    return [_whole(case) for case in cases]
+
+
+def _whole(case: Case) -> Trained:
+    """Train in one process; with bf16, on fp32 copies of the weights as DeepSpeed does."""
+    model, _, loss = build(case)
+    if case.bf16:
+        model.bfloat16()
+    weights = [p for p in model.parameters() if p.requires_grad]
+    masters = [p.detach().float().requires_grad_() for p in weights] if case.bf16 else weights
+    optimizer = optimizer_of(case, masters)
+    trained = Trained()
+    for step in range(case.steps):
+        losses = []
+        for replica in range(case.replicas):
+            for batch in micro_batches(case, step, replica):
+                labels = batch.pop("labels")
+                output = model(**batch)
+                losses.append(loss(getattr(output, "logits", output), labels))
+                (losses[-1] / (case.accumulate * case.replicas)).backward()
+        if case.bf16:
+            for master, weight in zip(masters, weights, strict=True):
+                master.grad = None if weight.grad is None else weight.grad.float()
+        if case.clip:
+            trained.norms.append(float(nn.utils.clip_grad_norm_(masters, case.clip)))
+        optimizer.step()
+        model.zero_grad()
+        if case.bf16:
+            with torch.no_grad():
+                for master, weight in zip(masters, weights, strict=True):
+                    weight.copy_(master)
+        trained.losses.append((sum(each.detach() for each in losses) / len(losses)).item())
+    trained.weights = {n: p.detach().float().numpy() for n, p in model.named_parameters()}
+    return trained
