@@ -108,6 +108,12 @@ def test_command_line() -> None:
     assert "8 frames sent, 7 of them the frame before used again, 8 read" in shown.stdout
 
 
+def test_tied_weights_stay_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--tied", "--steps=2", "--stages=2"]) == 0
+    shown = capsys.readouterr().out
+    assert "largest difference of copies     none, equal to the last bit" in shown
+
+
 @pytest.fixture
 def running() -> Iterator[subprocess.Popen[str]]:
     """A demo in its second step, in a process group of its own."""
@@ -185,6 +191,12 @@ def test_report_finds_differences() -> None:
     other = trained(losses=LAST.losses, weights={"b": [3.25]})
     assert report.weight_difference([FIRST, other], WHOLE) == 0.25
     assert "largest difference in weights    0.25" in report.summary([FIRST, other], WHOLE)
+    tied = trained(losses=LAST.losses, weights={**LAST.weights, "a": FIRST.weights["a"]})
+    assert report.weight_difference([FIRST, tied], WHOLE) == 0.0
+    assert report.copy_difference([FIRST, LAST]) is None
+    assert report.copy_difference([FIRST, tied]) == 0.0
+    drifted = replace(tied, weights={**tied.weights, "a": tied.weights["a"] + 0.5})
+    assert "largest difference of copies     0.5" in report.summary([FIRST, drifted], WHOLE)
     with pytest.raises(ValueError, match="the stages hold 1 weights, the model 2"):
         report.weight_difference([FIRST], WHOLE)
 
@@ -198,6 +210,13 @@ def test_exit_status_tells_a_difference(
     runs = iter([[FIRST, replace(LAST, losses=losses)], [WHOLE]])
     monkeypatch.setattr(command, "_train", lambda *_: next(runs))
     assert command.main(["--stages=2"]) == status
+
+
+def test_exit_status_tells_that_copies_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = replace(LAST, weights={**LAST.weights, "a": FIRST.weights["a"] + 1e-7})
+    runs = iter([[FIRST, copy], [WHOLE]])
+    monkeypatch.setattr(command, "_train", lambda *_: next(runs))
+    assert command.main(["--stages=2", "--tied"]) == 1
 
 
 def test_shows_which_process_failed(

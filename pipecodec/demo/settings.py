@@ -17,13 +17,15 @@ TITLES = {"gpt2": "GPT-2", "llama": "Llama"}
 class Settings:
     """One training; ``micro_batches`` of ``batch`` windows padded to ``length`` make a step.
 
-    ``model`` is a key of ``TITLES``; ``attention`` is Hugging Face's name of an implementation.
+    ``model`` is a key of ``TITLES``; ``attention`` is Hugging Face's name of an implementation;
+    ``tied`` makes the token embedding and the output head one weight.
     """
 
     model: str = "gpt2"
     stages: int = 3
     steps: int = 40
     attention: str = "sdpa"
+    tied: bool = False
     batch: int = 8
     length: int = 128
     micro_batches: int = 4

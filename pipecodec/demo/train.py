@@ -54,7 +54,7 @@ def train_pipeline(rank: Rank, settings: Settings) -> Trained:
     from pipecodec.demo.models import build_model, causal_lm_loss, cut_into_stages
 
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    model = build_model(settings.model, attention=settings.attention)
+    model = build_model(settings.model, attention=settings.attention, tied=settings.tied)
     names = {parameter: name for name, parameter in model.named_parameters()}
     engine, *_ = pipecodec.deepspeed.initialize(
         pipecodec.partition_modules(cut_into_stages(model, settings.stages)),
@@ -89,7 +89,7 @@ def train_whole(rank: Rank, settings: Settings) -> Trained:
     """Train the unsplit Hugging Face model in this process, with the loss it computes itself."""
     from pipecodec.demo.models import build_model
 
-    model = build_model(settings.model, attention=settings.attention)
+    model = build_model(settings.model, attention=settings.attention, tied=settings.tied)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
     text = standard_library_text()
     losses = []

@@ -18,7 +18,16 @@ from pipecodec.demo.launch import Rank
 
 from .training import loss_fn
 
-__all__ = ["Case", "Toy", "Trained", "engine_of", "pipeline_cases", "whole_cases"]
+__all__ = [
+    "Case",
+    "Toy",
+    "Trained",
+    "build",
+    "engine_of",
+    "micro_batches",
+    "pipeline_cases",
+    "whole_cases",
+]
 
 WIDTH, VOCABULARY, ACCUMULATE = 8, 256, 2
 
