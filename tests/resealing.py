@@ -22,7 +22,13 @@ def slot_for(leaf: Leaf) -> torch.Tensor:
     """A tensor of the leaf's dtype and shape, of whatever size, in a few bytes."""
     if leaf.dtype.startswith(("q", "bits")):
         raise FrameError("torch makes no tensor of this dtype here")
-    return torch.empty((), dtype=getattr(torch, leaf.dtype)).expand(leaf.shape)
+    one = torch.empty((), dtype=getattr(torch, leaf.dtype))
+    if leaf.shape is None:
+        try:
+            return torch.nested.nested_tensor([one.reshape(1)], layout=torch.jagged)
+        except (NotImplementedError, RuntimeError):
+            raise FrameError("torch makes no nested tensor of this dtype here") from None
+    return one.expand(leaf.shape)
 
 
 def resealed(target: Target, other: Target, rng: random.Random) -> tuple[torch.Tensor, list[Any]]:
