@@ -13,6 +13,7 @@ from torch import nn
 
 from pipecodec import StructureChangedError, partition_modules
 from pipecodec.deepspeed import DeepSpeedPipeStageWrapper
+from pipecodec.deepspeed.batch import packing_batch_fn
 from pipecodec.registry import get_dialect
 
 
@@ -278,3 +279,17 @@ def test_says_what_a_batch_lacks(call: Any, error: type[Exception], message: str
     first, _ = wrapped(First(), Last())
     with pytest.raises(error, match=message):
         call(first)
+
+
+def test_a_batch_may_require_gradients():
+    part = partition_modules([nn.Linear(2, 2), nn.Linear(2, 2)], outputs=["input", None])
+    first = DeepSpeedPipeStageWrapper(
+        part.stages[0], 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names
+    )
+    load = packing_batch_fn(first, part.input_names)
+    batch = {"input": torch.ones(3, 2, requires_grad=True), "labels": torch.zeros(3)}
+    tensors, labels = load(batch)
+    assert labels is batch["labels"]
+    assert not any(tensor.requires_grad for tensor in tensors)
+    values, _ = first.incoming.receive(tensors)
+    assert torch.equal(values[0], torch.ones(3, 2))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from ..stage import bind_inputs
 from .wrapper import DeepSpeedPipeStageWrapper
 
@@ -57,6 +59,7 @@ def packing_batch_fn(
             given = needed if len(args) == len(needed) else inputs
             bound = bind_inputs(given, args, {})
         by_name = dict(zip(given, bound, strict=True))
-        return codec.pack(tuple(by_name[name] for name in needed)), labels
+        with torch.no_grad():  # the engine detaches a batch, whatever made it
+            return codec.pack(tuple(by_name[name] for name in needed)), labels
 
     return pack
