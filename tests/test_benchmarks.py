@@ -103,12 +103,7 @@ ARRIVES = {
 @pytest.mark.parametrize("structure", STRUCTURES, ids=by_name)
 @pytest.mark.parametrize("contender", CONTENDERS, ids=by_name)
 def test_contender_restores_what_it_claims_to(contender, structure):
-    try:
-        send, receive = contender.make()
-    except ImportError as error:
-        if contender is OURS:
-            raise
-        pytest.skip(f"an optional package is not installed: {error}")
+    send, receive = contender.make()
     tensors = is_an_equal_tensor if contender.NAME == "torch objects" else is_the_tensor
     values = [structure.value, structure.value]
     if structure.vary is not None:

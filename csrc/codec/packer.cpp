@@ -142,7 +142,7 @@ void Packer::reset() {
   router_.reset();
 }
 
-// The frame of what was encoded, whose bytes it takes; `known` is the one of the same structure, if any.
+// The frame of what was encoded; `known` is the one of the same structure, if any.
 Ref Packer::frame_for(std::shared_ptr<Remembered> known, Encoder& encoder, const frame::Header& header,
                       at::Device device, size_t capacity) {
   if (known && known->holds(encoder.structure, device, capacity)) {
