@@ -15,9 +15,6 @@ from .tunnel import enter_tunnel, leave_tunnel
 
 __all__ = ["Codec", "Differentiable", "Stats", "TunnelCodec", "pack", "unpack"]
 
-_REMEMBERED = 4096
-"""Structures of which a TunnelCodec knows that it has received them."""
-
 Differentiable = Literal["auto", "by-dtype"] | Collection[str]
 
 
@@ -58,8 +55,9 @@ class Codec(_C.Codec):
         transport: "slots": every tensor is passed on as it is, beside the frame. "tunnel": what a
             pipeline engine can send, see TunnelCodec.
         differentiable: which leaves travel with gradients (transport "tunnel" only). "auto": those
-            that require a gradient when their structure is first sent; "by-dtype": every floating
-            and complex one; or the leaves' paths as ``describe`` shows them.
+            that require a gradient when they are first sent, or each time with ``dynamic_shape``;
+            "by-dtype": every floating and complex one; or the leaves' paths as ``describe`` shows
+            them.
         name: what messages call the boundary.
         dynamic_shape: number and sizes of the tensors may differ from value to value (transport
             "tunnel" only); every frame is as large as it has to be, and at least ``capacity``.
@@ -116,17 +114,16 @@ class TunnelCodec(Codec):
     Number and sizes of the tensors must stay those of the first value, unless ``dynamic_shape`` is
     set; a value that would change them is a StructureChangedError before anything is returned.
 
-    Which leaves are differentiable must not depend on whether gradients are enabled, since both
-    sides of a boundary have agreed on the tensors' sizes. It is seen in the first forward of a
-    structure, which therefore has to run with gradients enabled, even in an evaluation: ``receive``
-    hands out such a value with gradients and sets ``new_structure``.
+    Which leaves are differentiable does not depend on whether gradients are enabled, since both
+    sides of a boundary have agreed on the tensors' sizes. With "auto" a leaf, that is a path and a
+    dtype, is settled when it is first sent; where gradients are disabled then, what it requires
+    cannot be seen, and every floating and complex one counts as differentiable. With
+    ``dynamic_shape`` no size depends on it: each value is looked at by itself, and where gradients
+    are disabled nothing is differentiable.
     """
 
-    new_structure: bool = True
-    """True when the value that ``receive`` gave last was the first of its structure."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._received: set[int] = set()
+    settled: bool = False
+    """True once a value was sent, until ``reset``."""
 
     def pack(self, obj: Any, device: torch.device | str | int | None = None) -> tuple[Tensor, ...]:
         """Pack a value; see the class for the tensors."""
@@ -152,6 +149,7 @@ class TunnelCodec(Codec):
             FrameCapacityError, StructureChangedError: it does not fit what the boundary agreed on.
         """
         frame, tunnel, leaves, slots = _C.send(self, obj, device)
+        self.settled = True
         if token is None:
             token = torch.zeros(0, device=frame.device, requires_grad=torch.is_grad_enabled())
         return (enter_tunnel(tunnel, token, leaves), *slots, frame)
@@ -173,21 +171,16 @@ class TunnelCodec(Codec):
             tunnel, *slots, frame = tensors
             tensors = (tunnel, *(slot.clone() for slot in slots), frame)
         opened = _C.receive(self, tensors)
-        self.new_structure = opened.structure not in self._received
-        if len(self._received) == _REMEMBERED:
-            self._received.clear()
-        self._received.add(opened.structure)
         spans = opened.tunnel()
         if tensors[0].nbytes < spans.nbytes:
             raise FrameError(f"{self.name}: {_first_outside(opened, tensors[0])}")
-        with torch.set_grad_enabled(torch.is_grad_enabled() or self.new_structure):
-            token, leaves = leave_tunnel(spans, tensors[0], reuse)
+        token, leaves = leave_tunnel(spans, tensors[0], reuse)
         return opened.build(leaves), token
 
     def reset(self) -> None:
         """Forget what the boundary agreed on: capacity, sizes, differentiable leaves."""
         super().reset()
-        self._received.clear()
+        self.settled = False
 
 
 def _first_outside(opened: _C.Opened, received: Tensor) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipecodec import partition_modules
 from pipecodec.deepspeed import DeepSpeedPipeStageWrapper
 from pipecodec.deepspeed.batch import packing_batch_fn
+from pipecodec.deepspeed.loss import Labels
 
 from .test_deepspeed_wrapper import carried
 
@@ -27,6 +28,7 @@ class Last(nn.Module):
 
 
 INPUTS = ["input_ids", "unused", "attention_mask", "step", "segment"]
+CPU = torch.device("cpu")
 IDS, LABELS = torch.arange(6).reshape(2, 3), torch.tensor([1, 0])
 
 
@@ -39,7 +41,7 @@ def arrived(batch: Any, inputs: list[str] = INPUTS, **options: Any) -> tuple[Any
         )
         for k, stage in enumerate(part.stages)
     )
-    tensors, labels = packing_batch_fn(first, part.input_names, **options)(batch)
+    tensors, labels = packing_batch_fn(first, part.input_names, CPU, **options)(batch)
     assert all(isinstance(tensor, Tensor) for tensor in tensors)
     out = last(carried(first(tuple(t.clone() for t in tensors))))
     (ids, mask, step), segment = out["given"], out["segment"]
@@ -82,14 +84,22 @@ def test_labels_that_the_model_takes_stay_among_its_inputs() -> None:
         First(), 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names
     )
     batch = {"input_ids": IDS, "attention_mask": None, "labels": LABELS}
-    tensors, labels = packing_batch_fn(first, part.input_names)(batch)
+    tensors, labels = packing_batch_fn(first, part.input_names, CPU)(batch)
     assert labels is LABELS
     values = first.incoming.unpack(tensors)
     assert torch.equal(values[first.batch_names.index("labels")], LABELS)
 
 
+def test_nested_labels_reach_the_loss_as_they_are() -> None:
+    given = {"tokens": LABELS, "weights": [0.5, None], "names": ("a", LABELS)}
+    _, labels = arrived(({"input_ids": IDS, "attention_mask": None}, given))
+    assert isinstance(labels, Labels)
+    assert labels.value["tokens"] is LABELS
+    assert labels.value == given
+
+
 def test_elsewhere_only_the_labels_are_taken() -> None:
-    pack = packing_batch_fn(None, INPUTS)
+    pack = packing_batch_fn(None, INPUTS, CPU)
     assert pack({"input_ids": IDS, "labels": LABELS}) == ((), LABELS)
 
 
@@ -98,7 +108,7 @@ def test_batch_without_gradients_and_of_another_size_is_packed() -> None:
     first = DeepSpeedPipeStageWrapper(
         First(), 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names
     )
-    pack = packing_batch_fn(first, part.input_names)
+    pack = packing_batch_fn(first, part.input_names, CPU)
     sizes = []
     for enabled, rows in ((False, 3), (True, 2000), (False, 5)):
         with torch.set_grad_enabled(enabled):

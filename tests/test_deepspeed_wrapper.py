@@ -21,10 +21,8 @@ class First(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(3, 3)
-        self.calls = 0
 
     def forward(self, x: torch.Tensor, scale: torch.Tensor) -> dict[str, Any]:
-        self.calls += 1
         return {"hidden": self.linear(x) * scale, "note": {"step": 7, "none": None}}
 
 
@@ -209,9 +207,7 @@ def test_reset_after_unfreezing() -> None:
         first(batch())
     first.reset()
     last.reset()
-    with torch.no_grad():
-        sent = first(batch())
-    received = carried(sent)
+    received = carried(first(batch()))
     last(received)["logits"].sum().backward()
     assert received[0].grad.any()
 
@@ -235,35 +231,108 @@ class Middle(nn.Module):
         return {"hidden": self.linear(hidden)}
 
 
-def test_evaluation_first_sends_what_training_sends() -> None:
-    """Stage 1 only passes ``early`` on: it is differentiable there because of how it arrived."""
+class Early(First):
+    """Beside what it computes it sends a float tensor without a gradient."""
 
-    class Early(First):
-        def forward(self, x: torch.Tensor) -> dict[str, Any]:
-            self.calls += 1
-            return {"hidden": self.linear(x), "early": self.linear(x)}
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[bool] = []
 
-    class Late(Last):
-        def forward(self, hidden: torch.Tensor, early: torch.Tensor) -> Any:
-            return self.linear(hidden + early)
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        self.modes.append(torch.is_grad_enabled())
+        return {"hidden": self.linear(x), "early": self.linear(x), "mask": torch.ones(2, 3)}
 
-    stages = wrapped(
-        Early(), Middle(), Late(), inputs=("x",), outputs=(["hidden", "early"], ["hidden"], None)
+
+class Late(Last):
+    def forward(self, hidden: torch.Tensor, early: torch.Tensor, mask: torch.Tensor) -> Any:
+        return self.linear(hidden * mask + early)
+
+
+def early_stages() -> list[DeepSpeedPipeStageWrapper]:
+    return wrapped(
+        Early(),
+        Middle(),
+        Late(),
+        inputs=("x",),
+        outputs=(["hidden", "early", "mask"], ["hidden"], None),
     )
-    layouts = []
-    for training in (False, True, False):
+
+
+def layouts(stages: list[DeepSpeedPipeStageWrapper], modes: list[bool]) -> list[Any]:
+    """Send once in each mode, with gradients or without; a dtype and shape for each tensor."""
+    made = []
+    for training in modes:
         values: Any = (batch()[0],)
         layout = []
         with torch.set_grad_enabled(training):
             for stage in stages[:-1]:
-                values = tuple(t.clone() for t in carried(values)) if stage.stage_id else values
-                values = stage(values)
+                values = stage(tuple(carried(values)) if stage.stage_id else values)
                 assert values[0].requires_grad is training
                 layout.append([(t.dtype, t.shape) for t in values])
-        layouts.append(layout)
-    assert layouts[0] == layouts[1] == layouts[2]
-    assert layouts[0][0][0] == layouts[0][1][0]
-    assert stages[0].mod.calls == 3
+        made.append(layout)
+    assert stages[0].mod.modes == modes
+    return made
+
+
+@pytest.mark.parametrize(
+    ("modes", "elements"), [([True, False, True], 16), ([False, True, False], 24)]
+)
+def test_evaluation_sends_what_training_sends(modes: list[bool], elements: int) -> None:
+    """Stage 1 only passes ``early`` on: it is differentiable there because of how it arrived.
+
+    What is sent first without gradients could be differentiable, so the mask is in the tunnel.
+    """
+    stages = early_stages()
+    first, *others = layouts(stages, modes)
+    assert [layout == first for layout in others] == [True, True]
+    assert [boundary[0][1].numel() for boundary in first] == [elements] * 2
+
+
+def test_a_new_structure_in_evaluation_keeps_to_what_its_leaves_agreed_on() -> None:
+    class Moody(Early):
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:
+            mood = "happy" if torch.is_grad_enabled() else "sad"
+            return {**super().forward(x), "early": (self.linear(x), mood, x.sum() > 0)}
+
+    class Takes(Late):
+        def forward(self, hidden: torch.Tensor, early: Any, mask: torch.Tensor) -> Any:
+            return super().forward(hidden, early[0], mask)
+
+    stages = wrapped(
+        Moody(),
+        Takes(),
+        inputs=("x",),
+        outputs=(["hidden", "early", "mask"], None),
+    )
+    trained, evaluated, again = layouts(stages, [True, False, True])
+    assert trained == evaluated == again
+
+
+def test_checkpointing_looks_once_at_what_is_differentiable() -> None:
+    """The stage runs without gradients, but for the first time; its output never has a graph."""
+
+    def sizes(training: bool) -> tuple[list[int], list[bool]]:
+        stage = early_stages()[0].train(training)
+        stage.recomputes = True
+        with torch.no_grad():
+            sent = [stage(batch()[0])[0] for _ in range(2)]
+        assert not any(tunnel.requires_grad for tunnel in sent)
+        return [tunnel.numel() for tunnel in sent], stage.mod.modes
+
+    assert sizes(training=True) == ([16, 16], [True, False])
+    assert sizes(training=False) == ([24, 24], [False, False])
+
+
+def test_the_anchor_is_no_state() -> None:
+    stage, _ = wrapped(First().requires_grad_(False), Last())
+    saved = stage.state_dict()
+    assert set(saved) == {"mod.linear.weight", "mod.linear.bias"}
+    unfrozen, _ = wrapped(First(), Last())
+    for target in (stage, unfrozen):
+        target.load_state_dict(saved, strict=True)
+        target.load_state_dict({**saved, "anchor": torch.zeros(1)}, strict=True)
+        with pytest.raises(RuntimeError, match='Unexpected key.*"weight"'):
+            target.load_state_dict({**saved, "weight": torch.zeros(1)}, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +355,7 @@ def test_a_batch_may_require_gradients():
     first = DeepSpeedPipeStageWrapper(
         part.stages[0], 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names
     )
-    load = packing_batch_fn(first, part.input_names)
+    load = packing_batch_fn(first, part.input_names, torch.device("cpu"))
     batch = {"input": torch.ones(3, 2, requires_grad=True), "labels": torch.zeros(3)}
     tensors, labels = load(batch)
     assert labels is batch["labels"]

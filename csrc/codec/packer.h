@@ -43,7 +43,7 @@ class Packer {
         configured_(capacity),
         capacity_(capacity),
         dynamic_(dynamic),
-        router_(std::move(policy)) {}
+        router_(std::move(policy), dynamic) {}
 
   // A tuple: every leaf as a slot of its own, then the frame.
   structure::Ref pack(PyObject* value, PyObject* device);

@@ -26,49 +26,62 @@ device::Span span_of(const Encoder::Leaf& leaf, const at::Tensor& tensor, uint64
 
 }  // namespace
 
-const std::vector<bool>& Router::differentiable(Encoder& encoder, const std::string& root,
-                                                const std::string& name) {
+std::vector<bool> Router::differentiable(Encoder& encoder, const std::string& root, const std::string& name) {
+  std::vector<bool> decided;
+  if (policy_.kind == Policy::Kind::ByDType) {
+    for (const Encoder::Leaf& leaf : encoder.leaves) decided.push_back(can_require_grad(leaf));
+  } else if (policy_.kind == Policy::Kind::Auto && dynamic_) {
+    const bool gradients = c10::GradMode::is_enabled();
+    for (const Encoder::Leaf& leaf : encoder.leaves) decided.push_back(gradients && leaf.requires_grad);
+  } else {
+    decided = remembered(encoder, root);
+  }
+  for (size_t i = 0; i < decided.size(); ++i) {
+    if (!decided[i] || can_require_grad(encoder.leaves[i])) continue;
+    raise(
+        structure::known().unsupported_type,
+        name + ": " + path_of(encoder, i, root) + " is named differentiable, but its dtype has no gradients");
+  }
+  return decided;
+}
+
+// Paths take a while to write, so a structure that is met again is recognised by its bytes.
+std::vector<bool> Router::remembered(Encoder& encoder, const std::string& root) {
   uint8_t* const bytes = encoder.structure.data();
   for (const Encoder::Leaf& leaf : encoder.leaves) bytes[leaf.flags_at] = 0;
   const uint64_t key =
       frame::xxh64(bytes + frame::kHeaderBytes, encoder.structure.size() - frame::kHeaderBytes);
-  const auto found = known_.find(key);
-  if (found != known_.end()) return found->second;
-  std::vector<bool> decided(encoder.leaves.size());
-  if (policy_.kind == Policy::Kind::Auto && !c10::GradMode::is_enabled() && !decided.empty()) {
-    raise(structure::known().structure_changed, name +
-                                                    ": this structure is met for the first time without "
-                                                    "gradients, so which of its leaves are differentiable "
-                                                    "cannot be seen; run its first forward with gradients "
-                                                    "enabled, or name them with differentiable=");
+  const auto found = structures_.find(key);
+  if (found != structures_.end()) return found->second;
+  const std::vector<std::string> paths = leaf_paths(encoder, root);
+  std::vector<bool> decided;
+  for (size_t i = 0; i < encoder.leaves.size(); ++i) {
+    decided.push_back(policy_.kind == Policy::Kind::Paths ? policy_.paths.contains(paths[i])
+                                                          : agreed(encoder.leaves[i], paths[i]));
   }
-  const std::vector<std::string> paths =
-      policy_.kind == Policy::Kind::Paths ? leaf_paths(encoder, root) : std::vector<std::string>();
-  for (size_t i = 0; i < decided.size(); ++i) {
-    const Encoder::Leaf& leaf = encoder.leaves[i];
-    switch (policy_.kind) {
-      case Policy::Kind::Auto:
-        decided[i] = leaf.requires_grad;
-        break;
-      case Policy::Kind::ByDType:
-        decided[i] = can_require_grad(leaf);
-        break;
-      case Policy::Kind::Paths:
-        decided[i] = policy_.paths.contains(paths[i]);
-        break;
-    }
-    if (decided[i] && !can_require_grad(leaf)) {
-      raise(structure::known().unsupported_type,
-            name + ": " + path_of(encoder, i, root) +
-                " is named differentiable, but its dtype has no gradients");
-    }
-  }
-  if (known_.size() == kRemembered) known_.clear();  // each is decided again when it comes again
-  return known_.emplace(key, std::move(decided)).first->second;
+  if (structures_.size() == kStructures) structures_.clear();  // each is decided again, as it was
+  structures_.emplace(key, decided);
+  return decided;
+}
+
+// The same in every structure that has this leaf, since a string, a bool or a None beside it may differ.
+bool Router::agreed(const Encoder::Leaf& leaf, const std::string& path) {
+  const std::string key = std::to_string(static_cast<unsigned>(leaf.dtype)) + path;
+  const auto found = leaves_.find(key);
+  if (found != leaves_.end()) return found->second;
+  if (leaves_.size() == kLeaves) leaves_.clear();
+  const bool decided = c10::GradMode::is_enabled() ? leaf.requires_grad : can_require_grad(leaf);
+  leaves_.emplace(key, decided);
+  return decided;
+}
+
+void Router::reset() {
+  structures_.clear();
+  leaves_.clear();
 }
 
 Routed Router::route(Encoder& encoder, at::Device device, const std::string& root, const std::string& name) {
-  const std::vector<bool>& decided = differentiable(encoder, root, name);
+  const std::vector<bool> decided = differentiable(encoder, root, name);
   const bool gradients = c10::GradMode::is_enabled();
   Routed routed;
   uint64_t payload_bytes = 0;
@@ -79,10 +92,13 @@ Routed Router::route(Encoder& encoder, at::Device device, const std::string& roo
       raise(structure::known().unsupported_type, name + ": " + path_of(encoder, i, root) + ' ' + why);
     }
     if (gradients && leaf.requires_grad && !decided[i]) {
-      raise(structure::known().structure_changed,
-            name + ": " + path_of(encoder, i, root) +
-                " requires a gradient now, but did not in this structure's first "
-                "forward; call reset() on this boundary's codecs on all ranks after unfreezing parameters");
+      raise(
+          structure::known().structure_changed,
+          name + ": " + path_of(encoder, i, root) +
+              " requires a gradient now, but did not when it was first sent; after unfreezing parameters "
+              "call "
+              "reset() on this boundary's codecs on all ranks (engine.reset_activation_shape() does), and if "
+              "it requires one at some times only, set differentiable=\"by-dtype\" or dynamic_shape=True");
     }
     frame::Route way = frame::Route::RawSlot;
     if (decided[i]) {

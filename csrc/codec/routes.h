@@ -20,7 +20,9 @@ inline constexpr uint64_t kSmallLeaf = 4096;
 // tensors of a message in 256 numbers, two and three for each of them.
 inline constexpr size_t kMaxSlots = 64;
 
-// Which leaves are differentiable.
+// Which leaves are differentiable. Auto: those that require a gradient when they are first sent. Where
+// gradients are disabled that cannot be seen; every leaf that could require one is taken for differentiable
+// then, or none if nothing depends on it.
 struct Policy {
   enum class Kind { Auto, ByDType, Paths };
   Kind kind = Kind::Auto;
@@ -40,23 +42,29 @@ struct Routed {
 
 class Router {
  public:
-  explicit Router(Policy policy) : policy_(std::move(policy)) {}
+  // With `dynamic` sizes nothing has been agreed on, so what Auto finds is not remembered.
+  Router(Policy policy, bool dynamic) : policy_(std::move(policy)), dynamic_(dynamic) {}
 
   // Writes the route of each leaf into its flags byte. Throws PythonError, in messages calling the value
   // `root` and the codec `name`.
   Routed route(structure::Encoder& encoder, at::Device device, const std::string& root,
                const std::string& name);
 
-  void reset() { known_.clear(); }
+  void reset();
 
  private:
-  const std::vector<bool>& differentiable(structure::Encoder& encoder, const std::string& root,
-                                          const std::string& name);
+  std::vector<bool> differentiable(structure::Encoder& encoder, const std::string& root,
+                                   const std::string& name);
+  std::vector<bool> remembered(structure::Encoder& encoder, const std::string& root);
+  bool agreed(const structure::Encoder::Leaf& leaf, const std::string& path);
 
-  static constexpr size_t kRemembered = 4096;
+  static constexpr size_t kStructures = 4096;
+  static constexpr size_t kLeaves = 1 << 16;
 
   Policy policy_;
-  std::unordered_map<uint64_t, std::vector<bool>> known_;  // by the hash of the structure without flags
+  bool dynamic_;
+  std::unordered_map<uint64_t, std::vector<bool>> structures_;  // by the hash of the structure without flags
+  std::unordered_map<std::string, bool> leaves_;                // by dtype and path, of Auto
 };
 
 }  // namespace pipecodec::codec

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from ..stage import bind_inputs
+from .loss import Labels
 from .wrapper import DeepSpeedPipeStageWrapper
 
 __all__ = ["packing_batch_fn", "split_batch"]
@@ -37,18 +39,24 @@ def split_batch(batch: Any, inputs: Sequence[str]) -> tuple[Any, Any]:
 
 
 def packing_batch_fn(
-    first: DeepSpeedPipeStageWrapper | None, inputs: Sequence[str], batch_fn: BatchFn | None = None
+    first: DeepSpeedPipeStageWrapper | None,
+    inputs: Sequence[str],
+    device: torch.device,
+    batch_fn: BatchFn | None = None,
 ) -> Callable[[Any], tuple[Any, Any]]:
     """Return what ``engine.set_batch_fn`` takes: a batch to (tensors for stage 0, labels).
 
     ``first`` is stage 0 where it is on this rank; elsewhere nothing is packed. ``inputs`` names
     what the model takes. ``batch_fn`` makes (values, labels) of a batch, where values are a mapping
-    by name, a tuple or list by position, or one value; None: ``split_batch``.
+    by name, a tuple or list by position, or one value; None: ``split_batch``. Labels may be nested
+    like values; their tensors go to ``device``.
     """
     codec = None if first is None else first.take_packed_batches()
 
     def pack(batch: Any) -> tuple[Any, Any]:
         values, labels = split_batch(batch, inputs) if batch_fn is None else batch_fn(batch)
+        if labels is not None and not isinstance(labels, torch.Tensor):
+            labels = Labels(pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), labels))
         if first is None or codec is None:
             return (), labels
         needed = first.batch_names

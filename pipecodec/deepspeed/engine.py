@@ -13,6 +13,7 @@ from ..logger import get_logger
 from ..registry import register_framework_dialect
 from .agree import agree
 from .guards import protect_frames, settings_of
+from .loss import loss_of
 from .tied_module import TiedWeights
 from .ties import Ties, analyze_tie_ranks
 from .wrapper import DeepSpeedPipeStageWrapper
@@ -151,17 +152,11 @@ def pipeline_module(
         for stage_id, stage in enumerate(part.stages)
     ]
 
-    loss = loss_fn
-    if recomputes and loss_fn is not None:
-
-        def loss(output: Any, labels: Any) -> torch.Tensor:
-            return loss_fn(stages[-1].restore(output), labels)
-
     return deepspeed_pipe_engine(
         part,
         stages,
         topology=topology,
-        loss_fn=loss,
+        loss_fn=None if loss_fn is None else loss_of(stages[-1], loss_fn),
         config=config,
         dynamic_shape=dynamic_shape,
         schedule=schedule,

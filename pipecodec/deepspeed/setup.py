@@ -11,6 +11,7 @@ from . import failure
 from .batch import packing_batch_fn
 from .clipping import count_every_stage
 from .engine import pipeline_module
+from .phases import separate_phases
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
 from .wrapper import DeepSpeedPipeStageWrapper
@@ -42,12 +43,12 @@ def initialize(
 
     - batches may be mappings with the names of the model's inputs and the key "labels", as Hugging
       Face's data loaders give them, or pairs (inputs, labels); None, numbers and nested values are
-      fine among the inputs. ``batch_fn`` makes (inputs, labels) of any other batch, and is called
+      fine in both. ``batch_fn`` makes (inputs, labels) of any other batch, and is called
       where the engine loads one, on the first and on the last stage;
     - an error on one rank ends ``train_batch`` and ``eval_batch`` on all ranks, with its text, and
       all communication of ``torch.distributed`` with it, unless ``share_errors`` is False;
-    - ``engine.reset_activation_shape()``, called on all ranks between two batches, lets shapes
-      change at that point without ``dynamic_shape``;
+    - shapes may change without ``dynamic_shape`` between training and evaluation, and where all
+      ranks call ``engine.reset_activation_shape()`` between two batches;
     - weights that stages share stay equal to the last bit, whatever the number of data-parallel
       replicas, and a copy without a gradient in a step does not hang the others;
     - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
@@ -74,8 +75,8 @@ def initialize(
     engine = initialized[0]
     stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
     first = next((stage for stage in stages if stage.stage_id == 0), None)
-    engine.set_batch_fn(packing_batch_fn(first, part.input_names, batch_fn))
-    _reset_together(engine, stages)
+    engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))
+    separate_phases(engine, stages)
     if isinstance(module, TiedWeights):
         sum_tied_gradients(engine)
     if correct_clipping:
@@ -83,15 +84,3 @@ def initialize(
     if share_errors:
         failure.share_errors(engine)
     return initialized
-
-
-def _reset_together(engine: Any, stages: list[DeepSpeedPipeStageWrapper]) -> None:
-    """Let the engine's way to forget its buffers' sizes be the codecs' way as well."""
-    forget = engine.reset_activation_shape
-
-    def reset_activation_shape() -> None:
-        forget()
-        for stage in stages:
-            stage.reset()
-
-    engine.reset_activation_shape = reset_activation_shape

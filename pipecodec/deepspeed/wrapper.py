@@ -17,16 +17,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from ..codec import Differentiable, TunnelCodec
 from ..liveness import Arg, arg_name
 from ..registry import register_framework_dialect
 from ..stage import Stage, bind_inputs
+from .loss import join
 
 __all__ = ["DeepSpeedPipeStageWrapper"]
-
-_TENSOR = object()
 
 
 @register_framework_dialect("deepspeed", "pipeline_stage")
@@ -38,13 +36,12 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     ``name`` is the prefix of the stage's own names for what it gives (``submod_<stage_id>``).
     ``capacity``, ``differentiable`` and ``dynamic_shape`` are those of the codec of the boundary
     after this stage, see :class:`pipecodec.Codec`. ``recomputes`` tells that the engine runs the
-    stage again from the tensors it received (activation checkpointing): they are left as they are,
-    and the last stage returns the tensors of its output only, see ``restore``. ``incoming`` and
-    ``outgoing`` are the codecs of the boundaries before and after the stage, None where there is
-    none; ``take_packed_batches`` gives stage 0 an incoming one.
+    stage again from the tensors it received (activation checkpointing): they are left as they are.
+    ``incoming`` and ``outgoing`` are the codecs of the boundaries before and after the stage, None
+    where there is none; ``take_packed_batches`` gives stage 0 an incoming one.
 
     A module without a trainable parameter gets one of one element, ``anchor``, whose gradient is
-    always zero: the engine needs a parameter in every stage.
+    always zero: the engine needs a parameter in every stage. It is not in the state dict.
     """
 
     def __init__(
@@ -91,8 +88,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
                 dynamic_shape=dynamic_shape,
             )
         )
-        self._batches: set[object] = set()
-        self._output: tuple[pytree.TreeSpec, list[Any]] | None = None
+        self._auto = differentiable == "auto"
+        self._token: torch.Tensor | None = None
         if not any(parameter.requires_grad for parameter in mod.parameters()):
             self.anchor = nn.Parameter(torch.zeros(1))
 
@@ -109,14 +106,10 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         """
         if len(args) == 1 and isinstance(args[0], (list, tuple)):
             args = tuple(args[0])
-        env, token, new = self._receive(args, kwargs)  # 1, 2
-        if self.last or torch.is_grad_enabled() or not (new or self.dynamic_shape):
-            return self._run(env, token)
-        # Which values are differentiable is seen with gradients on only, and must not depend on
-        # the mode; a second forward to find it out would consume random numbers. With dynamic
-        # shapes a known input may give a new output at any time.
+        if not self._must_look():
+            return self._run(*self._receive(args, kwargs))
         with torch.enable_grad():
-            sent = self._run(env, token)
+            sent = self._run(*self._receive(args, kwargs))
         return tuple(tensor.detach() for tensor in sent)
 
     def take_packed_batches(self) -> TunnelCodec:
@@ -132,16 +125,21 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         """The names of the values that a batch for stage 0 holds, in order."""
         return list(self._stage.live)
 
-    def restore(self, output: Any) -> Any:
-        """Return the last stage's output as its module gave it, from what ``forward`` returned.
+    def end_in_loss(self) -> None:
+        """Let ``finish`` be called for each output, and the loss be tied to this stage's input.
 
-        They differ where checkpointing lets nothing but tensors through.
+        Else the last stage ties every floating-point tensor of its output to its input itself.
         """
-        if self._output is None:
-            return output
-        spec, leaves = self._output
-        tensors = iter(output if isinstance(output, tuple) else (output,))
-        return pytree.tree_unflatten([next(tensors) if x is _TENSOR else x for x in leaves], spec)
+        self.outgoing = TunnelCodec(
+            transport="tunnel", differentiable="by-dtype", name="loss", dynamic_shape=True
+        )
+
+    def finish(self, output: Any) -> tuple[Any, torch.Tensor | None]:
+        """Return the module's output and the token, from what ``forward`` returned last."""
+        if self.recomputes and self.outgoing is not None:
+            return self.outgoing.receive(output)
+        token, self._token = self._token, None
+        return output, token
 
     def reset(self) -> None:
         """Forget the tensors and gradients that this stage's boundaries agreed on.
@@ -149,50 +147,66 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         For all stages on all ranks at the same point, after parameters were frozen or unfrozen;
         the engine's own buffers need its ``reset_activation_shape()`` then.
         """
-        self._batches.clear()
         for codec in (self.incoming, self.outgoing):
             if codec is not None:
                 codec.reset()
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Save nothing: the anchor, all that is the wrapper's own, is no part of the model."""
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
+        """Neither ask for the anchor nor refuse it."""
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
+        for keys in lists[:2]:  # missing, unexpected
+            keys[:] = [key for key in keys if key != f"{prefix}anchor"]
+
     def _receive(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[dict[str, Any], torch.Tensor, bool]:
-        """Return the values that arrived, the token, and whether their structure is a new one."""
+    ) -> tuple[dict[str, Any], torch.Tensor]:
+        """Return the values that arrived, by name, and the token."""
         if self.incoming is not None:
-            tunnel, *others = args
-            # In evaluation the engine's copy has lost that it requires a gradient.
-            tunnel = tunnel if tunnel.requires_grad else tunnel.detach().requires_grad_()
-            values, token = self.incoming.receive((tunnel, *others), not self.recomputes)
-            return {**self._stage.bind(values), **kwargs}, token, self.incoming.new_structure
+            values, token = self.incoming.receive(args, not self.recomputes)
+            return {**self._stage.bind(values), **kwargs}, token
         batch: list[Any] = []
         for arg in args:
             batch.extend(arg if isinstance(arg, (list, tuple)) else [arg])
         given = len(batch) + len(kwargs)
         names = self._inputs if given == len(self._inputs) else self._stage.live
         env = self._stage.bind(bind_inputs(names, batch, kwargs))
-        signature = _signature(env)
-        new = signature not in self._batches
-        self._batches.add(signature)
-        return env, torch.zeros(0, device=_device(env), requires_grad=True), new
+        return env, torch.zeros(0, device=_device(env), requires_grad=True)
 
     def _run(self, env: dict[str, Any], token: torch.Tensor) -> Any:
         if hasattr(self, "anchor"):
             token = torch.cat([token, self.anchor[:0].to(token.dtype)])
         positional, keyword = self._stage.arguments(env)
         output = self.mod(*positional, **keyword)  # 3
-        if self.outgoing is None:
-            return self._tensors_only(_join(output, token))
+        if self.last:
+            return self._ended(output, token)
         self._stage.name_outputs(env, output)
         values = self._stage.collect(env, self.liveness[self.stage_id + 1])  # 4
+        assert self.outgoing is not None
         return self.outgoing.send(tuple(values), token, token.device)  # 5
 
-    def _tensors_only(self, output: Any) -> Any:
-        """Return what the engine's checkpointing takes: a tensor or a tuple of tensors."""
-        if not self.recomputes or isinstance(output, torch.Tensor):
-            return output
-        leaves, spec = pytree.tree_flatten(output)
-        self._output = spec, [_TENSOR if isinstance(x, torch.Tensor) else x for x in leaves]
-        return tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+    def _ended(self, output: Any, token: torch.Tensor) -> Any:
+        if self.outgoing is None:
+            return join(output, token)
+        if self.recomputes:  # which passes nothing but tensors
+            return self.outgoing.send(output, token, token.device)
+        self._token = token
+        return output
+
+    def _must_look(self) -> bool:
+        """Return whether it can be seen with gradients enabled only what is differentiable.
+
+        Under activation checkpointing a stage runs without gradients at first. A forward of its own
+        to find it out would consume random numbers.
+        """
+        if self.last or self.outgoing is None or torch.is_grad_enabled():
+            return False
+        unsettled = self.dynamic_shape or not self.outgoing.settled
+        return self.recomputes and self.training and self._auto and unsettled
 
 
 def _boundary(receiver: int, **settings: Any) -> TunnelCodec:
@@ -214,12 +228,6 @@ def _in_input_order(
     return ordered
 
 
-def _signature(env: Mapping[str, Any]) -> object:
-    return tuple(
-        (v.dtype, v.shape) if isinstance(v, torch.Tensor) else type(v) for v in env.values()
-    )
-
-
 def _device(env: Mapping[str, Any]) -> torch.device:
     for value in env.values():
         if isinstance(value, torch.Tensor):
@@ -228,30 +236,3 @@ def _device(env: Mapping[str, Any]) -> torch.device:
         f"stage 0 received no tensor, only {list(env)}: "
         "the device to work on is that of the first tensor in the batch; pass one"
     )
-
-
-def _join(output: Any, token: torch.Tensor) -> Any:
-    """Return ``output`` with ``token`` in the history of every tensor that can have one."""
-    if not (torch.is_grad_enabled() and token.requires_grad):
-        return output
-
-    def joined(leaf: Any) -> Any:
-        differentiable = isinstance(leaf, torch.Tensor) and (
-            leaf.is_floating_point() or leaf.is_complex()
-        )
-        return _Join.apply(leaf, token) if differentiable else leaf  # type: ignore[no-untyped-call]
-
-    return pytree.tree_map(joined, output)
-
-
-class _Join(torch.autograd.Function):
-    """Hands on its first argument, and gives the second one a gradient without elements."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        # The same memory without being a view, so that a loss may still work in place.
-        return tensor.detach()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return gradient, gradient.new_zeros(0, dtype=torch.float32)

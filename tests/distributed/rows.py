@@ -110,7 +110,7 @@ def _checkpointed(reentrant: bool) -> Mapping[str, Any]:
 
 def _typical(first: First, x: Tensor, ids: Tensor) -> Any:
     """Two more differentiable leaves, a large mask that is worked on in place, a number."""
-    mask = torch.zeros(LARGE, BATCH, dtype=torch.bool)
+    mask = torch.zeros(LARGE, len(x), dtype=torch.bool)
     mask[0] = ids[:, 0] > 0
     return {"skip": first.extra(x), "wide": first.extra(x).double(), "mask": mask, "scale": 0.3}
 
@@ -119,6 +119,36 @@ def _use_typical(hidden: Tensor, value: Any) -> Tensor:
     value["mask"].logical_not_()
     mixed = hidden + value["skip"] * value["scale"] + value["wide"].to(hidden.dtype)
     return mixed.masked_fill(value["mask"][0, :, None].clone(), 0.0)
+
+
+def _averaged(first: First, x: Tensor, ids: Tensor) -> Tensor:
+    """A moving average that is kept, graph and all, of what evaluation sees."""
+    value = first.extra(x)
+    if not torch.is_grad_enabled():
+        first.average = 0.9 * getattr(first, "average", 0.5) + value.mean()
+    return value * getattr(first, "average", 0.5)
+
+
+def _moody(first: First, x: Tensor, ids: Tensor) -> Any:
+    """What evaluation sends differs in a str, a bool and a None."""
+    training = torch.is_grad_enabled()
+    return {
+        "mode": "training" if training else "evaluation",
+        "training": training,
+        "mask": torch.linspace(-1, 1, WIDTH) if training else None,
+        "skip": first.extra(x),
+    }
+
+
+def _use_moody(hidden: Tensor, value: Any) -> Tensor:
+    assert (value["mode"] == "training") is value["training"] is (value["mask"] is not None)
+    return hidden + value["skip"] + (value["mask"] if value["training"] else 0.0)
+
+
+def _in_turn(first: First, x: Tensor, ids: Tensor) -> Tensor:
+    """Detached in the first micro-batch, attached in the second, and so on."""
+    value = first.extra(x)
+    return value.detach() if first.calls % 2 else value
 
 
 _ALL = frozenset({0, 1, 3})
@@ -211,6 +241,8 @@ ROWS: dict[str, Row] = {
     "frozen all but last": typical(frozen=("first", "middle"), evaluate=_ALL),
     "adapters on a frozen base": typical(adapters=True),
     "evaluation first and between": typical(evaluate=_ALL),
+    "average kept in evaluation": Row(give=_averaged, take=_added, evaluate=_ALL),
+    "str, bool, None differ in evaluation": Row(give=_moody, take=_use_moody, evaluate=_ALL),
     "checkpointing, reentrant": typical(config=_checkpointed(True), evaluate=_ALL),
     "checkpointing, non-reentrant": typical(config=_checkpointed(False), evaluate=_ALL),
     "dynamic batch size": Row(
@@ -222,6 +254,15 @@ ROWS: dict[str, Row] = {
     ),
     "dynamic structure": Row(
         give=_growing, take=_grown, options={"dynamic_shape": True}, evaluate=_ALL
+    ),
+    "dynamic, average kept in evaluation": Row(
+        give=_averaged, take=_added, options={"dynamic_shape": True}, evaluate=_ALL
+    ),
+    "dynamic, attached and detached in turn": Row(
+        give=_in_turn, take=_added, options={"dynamic_shape": True}, evaluate=_ALL
+    ),
+    "attached and detached in turn, differentiable by its dtype": Row(
+        give=_in_turn, take=_added, options={"differentiable": "by-dtype"}, evaluate=_ALL
     ),
     "dynamic and checkpointed": Row(
         give=_cast(torch.float64),

@@ -22,8 +22,8 @@ class Row:
     what a middle stage sends on instead of it. ``frozen`` names the stages without a trainable
     parameter: "first", "middle". ``options`` are for ``pipecodec.deepspeed.initialize``,
     ``config`` is merged into DeepSpeed's. ``evaluate`` holds the steps before which ``eval_batch``
-    runs once; ``sizes`` are the batch sizes of successive micro-batches, of which those of
-    evaluations are one smaller if they differ. ``bf16`` repeats what ``config`` says.
+    runs once; ``sizes`` are the batch sizes of successive micro-batches; those of evaluations
+    are one smaller. ``bf16`` repeats what ``config`` says.
     """
 
     give: Callable[[First, Tensor, Tensor], Any] = lambda first, x, ids: None

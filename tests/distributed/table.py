@@ -47,7 +47,7 @@ def micro_batches(
         seed = 1000 * step + 100 * replica + index + 50 * evaluate
         random = torch.Generator().manual_seed(seed)
         size = row.sizes[(grid.accumulate * step + index) % len(row.sizes)]
-        size -= evaluate and len(row.sizes) > 1
+        size -= evaluate
         yield {
             "x": torch.randn(size, WIDTH, generator=random),
             "ids": torch.randint(0, 2, (size, WIDTH), generator=random),

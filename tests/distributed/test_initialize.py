@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
 
 import pipecodec
 from pipecodec import FrameCapacityError, StructureChangedError
@@ -130,41 +128,3 @@ def test_clipping_counts_the_gradients_of_all_stages() -> None:
 def test_clipping_is_left_alone_if_asked_to() -> None:
     """What DeepSpeed does in fp32 without ZeRO: once it counts all stages, the tags can go."""
     assert moved(False) > 1.05
-
-
-class Output(nn.Module):
-    """A last stage that returns what an engine's checkpointing does not take."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(8, 3)
-
-    def forward(self, hidden: Tensor, value: Any) -> dict[str, Any]:
-        return {"scale": 2.0, "logits": self.linear(hidden), "none": None}
-
-
-def checkpointed_dict(rank: Rank, interval: int) -> list[float]:
-    import deepspeed
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    torch.manual_seed(1)
-    engine, *_ = pipecodec.deepspeed.initialize(
-        pipecodec.partition_modules([build(TYPICAL, 2)[0], Output()], ["x", "ids"]),
-        topology=PipeDataParallelTopology(num_pp=2, num_dp=1),
-        loss_fn=lambda out, labels: out["scale"] * loss_fn(out["logits"], labels),
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-        config={
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 3,
-            "steps_per_print": None,
-            "pipeline": {"activation_checkpoint_interval": interval},
-        },
-    )
-    return [engine.train_batch(micro_batches(TYPICAL, GRID, step)).item() for step in range(3)]
-
-
-def test_last_stage_may_return_a_dict_under_checkpointing() -> None:
-    plain, checkpointed = (values(checkpointed_dict, 2, interval) for interval in (0, 1))
-    assert plain == checkpointed
-    assert plain[0][0] > plain[0][-1]

@@ -1,0 +1,73 @@
+"""Training and evaluation on one engine, each with sizes of its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .wrapper import DeepSpeedPipeStageWrapper
+
+__all__ = ["separate_phases"]
+
+
+def separate_phases(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> None:
+    """Let the boundaries agree anew whenever training turns to evaluation, and back.
+
+    The batches of the two may then differ in size without ``dynamic_shape``, and what is sent
+    without gradients settles nothing for training. It costs the engine's exchange of shapes, one
+    more message for each boundary. ``engine.reset_activation_shape()`` makes the ``stages`` of
+    this rank agree anew as well.
+
+    Evaluation runs without checkpointing, and out of ``torch.inference_mode``: the engine could not
+    use the buffers again that it makes there.
+    """
+    forget = engine.reset_activation_shape
+
+    def reset_activation_shape() -> None:
+        forget()
+        for stage in stages:
+            stage.reset()
+
+    phase = "train_batch"
+
+    def in_phase(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal phase
+            if phase != method.__name__:
+                phase = method.__name__
+                engine.reset_activation_shape()
+            return method(*args, **kwargs)
+
+        return call
+
+    evaluate = in_phase(engine.eval_batch)
+
+    @functools.wraps(evaluate)
+    def eval_batch(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False), torch.no_grad(), _kept_activations(engine, stages):
+            return evaluate(*args, **kwargs)
+
+    engine.reset_activation_shape = reset_activation_shape
+    engine.train_batch = in_phase(engine.train_batch)
+    engine.eval_batch = eval_batch
+
+
+@contextmanager
+def _kept_activations(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Iterator[None]:
+    """Leave activation checkpointing, which also takes nothing but tensors, for a while."""
+    module = engine.module
+    interval, recomputes = module.activation_checkpoint_interval, [s.recomputes for s in stages]
+    module.activation_checkpoint_interval = 0
+    for stage in stages:
+        stage.recomputes = False
+    try:
+        yield
+    finally:
+        module.activation_checkpoint_interval = interval
+        for stage, before in zip(stages, recomputes, strict=True):
+            stage.recomputes = before
