@@ -2,6 +2,10 @@
 
 A rank that fails stops talking, and its neighbours find a closed connection, which says nothing of
 why. So it writes its error into the store that the ranks met in, where they look for it.
+
+Where nothing more goes between neighbours, ranks would wait for each other in collectives on groups
+that the failed process keeps open. So all meet before those, in a group that a rank which fails
+closes: before gradients are reduced, and at the end of a batch's schedule.
 """
 
 from __future__ import annotations
@@ -31,12 +35,32 @@ class RemoteError(RuntimeError):
 def share_errors(engine: Any) -> None:
     """Let ``train_batch`` and ``eval_batch`` of this engine fail on all ranks with one error.
 
-    The rank that fails raises its error as it is; on the others it is a ``RemoteError``, within
-    seconds, with that error's text. Where the process of a rank is gone without a word, the others
-    keep the error that tells of the lost connection.
+    A collective call. The rank that fails raises its error as it is; on the others it is a
+    ``RemoteError``, within seconds, with that error's text. Where the process of a rank is gone
+    without a word, the others keep the error that tells of the lost connection. After an error the
+    engine is of no more use, and says so; one before a batch's first message, which every rank gets
+    by itself, does no harm. All ranks meet on the host twice for each batch.
     """
-    store = distributed_c10d.PrefixStore("pipecodec/failure", distributed_c10d._get_default_store())
-    noticeboard = _Noticeboard(store, engine.global_rank, engine.stage_id)
+    from deepspeed.runtime.pipe import schedule
+
+    noticeboard = _Noticeboard(engine.global_rank, engine.stage_id)
+    reduce_tied_grads = engine._INSTRUCTION_MAP[schedule.ReduceTiedGrads]
+    run_schedule = engine._exec_schedule
+
+    def meet_and_reduce(engine: Any) -> None:
+        noticeboard.meet()
+        reduce_tied_grads(engine)
+
+    def run_and_meet(steps: Any) -> None:
+        noticeboard.busy = True
+        run_schedule(steps)
+        noticeboard.meet()
+
+    engine._INSTRUCTION_MAP = {
+        **engine._INSTRUCTION_MAP,
+        schedule.ReduceTiedGrads: meet_and_reduce,
+    }
+    engine._exec_schedule = run_and_meet
     for name in ("train_batch", "eval_batch"):
         setattr(engine, name, _watched(getattr(engine, name), noticeboard))
 
@@ -44,9 +68,19 @@ def share_errors(engine: Any) -> None:
 class _Noticeboard:
     """The first error of all ranks, in the store that they share."""
 
-    def __init__(self, store: Any, rank: int, stage: int) -> None:
-        self.store, self.rank, self.stage = store, rank, stage
+    def __init__(self, rank: int, stage: int) -> None:
+        self.store = distributed_c10d.PrefixStore(
+            "pipecodec/failure", distributed_c10d._get_default_store()
+        )
+        self.rank, self.stage = rank, stage
         self.ranks = dist.get_world_size()
+        self.group: Any = dist.new_group(backend="gloo")
+        self.busy = False  # between the first message of a batch and its end
+        self.failure = ""
+
+    def meet(self) -> None:
+        """Return once all ranks are here; an error if one of them has left."""
+        dist.barrier(group=self.group)
 
     def write(self, error: BaseException) -> bool:
         """Say what went wrong here; False if another rank was first."""
@@ -71,6 +105,9 @@ class _Noticeboard:
         The store lives in the process of rank 0, which therefore waits for the others.
         """
         self.store.add("done", 1)
+        group, self.group = self.group, None
+        dist.destroy_process_group(group)
+        del group
         with contextlib.suppress(Exception):
             distributed_c10d._abort_process_group()
         deadline = time.monotonic() + _PATIENCE
@@ -83,9 +120,19 @@ class _Noticeboard:
 def _watched(method: Callable[..., Any], noticeboard: _Noticeboard) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if noticeboard.failure:
+            raise RuntimeError(
+                f"{noticeboard.failure}, and the ranks of this engine talk no more; load a "
+                "checkpoint in new processes"
+            )
         try:
-            return method(*args, **kwargs)
+            result = method(*args, **kwargs)
+            noticeboard.busy = False
+            return result
         except Exception as error:
+            if not (noticeboard.busy or _lost_connection(error)):
+                raise
+            noticeboard.failure = f"{method.__name__} failed before ({type(error).__name__})"
             text = None
             with contextlib.suppress(Exception):  # the store may be gone with rank 0
                 text = noticeboard.read(_PATIENCE if _lost_connection(error) else 0.0)

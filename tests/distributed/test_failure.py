@@ -11,10 +11,11 @@ from itertools import count
 from typing import Any
 
 import pytest
+import torch
 
 from pipecodec.demo.launch import Rank
 
-from .harness import outcomes
+from .harness import outcomes, values
 from .stages import Row, build
 from .table import Grid, engine_of, micro_batches
 
@@ -29,42 +30,75 @@ def fail() -> None:
     raise ArithmeticError("planted in a stage")
 
 
-def train(rank: Rank, failing: int, how: Callable[[], None], linger: float) -> None:
-    """Train two steps; rank ``failing`` does ``how`` in its second micro-batch of the second.
-
-    After an error it stays alive for ``linger`` seconds.
-    """
-    engine = engine_of(ROW, build(ROW, 3), GRID)
+def in_forward(engine: Any, how: Callable[[], None]) -> None:
+    """Do ``how`` in the second micro-batch of the second step."""
+    (stage,) = engine.module.forward_funcs
     micro_batch = count(1)
 
-    def at_forward(_module: Any, _args: Any) -> None:
+    def hook(_module: Any, _args: Any) -> None:
         if next(micro_batch) == GRID.accumulate + 2:
             how()
 
+    stage.mod.register_forward_pre_hook(hook)
+
+
+def in_backward(engine: Any, how: Callable[[], None]) -> None:
+    """Do ``how`` in the last backward of the second step, before which all is received."""
+    (stage,) = engine.module.forward_funcs
+    parameter = next(stage.mod.parameters())
+    micro_batch = count(1)
+
+    def hook(_gradient: Any) -> None:
+        if next(micro_batch) == 2 * GRID.accumulate:
+            how()
+
+    parameter.register_hook(hook)
+
+
+def in_step(engine: Any, how: Callable[[], None]) -> None:
+    """Do ``how`` in the second step of the optimizer."""
+    step, inner = count(1), engine.basic_optimizer
+
+    def hook(*_args: Any) -> None:
+        if next(step) == 2:
+            how()
+
+    inner.register_step_pre_hook(hook)
+
+
+def train(rank: Rank, failing: int, where: Any, how: Callable[[], None], linger: float) -> None:
+    """Train two steps; rank ``failing`` does ``how`` in the second.
+
+    After an error each rank stays alive for ``linger`` seconds.
+    """
+    engine = engine_of(ROW, build(ROW, 3), GRID)
     if rank.rank == failing:
-        (stage,) = engine.module.forward_funcs
-        stage.mod.register_forward_pre_hook(at_forward)
+        where(engine, how)
     for step in range(2):
         try:
             engine.train_batch(micro_batches(ROW, GRID, step))
         except Exception as error:
             rank.say(("error", type(error).__name__))
+            with pytest.raises(RuntimeError, match="train_batch failed before .*new processes"):
+                engine.eval_batch(micro_batches(ROW, GRID, step))
             time.sleep(linger)
             rank.say(("exit", rank.rank))
             raise
         rank.say(("step", step))
 
 
-@pytest.mark.parametrize(("failing", "linger"), [(0, 3.0), (1, 0.0), (2, 0.0)])
-def test_every_rank_ends_with_the_error_of_the_one_that_failed(failing: int, linger: float) -> None:
+@pytest.mark.parametrize("failing", range(3))
+@pytest.mark.parametrize("where", [in_forward, in_backward, in_step])
+def test_every_rank_ends_with_the_error_of_the_one_that_failed(where: Any, failing: int) -> None:
     """Also while the process that failed, and the store on rank 0 with it, lives on."""
     said: list[Any] = []
-    ended = outcomes(train, 3, failing, fail, linger, on_message=lambda _, what: said.append(what))
+    ended = outcomes(
+        train, 3, failing, where, fail, 2.0, on_message=lambda _, what: said.append(what)
+    )
     assert {step for kind, step in said if kind == "step"} == {0}
     errors = [name for kind, name in said if kind == "error"]
     assert sorted(errors) == ["ArithmeticError", "RemoteError", "RemoteError"]
-    if linger:
-        assert [kind for kind, _ in said[-6:]] == ["error"] * 3 + ["exit"] * 3
+    assert [kind for kind, _ in said[-6:]] == ["error"] * 3 + ["exit"] * 3
     assert [outcome.status for outcome in ended] == ["error"] * 3
     for outcome in ended:
         assert "ArithmeticError: planted in a stage" in outcome.detail
@@ -72,15 +106,29 @@ def test_every_rank_ends_with_the_error_of_the_one_that_failed(failing: int, lin
             assert f"RemoteError: rank {failing}, stage {failing}:" in outcome.detail
 
 
-@pytest.mark.parametrize("failing", range(3))
-def test_every_rank_ends_when_one_is_killed(failing: int) -> None:
-    ended = outcomes(train, 3, failing, die, 0.0)
+@pytest.mark.parametrize(
+    ("where", "failing"),
+    [(in_forward, 0), (in_forward, 1), (in_forward, 2), (in_backward, 0), (in_step, 1)],
+)
+def test_every_rank_ends_when_one_is_killed(where: Any, failing: int) -> None:
+    ended = outcomes(train, 3, failing, where, die, 0.0)
     assert ended[failing].status == "died"
     assert f"exit code {-signal.SIGKILL}" in ended[failing].detail
     for outcome in ended:
         if outcome.rank != failing:
             assert outcome.status == "error"
             assert "gloo/transport" in outcome.detail
+
+
+def refused(rank: Rank) -> float:
+    engine = engine_of(ROW, build(ROW, 3), GRID)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="requires gradients enabled"):
+        engine.train_batch(micro_batches(ROW, GRID, 0))
+    return engine.train_batch(micro_batches(ROW, GRID, 0)).item()
+
+
+def test_an_error_before_the_first_message_does_no_harm() -> None:
+    assert len(set(values(refused, 3))) == 1
 
 
 def hang(rank: Rank) -> None:
