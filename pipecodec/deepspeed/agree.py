@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -19,21 +19,32 @@ class Copy(Protocol):
         """The parameter; ``AttributeError`` if there is none."""
 
 
-def agree(settings: Mapping[str, Any]) -> None:
-    """Return if all ranks give equal ``settings``, whose keys are what messages call them.
+def agree(describe: Callable[[], Mapping[str, Any]]) -> None:
+    """Return if ``describe()`` is equal on all ranks; its keys are what messages call the settings.
 
     A collective call. Raises ``ValueError``, the same on every rank, with the first setting that
-    differs, its values, and the ranks that have each of them.
+    differs, its values, and the ranks that have each of them. If ``describe`` raises, that rank
+    raises its error, and the others a ``ValueError`` with its text.
     """
     if not dist.is_initialized():
         raise ValueError(
             "the ranks cannot compare their settings before torch.distributed is initialized; "
             "call deepspeed.init_distributed() first"
         )
+    settings, error = {}, None
+    try:
+        settings = dict(describe())
+    except Exception as caught:
+        error = caught
     everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, dict(settings))
-    for name in settings:
-        values = [theirs.get(name) for theirs in everyone]
+    dist.all_gather_object(everyone, (settings, None if error is None else repr(error)))
+    if error is not None:
+        raise error
+    for rank, (_, failure) in enumerate(everyone):
+        if failure is not None:
+            raise ValueError(f"rank {rank} cannot be set up: {failure}")
+    for name in dict.fromkeys(name for theirs, _ in everyone for name in theirs):
+        values = [theirs.get(name, "nothing") for theirs, _ in everyone]
         if any(value != values[0] for value in values):
             raise ValueError(
                 f"ranks differ in {name}: {_by_value(values)}; give all ranks the same"
@@ -87,7 +98,7 @@ def _described(copy: Copy) -> dict[str, str]:
 def _by_value(values: list[Any]) -> str:
     ranks: dict[str, list[str]] = {}
     for rank, value in enumerate(values):
-        ranks.setdefault(repr(value), []).append(str(rank))
+        ranks.setdefault(value if isinstance(value, str) else repr(value), []).append(str(rank))
     return "; ".join(
         f"{value} on rank{'s' * (len(who) > 1)} {', '.join(who)}" for value, who in ranks.items()
     )

@@ -12,7 +12,7 @@ from .. import _C
 from ..logger import get_logger
 from ..registry import register_framework_dialect
 from .agree import agree
-from .guards import protect_frames, settings_of
+from .guards import comparable, protect_frames, settings_of
 from .loss import loss_of
 from .tied_module import TiedWeights
 from .ties import Ties, analyze_tie_ranks
@@ -113,28 +113,32 @@ def pipeline_module(
 
     Raises:
         ValueError: a setting would destroy what crosses a boundary, the number of stages does not
-            fit, ranks were given different settings, or copies of a tied weight differ.
+            fit, ranks were given different settings or configurations, or copies of a tied weight
+            differ.
     """
     count = len(part.stages)
-    wanted = topology.get_dim("pipe") * (2 if schedule == "dualpipev" else 1)
-    if count != wanted:
-        two = ", two on each rank" if schedule == "dualpipev" else ""
-        raise ValueError(f"the topology has {wanted} pipeline stages{two}, the partition {count}")
-    pipeline = settings_of(config).get("pipeline", {})
-    recomputes = pipeline.get("activation_checkpoint_interval", 0) > 0
     agree(
-        {
+        lambda: {
             "frame format": _C.FORMAT_VERSION,
             "torch": torch.__version__,
             "capacity": capacity,
             "differentiable": differentiable,
             "dynamic_shape": dynamic_shape,
             "schedule": schedule,
-            "activation checkpointing": recomputes,
+            "whether there is a loss_fn": loss_fn is not None,
+            "the topology": {axis: topology.get_dim(axis) for axis in topology.axes},
+            "the number of stages": count,
             "what crosses each boundary": part.liveness,
             "tied weights": part.tie_weights,
+            **comparable(config),
         }
     )
+    wanted = topology.get_dim("pipe") * (2 if schedule == "dualpipev" else 1)
+    if count != wanted:
+        two = ", two on each rank" if schedule == "dualpipev" else ""
+        raise ValueError(f"the topology has {wanted} pipeline stages{two}, the partition {count}")
+    pipeline = settings_of(config).get("pipeline", {})
+    recomputes = pipeline.get("activation_checkpoint_interval", 0) > 0
     stages = [
         DeepSpeedPipeStageWrapper(
             stage,

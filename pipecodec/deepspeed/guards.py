@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import base64
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from ..logger import get_logger
 
-__all__ = ["protect_frames", "settings_of"]
+__all__ = ["comparable", "protect_frames", "settings_of"]
 
 logger = get_logger("deepspeed")
 
 _PARTITIONED = ("pipe_partitioned", "grad_partitioned")
+
+_LOCAL = {
+    "comet",
+    "comms_logger",
+    "csv_monitor",
+    "dump_state",
+    "flops_profiler",
+    "memory_breakdown",
+    "steps_per_print",
+    "tensorboard",
+    "wall_clock_breakdown",
+    "wandb",
+}
+"""Sections about what a rank tells of itself."""
 
 
 def protect_frames(
@@ -20,7 +35,7 @@ def protect_frames(
 ) -> None:
     """Refuse or turn off what would destroy frames.
 
-    ``config`` is DeepSpeed's: a dict, or the path of a JSON file. With tensor parallelism in
+    ``config`` is as in ``settings_of``. With tensor parallelism in
     ``topology`` the engine cuts the first tensor of every message into parts unless its
     ``pipeline`` section says otherwise; a dict is changed in place and a warning says so. Raises
     ``ValueError`` for a setting that casts tensors on their way, for that section in a file, and
@@ -63,9 +78,36 @@ def protect_frames(
 
 
 def settings_of(config: Any) -> Mapping[str, Any]:
-    """Return DeepSpeed's configuration: the mapping itself, or what is in the JSON file."""
+    """Return DeepSpeed's configuration: the mapping itself, or what is in the file or the text.
+
+    Both are JSON or, as DeepSpeed has it, Hjson; the text is in URL-safe base64.
+    """
     if isinstance(config, Mapping):
         return config
-    with open(config, encoding="utf-8") as file:
-        settings: dict[str, Any] = json.load(file)
+    import hjson  # type: ignore[import-untyped]  # DeepSpeed needs it
+
+    if os.path.exists(config):
+        with open(config, encoding="utf-8") as file:
+            settings: dict[str, Any] = hjson.load(file)
         return settings
+    try:
+        settings = hjson.loads(base64.urlsafe_b64decode(config).decode())
+    except ValueError:
+        raise ValueError(
+            f"config is no mapping, no file, and no JSON in base64: {config}"
+        ) from None
+    return settings
+
+
+def comparable(config: Any) -> dict[str, str]:
+    """Return DeepSpeed's configuration flat, without what may be another on each rank."""
+    flat: dict[str, str] = {}
+    left: list[tuple[str, Any]] = [
+        (name, value) for name, value in settings_of(config).items() if name not in _LOCAL
+    ]
+    for name, value in left:
+        if isinstance(value, Mapping):
+            left.extend((f"{name}.{key}", inner) for key, inner in value.items())
+        else:
+            flat[f"the configuration's {name}"] = repr(value)
+    return flat

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from . import failure
+from .agree import agree
 from .batch import packing_batch_fn
 from .clipping import count_every_stage
 from .engine import pipeline_module
@@ -60,6 +61,7 @@ def initialize(
     """
     import deepspeed
 
+    agree(lambda: {"correct_clipping": correct_clipping, "share_errors": share_errors})
     module = pipeline_module(
         part,
         topology=topology,

@@ -9,7 +9,7 @@ import pytest
 
 import pipecodec
 from pipecodec import FrameCapacityError, StructureChangedError
-from pipecodec.deepspeed import RemoteError, pipeline_module
+from pipecodec.deepspeed import RemoteError, initialize
 from pipecodec.demo.launch import Rank
 
 from .harness import values
@@ -26,42 +26,70 @@ SIZED = Row(
 LONGER = replace(SIZED, give=lambda first, x, ids: (first.extra(x), "text" * first.calls**3))
 
 
-def disagree(rank: Rank, setting: str, given: list[Any]) -> str:
+def disagree(rank: Rank, given: list[dict[str, Any]]) -> str:
+    """Set up with what this rank is given on top of what works; return the error."""
     import deepspeed
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    settings = {"stages": 3, "config": {}, **given[rank.rank]}
     with pytest.raises(ValueError) as caught:
-        pipeline_module(
-            pipecodec.partition_modules(list(build(TYPICAL, 3)), ["x", "ids"]),
+        initialize(
+            pipecodec.partition_modules(list(build(TYPICAL, settings.pop("stages"))), ["x", "ids"]),
             topology=PipeDataParallelTopology(num_pp=3, num_dp=1),
             loss_fn=loss_fn,
-            config={},
-            **{setting: given[rank.rank]},
+            **settings,
         )
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("setting", "given", "message"),
+    ("given", "message"),
     [
         (
-            "capacity",
-            [None, 512, None],
+            [{}, {"capacity": 512}, {}],
             "ranks differ in capacity: None on ranks 0, 2; 512 on rank 1; give all ranks the same",
         ),
         (
-            "dynamic_shape",
-            [False, False, True],
+            [{}, {}, {"dynamic_shape": True}],
             "ranks differ in dynamic_shape: False on ranks 0, 1; True on rank 2; "
             "give all ranks the same",
         ),
+        (
+            [{"correct_clipping": False}, {}, {}],
+            "ranks differ in correct_clipping: False on rank 0; True on ranks 1, 2; "
+            "give all ranks the same",
+        ),
+        (
+            [{"stages": 4}, {}, {}],
+            "ranks differ in the number of stages: 4 on rank 0; 3 on ranks 1, 2; "
+            "give all ranks the same",
+        ),
+        (
+            [{"config": {"gradient_accumulation_steps": n, "wandb": {"n": n}}} for n in (2, 2, 3)],
+            "ranks differ in the configuration's gradient_accumulation_steps: 2 on ranks 0, 1; "
+            "3 on rank 2; give all ranks the same",
+        ),
+        (
+            [{"config": {}}, {"config": {"bf16": {"enabled": True}}}, {"config": {}}],
+            "ranks differ in the configuration's bf16.enabled: nothing on ranks 0, 2; "
+            "True on rank 1; give all ranks the same",
+        ),
     ],
 )
-def test_every_rank_is_told_that_settings_differ(
-    setting: str, given: list[Any], message: str
-) -> None:
-    assert values(disagree, 3, setting, given) == [message] * 3
+def test_every_rank_is_told_that_settings_differ(given: list[dict[str, Any]], message: str) -> None:
+    assert values(disagree, 3, given) == [message] * 3
+
+
+def test_every_rank_is_told_that_the_number_of_stages_does_not_fit() -> None:
+    message = "the topology has 3 pipeline stages, the partition 4"
+    assert values(disagree, 3, [{"stages": 4}] * 3) == [message] * 3
+
+
+def test_every_rank_is_told_that_one_has_no_configuration() -> None:
+    messages = values(disagree, 2, [{"config": "e30="}, {"config": "ds_config.json"}])
+    reason = "config is no mapping, no file, and no JSON in base64: ds_config.json"
+    assert messages == [f"rank 1 cannot be set up: {ValueError(reason)!r}", reason]
 
 
 def grow(rank: Rank, size: int, options: dict[str, Any]) -> tuple[str, str, float]:

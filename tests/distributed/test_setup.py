@@ -173,17 +173,6 @@ def test_refuses_a_module_class_that_the_engine_takes_for_another() -> None:
         assert "class is named GPT2ModelPipe" in message
 
 
-def test_partition_and_topology_must_have_the_same_number_of_stages() -> None:
-    class Identity(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x
-
-    part = partition_modules([Identity(), Identity()])
-    topology = SimpleNamespace(get_dim=lambda axis: 3)
-    with pytest.raises(ValueError, match="topology has 3 pipeline stages, the partition 2"):
-        pipeline_module(part, topology=topology, loss_fn=None, config={})
-
-
 def test_ranks_must_be_able_to_compare_their_settings() -> None:
     part = partition_modules([nn.Identity(), nn.Identity()], outputs=["input", None])
     topology = SimpleNamespace(get_dim=lambda axis: 2)
