@@ -33,6 +33,7 @@ class Codec:
         differentiable: str | Collection[str],
         dynamic: bool,
     ) -> Self: ...
+    evaluating: bool
     @property
     def name(self) -> str: ...
     @property

@@ -119,7 +119,8 @@ class TunnelCodec(Codec):
     dtype, is settled when it is first sent; where gradients are disabled then, what it requires
     cannot be seen, and every floating and complex one counts as differentiable. With
     ``dynamic_shape`` no size depends on it: each value is looked at by itself, and where gradients
-    are disabled nothing is differentiable.
+    are disabled nothing is differentiable. So it is while ``evaluating`` is set to True, which asks
+    for a ``reset`` on both sides before and after.
     """
 
     settled: bool = False

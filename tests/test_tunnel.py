@@ -67,6 +67,64 @@ def test_names_the_leaf_that_changed(first: Any, later: Any, change: str | None)
     codec.pack(later)
 
 
+def elements(codec: Codec, value: Any, gradients: bool) -> int:
+    """Return how many float32 elements of the tunnel ``value`` takes, padding included."""
+    with torch.set_grad_enabled(gradients):
+        return codec.pack(value)[0].numel()
+
+
+VALUE = {"h": hidden(4), "mask": torch.ones(8), "n": "text"}
+OTHER = {**VALUE, "n": "other"}
+
+
+def test_without_gradients_what_could_be_differentiable_is_until_reset() -> None:
+    codec = boundary()
+    for value, gradients in ((VALUE, False), (VALUE, True), (OTHER, True), (OTHER, False)):
+        assert elements(codec, value, gradients) == 12
+    codec.reset()
+    for value, gradients in ((VALUE, True), (OTHER, False), (OTHER, True)):
+        assert elements(codec, value, gradients) == 4
+
+
+def test_evaluation_sends_nothing_through_the_tunnel_and_settles_nothing() -> None:
+    codec = boundary()
+    codec.evaluating = True
+    with torch.no_grad():
+        sent = codec.pack({"h": hidden(LARGE)})
+    assert [t.nbytes for t in sent[:2]] == [16, 4 * LARGE]  # a tunnel is never empty
+    codec.evaluating = False
+    codec.reset()
+    assert elements(codec, VALUE, True) == 4
+    assert elements(codec, OTHER, False) == 4
+
+
+@pytest.mark.parametrize("differentiable", ["auto", "by-dtype", ["outputs['h']"]])
+def test_dynamic_sizes_settle_nothing(differentiable: Any) -> None:
+    codec = boundary(dynamic_shape=True, differentiable=differentiable)
+    attached, detached = ({"h": h} for h in (hidden(LARGE), torch.ones(LARGE)))
+    auto = differentiable == "auto"
+    for value, gradients, through in (
+        (attached, False, not auto),
+        (detached, True, not auto),
+        (attached, True, True),
+        (detached, True, not auto),
+    ):
+        assert elements(codec, value, gradients) == (LARGE + 3 if through else 4)
+
+
+def test_leaf_that_requires_a_gradient_at_some_times_only_is_named() -> None:
+    codec = boundary()
+    codec.pack([torch.ones(4), "a"])
+    with pytest.raises(StructureChangedError) as caught:
+        codec.pack([hidden(4), "b"])
+    assert str(caught.value) == (
+        "boundary 1→2: outputs[0] requires a gradient now, but did not when it was first sent; "
+        "after unfreezing parameters call reset() on this boundary's codecs on all ranks "
+        "(engine.reset_activation_shape() does), and if it requires one at some times only, set "
+        'differentiable="by-dtype" or dynamic_shape=True'
+    )
+
+
 def test_frame_that_outgrows_its_capacity_names_the_settings() -> None:
     codec = boundary()
     codec.pack([hidden(2), "short"])

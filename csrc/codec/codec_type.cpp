@@ -88,6 +88,15 @@ PyObject* codec_name(PyObject* self, void*) {
   return PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size()));
 }
 
+PyObject* codec_evaluating(PyObject* self, void*) { return PyBool_FromLong(state(self).evaluating()); }
+
+int codec_set_evaluating(PyObject* self, PyObject* value, void*) {
+  const int on = value == nullptr ? 0 : PyObject_IsTrue(value);
+  if (on < 0) return -1;
+  state(self).set_evaluating(on != 0);
+  return 0;
+}
+
 Policy parse_policy(PyObject* differentiable) {
   Policy policy;
   if (PyUnicode_Check(differentiable)) {
@@ -161,6 +170,7 @@ PyMethodDef codec_methods[] = {
 PyGetSetDef codec_attributes[] = {
     {"counts", codec_stats, nullptr, nullptr, nullptr},
     {"name", codec_name, nullptr, nullptr, nullptr},
+    {"evaluating", codec_evaluating, codec_set_evaluating, nullptr, nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 

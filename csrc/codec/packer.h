@@ -52,6 +52,10 @@ class Packer {
   // Forgets the agreed capacity, signature and differentiable leaves.
   void reset();
 
+  // Whether all that is sent is for an evaluation.
+  bool evaluating() const { return router_.evaluating; }
+  void set_evaluating(bool on) { router_.evaluating = on; }
+
   const std::string& name() const { return name_; }
   Stats stats;
   Plans plans;  // of the frames this codec receives

@@ -30,7 +30,7 @@ std::vector<bool> Router::differentiable(Encoder& encoder, const std::string& ro
   std::vector<bool> decided;
   if (policy_.kind == Policy::Kind::ByDType) {
     for (const Encoder::Leaf& leaf : encoder.leaves) decided.push_back(can_require_grad(leaf));
-  } else if (policy_.kind == Policy::Kind::Auto && dynamic_) {
+  } else if (policy_.kind == Policy::Kind::Auto && (dynamic_ || evaluating)) {
     const bool gradients = c10::GradMode::is_enabled();
     for (const Encoder::Leaf& leaf : encoder.leaves) decided.push_back(gradients && leaf.requires_grad);
   } else {

@@ -52,6 +52,8 @@ class Router {
 
   void reset();
 
+  bool evaluating = false;  // what Auto finds is not remembered then either
+
  private:
   std::vector<bool> differentiable(structure::Encoder& encoder, const std::string& root,
                                    const std::string& name);

@@ -17,10 +17,10 @@ __all__ = ["separate_phases"]
 def separate_phases(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> None:
     """Let the boundaries agree anew whenever training turns to evaluation, and back.
 
-    The batches of the two may then differ in size without ``dynamic_shape``, and what is sent
-    without gradients settles nothing for training. It costs the engine's exchange of shapes, one
-    more message for each boundary. ``engine.reset_activation_shape()`` makes the ``stages`` of
-    this rank agree anew as well.
+    The batches of the two may then differ in size without ``dynamic_shape``; in evaluation nothing
+    goes through a tunnel, and training settles by itself what does. It costs the engine's exchange
+    of shapes, one more message for each boundary. ``engine.reset_activation_shape()`` makes the
+    ``stages`` of this rank agree anew as well.
 
     Evaluation runs without checkpointing, and out of ``torch.inference_mode``: the engine could not
     use the buffers again that it makes there.
@@ -49,7 +49,7 @@ def separate_phases(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) ->
 
     @functools.wraps(evaluate)
     def eval_batch(*args: Any, **kwargs: Any) -> Any:
-        with torch.inference_mode(False), torch.no_grad(), _kept_activations(engine, stages):
+        with torch.inference_mode(False), torch.no_grad(), _evaluating(engine.module, stages):
             return evaluate(*args, **kwargs)
 
     engine.reset_activation_shape = reset_activation_shape
@@ -58,16 +58,19 @@ def separate_phases(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) ->
 
 
 @contextmanager
-def _kept_activations(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Iterator[None]:
-    """Leave activation checkpointing, which also takes nothing but tensors, for a while."""
-    module = engine.module
+def _evaluating(module: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Iterator[None]:
     interval, recomputes = module.activation_checkpoint_interval, [s.recomputes for s in stages]
+    codecs = [stage.outgoing for stage in stages if stage.outgoing is not None]
     module.activation_checkpoint_interval = 0
     for stage in stages:
         stage.recomputes = False
+    for codec in codecs:
+        codec.evaluating = True
     try:
         yield
     finally:
         module.activation_checkpoint_interval = interval
         for stage, before in zip(stages, recomputes, strict=True):
             stage.recomputes = before
+        for codec in codecs:
+            codec.evaluating = False
