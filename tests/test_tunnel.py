@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,37 +159,3 @@ def test_tunnel_that_is_too_short_names_the_leaf() -> None:
     )
     with pytest.raises(FrameError, match=message):
         boundary().unpack((sent[0][:10].detach(), *sent[1:]))
-
-
-def peak_of(call: Callable[[], Any]) -> float:
-    """Return how much the process's memory grew at most during ``call``, in MiB."""
-    result = call()  # what is allocated once is not counted
-    del result
-    Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM is the peak
-    before = status("VmRSS")
-    result = call()
-    grown = status("VmHWM") - before
-    del result
-    return grown / 1024
-
-
-def status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
-
-
-@pytest.mark.parametrize(("count", "copies"), [(1, 0), (2, 1)])
-def test_each_side_adds_at_most_one_copy_of_the_differentiable_leaves(
-    count: int, copies: int
-) -> None:
-    each = 32  # MiB
-    leaves = [hidden(each, 2**18) for _ in range(count)]
-    mask = torch.ones(each * 2**20, dtype=torch.uint8)  # large and not differentiable: no copy
-    codecs = boundary(), boundary()
-    sent = codecs[0].pack([*leaves, mask])
-    arrived = sent[0].detach()
-    for call in (
-        lambda: codecs[0].pack([*leaves, mask]),
-        lambda: codecs[1].unpack((arrived.detach().requires_grad_(), *sent[1:])),
-    ):
-        assert peak_of(call) == pytest.approx(copies * count * each, abs=4)

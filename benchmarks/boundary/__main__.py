@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.boundary import one_process, parts
+from benchmarks.boundary import parts
 from benchmarks.boundary.report import as_text
 from benchmarks.environment import environment
 
 __all__ = ["main"]
 
-PARTS = ("process", "time", "counts", "memory")
+PARTS = ("time", "counts", "copies", "peaks")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,14 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     report: dict[str, Any] = {}
-    if "process" in options.parts:
-        report["process"] = one_process.measure(options.quick)
     if "time" in options.parts:
         report["time"] = [t for n in options.stages for t in parts.times(n, options.quick)]
     if "counts" in options.parts:
         report["counts"] = [c for n in options.stages for c in parts.counts(n)]
-    if "memory" in options.parts:
-        report["memory"] = parts.memory()
+    if "copies" in options.parts:
+        report["copies"] = parts.copies()
+    if "peaks" in options.parts:
+        report["peaks"] = [p for n in options.stages for p in parts.peaks(n)]
     print(as_text(report))
     if options.json is not None:
         everything = {"environment": environment(), **report}

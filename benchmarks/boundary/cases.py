@@ -15,7 +15,7 @@ __all__ = ["COUNTED", "HIDDEN_BYTES", "STORED", "TIMED", "Case"]
 Tensors = tuple[Tensor, ...]
 
 HIDDEN_BYTES = 64 * 2**20
-SMALL, LARGE = (4, 8), (2048, 8192)
+SMALL, WIDE, LARGE = (4, 8), (1024, 1024), (2048, 8192)
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ def _pairs(hidden: Tensor) -> Tensors:
 
 def _masks(hidden: Tensor) -> Tensors:
     return tuple(torch.ones(4, dtype=torch.bool) for _ in range(40))
+
+
+def _wide_mask(hidden: Tensor) -> Tensors:
+    return (torch.ones(hidden.nbytes, dtype=torch.bool),)
 
 
 def _half(hidden: Tensor) -> Tensors:
@@ -99,15 +103,9 @@ COUNTED = (
 """For these messages and waits are counted."""
 
 STORED = (
-    Case("64 MB float32", LARGE),
-    Case("64 MB bf16", (4096, 8192), torch.bfloat16),
-    Case("64 MB + 32 MB float32", LARGE, tensors=_half, give=_beside, take=_apart),
-    Case(
-        "64 MB float32, 64 MB mask",
-        LARGE,
-        tensors=lambda hidden: (torch.ones(HIDDEN_BYTES, dtype=torch.bool),),
-        give=_beside,
-        take=_apart,
-    ),
+    Case("4 MiB float32", WIDE),
+    Case("4 MiB bf16", (1024, 2048), torch.bfloat16),
+    Case("4 + 2 MiB float32", WIDE, tensors=_half, give=_beside, take=_apart),
+    Case("4 MiB float32, 4 MiB mask", WIDE, tensors=_wide_mask, give=_beside, take=_apart),
 )
-"""For these the bytes allocated and copied are counted."""
+"""For these the bytes allocated are counted; a larger value has as many times more."""

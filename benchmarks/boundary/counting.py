@@ -89,7 +89,9 @@ def counted_waits() -> Iterator[Counter[str]]:
 
 
 def _names_a_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return "device" in kwargs or any(isinstance(a, (str, torch.device)) for a in args[:1])
+    # A tensor as well: its device is asked for.
+    devices = (int, str, torch.device, torch.Tensor)
+    return "device" in kwargs or isinstance(args[0] if args else None, devices)
 
 
 def in_each_way(rank: Rank, stages: int) -> dict[str, dict[str, Counts]]:

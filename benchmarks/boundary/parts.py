@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.boundary import counting, storing, timing
 from benchmarks.boundary.cases import HIDDEN_BYTES, TIMED
 from benchmarks.boundary.engines import MICRO_BATCHES
-from benchmarks.boundary.ways import BY_HAND
+from benchmarks.boundary.ways import BY_HAND, PIPECODEC
 from pipecodec.demo.launch import run_ranks
 
-__all__ = ["counts", "memory", "times"]
+__all__ = ["copies", "counts", "peaks", "times"]
 
 TIMEOUT = 600.0
 STEPS = {False: 200, True: 12}
@@ -52,39 +53,48 @@ def times(stages: int, quick: bool) -> list[dict[str, Any]]:
 def counts(stages: int) -> list[dict[str, Any]]:
     """Return messages and waits for each micro-batch of every case of COUNTED, by way.
 
-    Waits are by stage and name, those of the same stages written by hand taken off.
+    Waits are by stage and name; "added" are those beyond the same stages' by hand.
     """
     per_rank = _values(counting.in_each_way, stages, stages)
     found = []
     for name, ways in per_rank[0].items():
+        _, by_hand = counting.totals([rank[name][BY_HAND] for rank in per_rank])
         rows = []
         for way in ways:
             messages, waits = counting.totals([rank[name][way] for rank in per_rank])
-            by_hand = [rank[name][BY_HAND].waits for rank in per_rank]
-            more = [
-                {call: number / MICRO_BATCHES for call, number in (own - hand).items()}
-                for own, hand in zip(waits, by_hand, strict=True)
-            ]
-            rows.append({"way": way, **messages, "waits": more})
+            added = [own - hand for own, hand in zip(waits, by_hand, strict=True)]
+            rows.append(
+                {"way": way, **messages, "waits": _each(waits), "added_waits": _each(added)}
+            )
         found.append({"case": name, "stages": stages, "rows": rows})
     return found
 
 
-def memory() -> list[dict[str, Any]]:
-    """Return the bytes that every case of STORED takes, by side."""
-    (stored,) = _values(storing.of_every_case, 1)
+def _each(waits: list[Counter[str]]) -> list[dict[str, float]]:
+    return [{call: n / MICRO_BATCHES for call, n in stage.items()} for stage in waits]
+
+
+def copies() -> list[dict[str, Any]]:
+    """Return the bytes that the codec copies for every case of STORED, by side."""
+    (stored,) = _values(storing.copies, 1)
     return [
-        {
-            "case": name,
-            "differentiable_bytes": one.differentiable,
-            "other_bytes": one.other,
-            "sides": {
-                side: {"peak": of.peak, "copied": of.total, "fewest": one.fewest[side]}
-                for side, of in one.sides.items()
-            },
-        }
-        for name, one in stored.items()
+        {"case": name, **{side: of.total for side, of in sides.items()}}
+        for name, sides in stored.items()
     ]
+
+
+def peaks(stages: int) -> list[dict[str, Any]]:
+    """Return the bytes of a step's peak for every case of STORED, by stage.
+
+    "by_hand" is all of the step's, "added" what pipecodec's peak is higher by.
+    """
+    per_rank = _values(storing.peaks, stages, stages)
+    found = []
+    for name in per_rank[0]:
+        hand, own = ([rank[name][way].peak for rank in per_rank] for way in (BY_HAND, PIPECODEC))
+        added = [o - h for o, h in zip(own, hand, strict=True)]
+        found.append({"case": name, "stages": stages, "by_hand": hand, "added": added})
+    return found
 
 
 def _values(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:

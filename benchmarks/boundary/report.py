@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.boundary import one_process, storing
+from benchmarks.boundary import storing
 from benchmarks.boundary.engines import MICRO_BATCHES
+from benchmarks.boundary.ways import BY_HAND
 from benchmarks.environment import environment
 from benchmarks.tables import ADVICE
 
@@ -18,10 +19,10 @@ MEGABYTE = 2**20
 def as_text(report: dict[str, Any]) -> str:
     """Return a table for each part that was run."""
     shown: dict[str, Callable[[Any], str]] = {
-        "process": one_process.as_text,
         "time": lambda found: "\n\n".join(map(_times, found)),
         "counts": _counts,
-        "memory": _memory,
+        "copies": _copies,
+        "peaks": _peaks,
     }
     about = "\n".join(f"{key}: {value}" for key, value in environment().items())
     parts = [show(report[part]) for part, show in shown.items() if part in report]
@@ -50,13 +51,17 @@ def _times(found: dict[str, Any]) -> str:
 
 
 def _counts(found: Sequence[dict[str, Any]]) -> str:
-    parts = ["For each micro-batch: messages at a boundary, and waits by stage beyond by hand's"]
+    parts = [
+        "For each micro-batch: messages at a boundary, and calls that would wait, by stage; "
+        "by hand all of them, in the other ways those beyond"
+    ]
     for case in found:
         parts.append(f"{case['case']}, {case['stages']} stages")
         for row in case["rows"]:
-            waits = "; ".join(_listed(stage) for stage in row["waits"])
+            waits = row["waits"] if row["way"] == BY_HAND else row["added_waits"]
+            listed = "; ".join(_listed(stage) for stage in waits)
             messages = f"{row['forward']:3.0f} forward {row['back']:3.0f} back"
-            parts.append(f"  {row['way']:12}{messages}   waits: {waits}")
+            parts.append(f"  {row['way']:12}{messages}   waits: {listed}")
     return "\n".join(parts)
 
 
@@ -64,19 +69,24 @@ def _listed(waits: dict[str, float]) -> str:
     return ", ".join(f"{number:g} {call}" for call, number in waits.items()) or "0"
 
 
-def _memory(found: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        "MiB in packing and unpacking: at most on top / copied / fewest to be copied",
-        _line("", *storing.SIDES, width=16),
-    ]
+def _copies(found: Sequence[dict[str, Any]]) -> str:
+    lines = ["MiB copied in packing and unpacking", _line("", *storing.SIDES, width=14)]
+    for case in found:
+        cells = [f"{case[side] / MEGABYTE:.0f}" for side in storing.SIDES]
+        lines.append(_line(case["case"], *cells, width=14))
+    return "\n".join(lines)
+
+
+def _peaks(found: Sequence[dict[str, Any]]) -> str:
+    lines = ["MiB at most at once in a step, by stage: by hand + what pipecodec adds"]
     for case in found:
         cells = [
-            " / ".join(f"{side[key] / MEGABYTE:.0f}" for key in ("peak", "copied", "fewest"))
-            for side in case["sides"].values()
+            f"{hand / MEGABYTE:.0f} + {added / MEGABYTE:.0f}"
+            for hand, added in zip(case["by_hand"], case["added"], strict=True)
         ]
-        lines.append(_line(case["case"], *cells, width=16))
+        lines.append(_line(f"{case['case']}, {case['stages']} stages", *cells, width=14))
     return "\n".join(lines)
 
 
 def _line(label: str, *cells: str, width: int = 11) -> str:
-    return f"{label:26}" + "".join(f"{cell:>{width}}" for cell in cells)
+    return f"{label:36}" + "".join(f"{cell:>{width}}" for cell in cells)

@@ -1,4 +1,4 @@
-"""Bytes that packing and unpacking allocate and copy on both sides, to the last byte."""
+"""Bytes that a value takes on its way, to the last one: in the codec alone, and in the engine."""
 
 from __future__ import annotations
 
@@ -10,42 +10,31 @@ import torch
 from torch.autograd.profiler import profile
 
 from benchmarks.boundary.cases import STORED, Case
+from benchmarks.boundary.engines import batches, engine_of
+from benchmarks.boundary.ways import BY_HAND, PIPECODEC
 from pipecodec.codec import TunnelCodec
 from pipecodec.demo.launch import Rank
 
-__all__ = ["SIDES", "Allocated", "Stored", "allocations", "crossing", "of_every_case"]
+__all__ = ["SIDES", "Allocated", "allocations", "copies", "peaks"]
 
 SIDES = ("send", "receive", "send back", "receive back")
-"""Values packed and unpacked, then the gradients of what was received packed and unpacked."""
+"""A value packed and unpacked, then the gradients of what was received packed and unpacked."""
 
 
 @dataclass
 class Allocated:
-    """CPU memory of tensors, in bytes: the most that was there at once, and all that was made."""
+    """CPU memory of tensors made meanwhile, in bytes: the most that was there at once, and all."""
 
     peak: int = 0
     total: int = 0
-
-
-@dataclass
-class Stored:
-    """What a value holds, and by SIDES what its way takes; in bytes.
-
-    ``fewest`` is what has to be copied if there is one message each way: several leaves have to be
-    gathered, and everything else can be a tensor over memory that is there.
-    """
-
-    differentiable: int
-    other: int
-    sides: dict[str, Allocated]
-    fewest: dict[str, int]
 
 
 @contextlib.contextmanager
 def allocations() -> Iterator[Allocated]:
     """Find out what torch's CPU allocator gives out meanwhile; it is there after the ``with``.
 
-    The profiler prints to the standard output, unasked.
+    Memory from before does not count, not even when it is freed, which the profiler prints to the
+    standard output, unasked.
     """
     found = Allocated()
     with profile(profile_memory=True) as profiler:
@@ -58,22 +47,21 @@ def allocations() -> Iterator[Allocated]:
         found.total += max(0, event.nbytes())
 
 
-def of_every_case(rank: Rank) -> dict[str, Stored]:
-    """Run in one process: what every case of STORED takes in a steady state."""
-    return {case.name: crossing(case) for case in STORED}
+def copies(rank: Rank) -> dict[str, dict[str, Allocated]]:
+    """Run in one process: what every case of STORED takes in a steady state, by side.
 
-
-def crossing(case: Case) -> Stored:
-    """Return what the second of two equal micro-batches takes.
-
-    Every byte that is allocated is written once, frames apart, so ``total`` is what is copied.
+    Every byte that is allocated is written once, so ``total`` is what is copied.
     """
+    return {case.name: _crossing(case) for case in STORED}
+
+
+def _crossing(case: Case) -> dict[str, Allocated]:
     codecs = TunnelCodec(transport="tunnel"), TunnelCodec(transport="tunnel")
     _micro_batch(case, *codecs)
     return _micro_batch(case, *codecs)
 
 
-def _micro_batch(case: Case, sender: TunnelCodec, receiver: TunnelCodec) -> Stored:
+def _micro_batch(case: Case, sender: TunnelCodec, receiver: TunnelCodec) -> dict[str, Allocated]:
     hidden = torch.ones(case.shape, dtype=case.dtype, requires_grad=True)
     tensors = [t.detach() for t in case.tensors(hidden)]
     leaves = [hidden, *(t.requires_grad_() for t in tensors if t.is_floating_point())]
@@ -92,11 +80,17 @@ def _micro_batch(case: Case, sender: TunnelCodec, receiver: TunnelCodec) -> Stor
         (back,) = torch.autograd.grad(outputs, arrived[0], gradients)
     with allocations() as sides["receive back"]:
         torch.autograd.grad(sent[0], leaves, back)
-    nbytes = sum(leaf.nbytes for leaf in leaves)
-    gathered = nbytes if len(leaves) > 1 else 0
-    return Stored(
-        differentiable=nbytes,
-        other=sum(t.nbytes for t in tensors if not t.is_floating_point()),
-        sides=sides,
-        fewest={"send": gathered, "receive": 0, "send back": gathered, "receive back": 0},
-    )
+    return sides
+
+
+def peaks(rank: Rank, stages: int) -> dict[str, dict[str, Allocated]]:
+    """Run in every rank: what this stage takes in a steady step of the engine, by case and way."""
+    found: dict[str, dict[str, Allocated]] = {}
+    for case in STORED:
+        for way in (BY_HAND, PIPECODEC):
+            engine = engine_of(way, case, stages)
+            engine.train_batch(batches())
+            engine.train_batch(batches())
+            with allocations() as found.setdefault(case.name, {})[way]:
+                engine.train_batch(batches())
+    return found
