@@ -100,7 +100,7 @@ SLACK = 4096
 MIB = 2**20
 COPIED = {
     "4 MiB float32": (0, 0, 0, 4),
-    "4 MiB bf16": (4, 4, 4, 4),
+    "4 MiB bf16": (0, 0, 0, 4),
     "4 + 2 MiB float32": (6, 6, 6, 6),
     "4 MiB float32, 4 MiB mask": (0, 0, 0, 4),
 }
@@ -108,7 +108,7 @@ COPIED = {
 
 PEAKS = {
     "4 MiB float32": (4, 4, 0),
-    "4 MiB bf16": (4, 4, 4),
+    "4 MiB bf16": (4, 4, 0),
     "4 + 2 MiB float32": (2, 6, 6),
     "4 MiB float32, 4 MiB mask": (4, 4, 0),
 }
