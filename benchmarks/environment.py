@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["PACKAGES", "environment"]
 
-PACKAGES = ("pipecodec", "torch", "jaxlib", "optree", "msgpack", "msgspec")
+PACKAGES = ("pipecodec", "torch", "deepspeed", "jaxlib", "optree", "msgpack", "msgspec")
 
 
 def environment() -> dict[str, str | int | None]:

@@ -159,8 +159,8 @@ class TunnelCodec(Codec):
         """Unpack a value, and give the token that ties it to the tunnel.
 
         The value's tensors are no views, so it may be worked on in place. With ``reuse`` a large
-        leaf shares the memory of its slot, and a lone differentiable one of dtype float32 that of
-        the tunnel; without it none shares memory with what was received.
+        leaf shares the memory of its slot, and a lone differentiable one of a multiple of 16 bytes
+        that of the tunnel; without it none shares memory with what was received.
 
         The token is an empty float32 tensor. Hand it to the next ``send``, or join it to the loss:
         then a backward pass reaches the tunnel even where the value's own leaves are not used.

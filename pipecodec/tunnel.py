@@ -22,7 +22,7 @@ def enter_tunnel(tunnel: _C.Tunnel, token: Tensor, leaves: tuple[Tensor, ...]) -
     """Return the 1-D float32 tensor that holds the bits of ``leaves``.
 
     Its gradient holds the bits of theirs, and reaches ``token`` (as zeros) in any case. A lone
-    contiguous float32 leaf is not copied: the tunnel shares its memory.
+    contiguous leaf of a multiple of 16 bytes is not copied: the tunnel shares its memory.
     """
     return cast(Tensor, _Entry.apply(tunnel, token, *leaves))  # type: ignore[no-untyped-call]
 
@@ -32,7 +32,7 @@ def leave_tunnel(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return a token, and the leaves whose bits ``received`` holds; none of them is a view.
 
-    With ``reuse`` a lone float32 leaf shares the memory of ``received``.
+    With ``reuse`` a lone leaf of a multiple of 16 bytes shares the memory of ``received``.
 
     The token is an empty float32 tensor. A backward pass that reaches it or any leaf gives
     ``received`` a gradient, with zeros for the leaves it did not reach. Raises ``FrameError`` for a

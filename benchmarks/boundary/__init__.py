@@ -1,3 +1,3 @@
-"""What a boundary costs, beside the same two stages written by hand as tuples."""
+"""What a boundary costs on DeepSpeed's engine, beside the same stages written by hand as tuples."""
 
 __all__: list[str] = []

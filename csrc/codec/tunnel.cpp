@@ -9,11 +9,10 @@ namespace pipecodec::codec {
 
 using structure::Ref;
 
-// True for a tensor whose memory is the tunnel's, byte for byte. Without padding, so that the tunnel has the
-// same size whether it was copied or not.
-bool Tunnel::lone_float(const at::Tensor& tensor) const {
-  return spans_.size() == 1 && spans_[0].dtype == frame::DType::Float32 && spans_[0].bytes == bytes_ &&
-         bytes_ != 0 && tensor.nbytes() == bytes_ && tensor.is_contiguous() && !tensor.is_neg();
+// True for a tensor, leaf or tunnel, whose elements are all of the tunnel's bytes. Without padding, so that
+// the tunnel has the same size whether it was copied or not.
+bool Tunnel::lone(const at::Tensor& tensor) const {
+  return spans_.size() == 1 && spans_[0].bytes == bytes_ && bytes_ != 0 && tensor.nbytes() == bytes_;
 }
 
 Ref Tunnel::gather(PyObject* tensors, PyObject* device, bool reuse) const {
@@ -34,14 +33,11 @@ Ref Tunnel::gather(PyObject* tensors, PyObject* device, bool reuse) const {
     }
   }
   const at::Device where = device::parse_device(device);
-  if (reuse && spans_.size() == 1 && leaves[0].defined() && leaves[0].device() == where &&
-      lone_float(leaves[0])) {
-    const int64_t elements[] = {leaves[0].numel()};
-    return device::wrap(
-        device::over_bytes(device::as_bytes(device::plain(leaves[0])), 0, frame::DType::Float32, elements));
-  }
+  const bool view =
+      reuse && spans_.size() == 1 && leaves[0].defined() && leaves[0].device() == where && lone(leaves[0]);
   const at::Tensor bytes =
-      device::gather(leaves, spans_, std::max<uint64_t>(bytes_, frame::kAlignment), where);
+      view ? device::as_bytes(device::plain(leaves[0]))
+           : device::gather(leaves, spans_, std::max<uint64_t>(bytes_, frame::kAlignment), where);
   const int64_t shape[] = {bytes.numel() / 4};
   return device::wrap(device::over_bytes(bytes, 0, frame::DType::Float32, shape));
 }
@@ -56,9 +52,9 @@ Ref Tunnel::scatter(PyObject* buffer, bool reuse) const {
               (tensor.is_nested() ? std::string(", nested") : " with " + std::to_string(tensor.numel())));
   }
   std::vector<at::Tensor> leaves;
-  if (reuse && lone_float(tensor)) {
-    leaves.push_back(device::over_bytes(device::as_bytes(device::plain(tensor)), 0, frame::DType::Float32,
-                                        spans_[0].shape));
+  if (reuse && lone(tensor)) {
+    leaves.push_back(
+        device::over_bytes(device::as_bytes(device::plain(tensor)), 0, spans_[0].dtype, spans_[0].shape));
   } else {
     leaves = device::scatter(tensor, spans_);
   }

@@ -66,7 +66,10 @@ at::Tensor over_bytes(const at::Tensor& bytes, uint64_t place, frame::DType dtyp
                       std::span<const int64_t> shape) {
   const int64_t begin = bytes.storage_offset() + static_cast<int64_t>(place);
   const int64_t element = frame::kDTypes[static_cast<uint8_t>(dtype)].bytes;
-  if (begin % element != 0) return over_bytes(bytes.clone(), place, dtype, shape);
+  const auto address = reinterpret_cast<uintptr_t>(bytes.const_data_ptr()) + place;
+  if (begin % element != 0 || address % static_cast<uintptr_t>(element) != 0) {
+    return over_bytes(bytes.clone(), place, dtype, shape);
+  }
   std::vector<int64_t> strides(shape.size());
   int64_t stride = 1;
   for (size_t i = shape.size(); i-- > 0;) {

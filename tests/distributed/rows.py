@@ -287,11 +287,15 @@ PRECISIONS: dict[str, Row] = {
         "frozen first": {"frozen": ("first",)},
         "frozen all but last": {"frozen": ("first", "middle")},
         "adapters": {"adapters": True},
+        "lone leaf, in place": {
+            "give": lambda first, x, ids: None,
+            "take": lambda hidden, value: hidden.mul_(2.0),
+        },
     }.items()
     for bf16 in (False, True)
     for zero in (0, 1)
 }
-"""The typical value under the optimizers that DeepSpeed has for a pipeline."""
+"""The typical value, and a hidden state alone, under DeepSpeed's optimizers for a pipeline."""
 
 TABLES = {
     "kinds": ROWS,

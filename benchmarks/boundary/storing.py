@@ -1,0 +1,96 @@
+"""Bytes that a value takes on its way, to the last one: in the codec alone, and in the engine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.autograd.profiler import profile
+
+from benchmarks.boundary.cases import STORED, Case
+from benchmarks.boundary.engines import batches, engine_of
+from benchmarks.boundary.ways import BY_HAND, PIPECODEC
+from pipecodec.codec import TunnelCodec
+from pipecodec.demo.launch import Rank
+
+__all__ = ["SIDES", "Allocated", "allocations", "copies", "peaks"]
+
+SIDES = ("send", "receive", "send back", "receive back")
+"""A value packed and unpacked, then the gradients of what was received packed and unpacked."""
+
+
+@dataclass
+class Allocated:
+    """CPU memory of tensors made meanwhile, in bytes: the most that was there at once, and all."""
+
+    peak: int = 0
+    total: int = 0
+
+
+@contextlib.contextmanager
+def allocations() -> Iterator[Allocated]:
+    """Find out what torch's CPU allocator gives out meanwhile; it is there after the ``with``.
+
+    Memory from before does not count, not even when it is freed, which the profiler prints to the
+    standard output, unasked.
+    """
+    found = Allocated()
+    with profile(profile_memory=True) as profiler:
+        yield found
+    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        found.peak = max(found.peak, held)
+        found.total += max(0, event.nbytes())
+
+
+def copies(rank: Rank) -> dict[str, dict[str, Allocated]]:
+    """Run in one process: what every case of STORED takes in a steady state, by side.
+
+    Every byte that is allocated is written once, so ``total`` is what is copied.
+    """
+    return {case.name: _crossing(case) for case in STORED}
+
+
+def _crossing(case: Case) -> dict[str, Allocated]:
+    codecs = TunnelCodec(transport="tunnel"), TunnelCodec(transport="tunnel")
+    _micro_batch(case, *codecs)
+    return _micro_batch(case, *codecs)
+
+
+def _micro_batch(case: Case, sender: TunnelCodec, receiver: TunnelCodec) -> dict[str, Allocated]:
+    hidden = torch.ones(case.shape, dtype=case.dtype, requires_grad=True)
+    tensors = [t.detach() for t in case.tensors(hidden)]
+    leaves = [hidden, *(t.requires_grad_() for t in tensors if t.is_floating_point())]
+    value = case.give(hidden, tuple(tensors))
+    sides = {}
+    with allocations() as sides["send"]:
+        sent = sender.send(value, None)
+    # The engine's: a copy out of its buffer.
+    arrived = tuple(t.detach().clone().requires_grad_(t.is_floating_point()) for t in sent)
+    with allocations() as sides["receive"]:
+        received, _ = receiver.receive(arrived)
+    hidden, tensors = case.take(received)
+    outputs = [hidden, *(t for t in tensors if t.is_floating_point())]
+    gradients = [torch.ones_like(output) for output in outputs]
+    with allocations() as sides["send back"]:
+        (back,) = torch.autograd.grad(outputs, arrived[0], gradients)
+    with allocations() as sides["receive back"]:
+        torch.autograd.grad(sent[0], leaves, back)
+    return sides
+
+
+def peaks(rank: Rank, stages: int) -> dict[str, dict[str, Allocated]]:
+    """Run in every rank: what this stage takes in a steady step of the engine, by case and way."""
+    found: dict[str, dict[str, Allocated]] = {}
+    for case in STORED:
+        for way in (BY_HAND, PIPECODEC):
+            engine = engine_of(way, case, stages)
+            engine.train_batch(batches())
+            engine.train_batch(batches())
+            with allocations() as found.setdefault(case.name, {})[way]:
+                engine.train_batch(batches())
+    return found
