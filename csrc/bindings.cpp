@@ -34,21 +34,19 @@ py::tuple send(const py::object& self, const py::object& value, const py::object
                         share(sent.tunnel), share(sent.slots));
 }
 
-std::unique_ptr<codec::Opened> open(const py::object& tensors, const std::string& name, codec::Plans* plans,
-                                    codec::Compile compile) {
-  std::unique_ptr<codec::Opened> opened;
+template <class Open>
+std::unique_ptr<codec::Opened> opened(const std::string& name, Open open) {
+  std::unique_ptr<codec::Opened> made;
   call(name.c_str(), [&] {
-    opened = std::make_unique<codec::Opened>(tensors.ptr(), plans, compile);
+    made = std::make_unique<codec::Opened>(open());
     return structure::Ref::share(Py_None);
   });
-  return opened;
+  return made;
 }
 
 std::unique_ptr<codec::Opened> receive(const py::object& self, const py::object& tensors) {
   codec::Packer& packer = codec::packer_of(self.ptr());
-  std::unique_ptr<codec::Opened> opened = open(tensors, packer.name(), &packer.plans, codec::Compile::Yes);
-  ++packer.stats.reads;
-  return opened;
+  return opened(packer.name(), [&] { return packer.open(tensors.ptr()); });
 }
 
 // A row of frame::outline as Python values: (depth, path, label, type name, text, children, leaf or None),
@@ -99,8 +97,13 @@ PYBIND11_MODULE(_C, m) {
       .def("__len__", &codec::Tunnel::leaves);
 
   py::class_<codec::Opened>(m, "Opened")
-      .def(py::init(
-          [](const py::object& tensors) { return open(tensors, "describe", nullptr, codec::Compile::No); }))
+      .def(py::init([](const py::object& tensors) {
+        return opened("describe", [&] {
+          codec::Arrived arrived(tensors.ptr());
+          codec::Checked read = arrived.read(nullptr, codec::Compile::No);
+          return codec::Opened(std::move(arrived), std::move(read));
+        });
+      }))
       .def("tunnel",
            [](const codec::Opened& self) {
              return codec::Tunnel(self.tunnel_spans(), self.layout().tunnel_bytes);

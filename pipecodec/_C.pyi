@@ -32,6 +32,8 @@ class Codec:
         capacity: int | None,
         differentiable: str | Collection[str],
         dynamic: bool,
+        read: str,
+        static_values: bool,
     ) -> Self: ...
     evaluating: bool
     @property
@@ -42,6 +44,7 @@ class Codec:
         self, obj: Any, device: torch.device | str | int | None = None
     ) -> tuple[Tensor, ...]: ...
     def unpack(self, tensors: Sequence[Tensor]) -> Any: ...
+    def check(self) -> None: ...
     def reset(self) -> None: ...
 
 class Tunnel:

@@ -49,9 +49,13 @@ class Codec(_C.Codec):
         capacity: bytes of every frame. None: the first frame's size, plus a quarter of it or 256
             bytes, whichever is more, rounded up to a multiple of 256. A frame that needs more is a
             FrameCapacityError before anything is returned.
-        read: how a received frame is read. "always" parses every frame on the host; "auto" is the
-            same in this version.
-        values: "dynamic": numbers may differ from frame to frame.
+        read: how a received frame is read. "always": the host reads every one, and waits for it
+            where it is not on the CPU. "verified": a frame is taken for the last one that was read,
+            and compared with it on its device without waiting; ``check`` says whether all were
+            what they were taken for. What was computed from one that was not is wrong. "auto":
+            "verified" on devices other than the CPU, where reading costs nothing.
+        values: "dynamic": numbers may differ from frame to frame, so one that holds any is read.
+            "static": they may not, and are compared like the structure.
         transport: "slots": every tensor is passed on as it is, beside the frame. "tunnel": what a
             pipeline engine can send, see TunnelCodec.
         differentiable: which leaves travel with gradients (transport "tunnel" only). "auto": those
@@ -60,7 +64,8 @@ class Codec(_C.Codec):
             them.
         name: what messages call the boundary.
         dynamic_shape: number and sizes of the tensors may differ from value to value (transport
-            "tunnel" only); every frame is as large as it has to be, and at least ``capacity``.
+            "tunnel" only); every frame is as large as it has to be, and at least ``capacity``,
+            and is read.
 
     Raises:
         ValueError: an argument is none of the above.
@@ -69,24 +74,31 @@ class Codec(_C.Codec):
     def __new__(
         cls,
         capacity: int | None = None,
-        read: Literal["auto", "always"] = "auto",
-        values: Literal["dynamic"] = "dynamic",
+        read: Literal["auto", "always", "verified"] = "auto",
+        values: Literal["dynamic", "static"] = "dynamic",
         transport: Literal["slots", "tunnel"] = "slots",
         differentiable: Differentiable = "auto",
         name: str = "boundary",
         dynamic_shape: bool = False,
     ) -> Codec:
         """Check the settings and make a codec, a TunnelCodec for transport "tunnel"."""
-        _one_of("read", read, "auto", "always")
-        _one_of("values", values, "dynamic")
+        _one_of("read", read, "auto", "always", "verified")
+        _one_of("values", values, "dynamic", "static")
         _one_of("transport", transport, "slots", "tunnel")
         if isinstance(differentiable, str):
             _one_of("differentiable", differentiable, "auto", "by-dtype")
         if capacity is not None and (capacity <= 0 or capacity % 256 != 0):
             raise ValueError(f"capacity must be a positive multiple of 256 bytes, not {capacity}")
+        if dynamic_shape and read == "verified":
+            raise ValueError(
+                'with dynamic_shape=True every frame is read: leave out read="verified"'
+            )
         if transport == "tunnel" and cls is Codec:
             cls = TunnelCodec
-        return super().__new__(cls, name, capacity, differentiable, dynamic_shape)
+        read = "always" if dynamic_shape else read
+        return super().__new__(
+            cls, name, capacity, differentiable, dynamic_shape, read, values == "static"
+        )
 
     @property
     def stats(self) -> Stats:
@@ -94,10 +106,16 @@ class Codec(_C.Codec):
         return Stats(*self.counts)
 
     def check(self) -> None:
-        """Return once every frame unpacked so far is known to have been as expected.
+        """Return once every frame unpacked so far is known to be what it was taken for.
 
-        Every frame is read when it is unpacked in this version, so nothing is ever pending.
+        The host waits for the device, if a frame was not read. To be called before anything that
+        depends on the frames cannot be undone, such as an optimizer's step.
+
+        Raises:
+            StructureChangedError: one was not; the message names it, counted from 0 since the last
+                check, and where it differs. (``unpack`` raises it too, where it is known by then.)
         """
+        super().check()
 
 
 class TunnelCodec(Codec):

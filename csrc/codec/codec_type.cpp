@@ -1,6 +1,7 @@
 #include "csrc/codec/codec_type.h"
 
 #include <new>
+#include <string_view>
 
 #include "csrc/codec/errors.h"
 #include "csrc/codec/unpacker.h"
@@ -54,11 +55,11 @@ Ref pack_with(Packer& packer, PyObject* const* arguments, Py_ssize_t count, PyOb
   return packer.pack(parsed[0], parsed[1]);
 }
 
-Ref unpack_from(PyObject* const* arguments, Py_ssize_t count, PyObject* keywords, Plans* plans) {
+PyObject* unpacked(PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
   static constexpr const char* const names[] = {"tensors"};
   PyObject* parsed[1] = {};
   parse("unpack", names, 1, arguments, count, keywords, parsed);
-  return Opened(parsed[0], plans).build(0, nullptr);
+  return parsed[0];
 }
 
 PyObject* codec_pack(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
@@ -66,10 +67,14 @@ PyObject* codec_pack(PyObject* self, PyObject* const* arguments, Py_ssize_t coun
 }
 
 PyObject* codec_unpack(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  return guarded(state(self).name(),
+                 [&] { return state(self).open(unpacked(arguments, count, keywords)).build(0, nullptr); });
+}
+
+PyObject* codec_check(PyObject* self, PyObject*) {
   return guarded(state(self).name(), [&] {
-    Ref value = unpack_from(arguments, count, keywords, &state(self).plans);
-    ++state(self).stats.reads;
-    return value;
+    state(self).check();
+    return Ref::share(Py_None);
   });
 }
 
@@ -114,14 +119,20 @@ Policy parse_policy(PyObject* differentiable) {
   return policy;
 }
 
+Read parse_read(std::string_view read) {
+  if (read == "verified") return Read::Verified;
+  return read == "auto" ? Read::Auto : Read::Always;
+}
+
 PyObject* codec_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords) {
   return guarded("Codec", [&] {
-    static const char* names[] = {"name", "capacity", "differentiable", "dynamic", nullptr};
-    const char* name = nullptr;
+    static const char* names[] = {"name", "capacity",      "differentiable", "dynamic",
+                                  "read", "static_values", nullptr};
+    const char *name = nullptr, *read = nullptr;
     PyObject *capacity = nullptr, *differentiable = nullptr;
-    int dynamic = 0;
-    if (PyArg_ParseTupleAndKeywords(arguments, keywords, "sOOp", const_cast<char**>(names), &name, &capacity,
-                                    &differentiable, &dynamic) == 0) {
+    int dynamic = 0, static_values = 0;
+    if (PyArg_ParseTupleAndKeywords(arguments, keywords, "sOOpsp", const_cast<char**>(names), &name,
+                                    &capacity, &differentiable, &dynamic, &read, &static_values) == 0) {
       throw structure::PythonError();
     }
     std::optional<size_t> bytes;
@@ -131,7 +142,8 @@ PyObject* codec_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords)
     }
     Policy policy = parse_policy(differentiable);
     Ref self = Ref::take(type->tp_alloc(type, 0));
-    new (&state(self.get())) Packer(name, bytes, std::move(policy), dynamic != 0);
+    new (&state(self.get()))
+        Packer(name, bytes, std::move(policy), dynamic != 0, Verifier(parse_read(read), static_values != 0));
     return self;
   });
 }
@@ -146,13 +158,17 @@ void codec_dealloc(PyObject* self) {
 // A frame of its own for each call: the tensors of one caller are not another's.
 PyObject* module_pack(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
   return guarded("pack", [&] {
-    Packer packer("", std::nullopt, {}, false);
+    Packer packer("", std::nullopt, {}, false, Verifier(Read::Always, false));
     return pack_with(packer, arguments, count, keywords);
   });
 }
 
 PyObject* module_unpack(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
-  return guarded("unpack", [&] { return unpack_from(arguments, count, keywords, nullptr); });
+  return guarded("unpack", [&] {
+    Arrived arrived(unpacked(arguments, count, keywords));
+    Checked read = arrived.read(nullptr);
+    return Opened(std::move(arrived), std::move(read)).build(0, nullptr);
+  });
 }
 
 template <class Function>
@@ -163,6 +179,7 @@ PyCFunction method(Function function) {
 PyMethodDef codec_methods[] = {
     {"pack", method(codec_pack), METH_FASTCALL | METH_KEYWORDS, nullptr},
     {"unpack", method(codec_unpack), METH_FASTCALL | METH_KEYWORDS, nullptr},
+    {"check", codec_check, METH_NOARGS, nullptr},
     {"reset", codec_reset, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

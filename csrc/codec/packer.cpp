@@ -136,10 +136,24 @@ Sent Packer::send(PyObject* value, PyObject* device) {
   return sent;
 }
 
+Opened Packer::open(PyObject* tensors) {
+  Arrived arrived(tensors);
+  const bool verified = verifier_.applies(arrived.frame());
+  if (verified) {
+    std::optional<Checked> expected = verifier_.expect(arrived.frame(), name_);
+    if (expected) return Opened(std::move(arrived), *std::move(expected));
+  }
+  Checked read = arrived.read(&plans_);
+  ++stats.reads;
+  if (verified) verifier_.learn(arrived.frame(), read);
+  return Opened(std::move(arrived), std::move(read));
+}
+
 void Packer::reset() {
   capacity_ = configured_;
   agreed_.reset();
   router_.reset();
+  verifier_.forget();
 }
 
 // The frame of what was encoded; `known` is the one of the same structure, if any.

@@ -11,6 +11,7 @@
 #include "csrc/codec/frames.h"
 #include "csrc/codec/routes.h"
 #include "csrc/codec/unpacker.h"
+#include "csrc/codec/verifier.h"
 #include "csrc/frame/header.h"
 #include "csrc/structure/encode.h"
 #include "csrc/structure/python.h"
@@ -38,18 +39,25 @@ struct Sent {
 class Packer {
  public:
   // With `dynamic` sizes every frame is as large as it has to be, and nothing is agreed on.
-  Packer(std::string name, std::optional<size_t> capacity, Policy policy, bool dynamic)
+  Packer(std::string name, std::optional<size_t> capacity, Policy policy, bool dynamic, Verifier verifier)
       : name_(std::move(name)),
         configured_(capacity),
         capacity_(capacity),
         dynamic_(dynamic),
-        router_(std::move(policy), dynamic) {}
+        router_(std::move(policy), dynamic),
+        verifier_(std::move(verifier)) {}
 
   // A tuple: every leaf as a slot of its own, then the frame.
   structure::Ref pack(PyObject* value, PyObject* device);
   Sent send(PyObject* value, PyObject* device);
 
-  // Forgets the agreed capacity, signature and differentiable leaves.
+  // What pack or send on the other side gave. Throws PythonError, frame::Error.
+  Opened open(PyObject* tensors);
+
+  // Returns once every frame opened so far is known to be right. Throws PythonError.
+  void check() { verifier_.check(name_); }
+
+  // Forgets the agreed capacity, signature and differentiable leaves, and what is expected.
   void reset();
 
   // Whether all that is sent is for an evaluation.
@@ -58,7 +66,6 @@ class Packer {
 
   const std::string& name() const { return name_; }
   Stats stats;
-  Plans plans;  // of the frames this codec receives
 
  private:
   structure::Ref pack_known(PyObject* value, std::optional<at::Device> device);
@@ -75,6 +82,8 @@ class Packer {
   std::optional<size_t> capacity_;
   bool dynamic_;
   Router router_;
+  Plans plans_;  // of the frames this codec receives
+  Verifier verifier_;
 
   Frames frames_;
   Agreed agreed_;

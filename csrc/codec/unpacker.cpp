@@ -33,24 +33,6 @@ std::string described(const at::Tensor& tensor) {
   return tensor.is_nested() ? nested(tensor.scalar_type()) : described(tensor.scalar_type(), tensor.sizes());
 }
 
-device::HostFrame open_frame(PyObject* tensors) {
-  const Py_ssize_t count = PyTuple_GET_SIZE(tensors);
-  if (count == 0) bad_slots("there is nothing to unpack: the last tensor must be the frame");
-  PyTypeObject* const common = structure::known().tensor;
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    PyObject* const item = PyTuple_GET_ITEM(tensors, i);
-    if (Py_TYPE(item) != common && !device::is_tensor(item)) {
-      bad_slots("tensors[" + std::to_string(i) + "] is not a tensor; unpack takes what pack gave");
-    }
-  }
-  const at::Tensor& frame = device::unwrap(PyTuple_GET_ITEM(tensors, count - 1));
-  if (const char* const why = device::not_a_frame(frame)) {
-    bad_slots("tensors[" + std::to_string(count - 1) + "], the last one, " + why + ", this one is " +
-              described(frame));
-  }
-  return device::read_frame(frame);
-}
-
 Ref as_tuple(PyObject* tensors) {
   if (PyTuple_CheckExact(tensors)) return Ref::share(tensors);
   if (!PyList_Check(tensors) && !PyTuple_Check(tensors)) {
@@ -108,12 +90,34 @@ Plan::Plan(const uint8_t* frame, frame::Layout&& checked, Compile compile)
       slots_only(std::all_of(layout.leaves.begin(), layout.leaves.end(),
                              [](const Leaf& leaf) { return leaf.route == Route::Slot; })) {}
 
-Opened::Opened(PyObject* tensors, Plans* plans, Compile compile)
-    : tensors_(as_tuple(tensors)),
-      frame_(open_frame(tensors_.get())),
-      plan_(plans != nullptr ? plans->find(frame_.data, frame_.size)
-                             : std::make_shared<const Plan>(
-                                   frame_.data, frame::parse(frame_.data, frame_.size), compile)) {}
+Arrived::Arrived(PyObject* given) : tensors(as_tuple(given)) {
+  const Py_ssize_t count = PyTuple_GET_SIZE(tensors.get());
+  if (count == 0) bad_slots("there is nothing to unpack: the last tensor must be the frame");
+  PyTypeObject* const common = structure::known().tensor;
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* const item = PyTuple_GET_ITEM(tensors.get(), i);
+    if (Py_TYPE(item) != common && !device::is_tensor(item)) {
+      bad_slots("tensors[" + std::to_string(i) + "] is not a tensor; unpack takes what pack gave");
+    }
+  }
+  if (const char* const why = device::not_a_frame(frame())) {
+    bad_slots("tensors[" + std::to_string(count - 1) + "], the last one, " + why + ", this one is " +
+              described(frame()));
+  }
+}
+
+const at::Tensor& Arrived::frame() const {
+  return device::unwrap(PyTuple_GET_ITEM(tensors.get(), PyTuple_GET_SIZE(tensors.get()) - 1));
+}
+
+Checked Arrived::read(Plans* plans, Compile compile) const {
+  device::HostFrame bytes = device::read_frame(frame());
+  std::shared_ptr<const Plan> plan =
+      plans != nullptr
+          ? plans->find(bytes.data, bytes.size)
+          : std::make_shared<const Plan>(bytes.data, frame::parse(bytes.data, bytes.size), compile);
+  return {std::move(bytes), std::move(plan)};
+}
 
 std::vector<device::Span> Opened::tunnel_spans() const {
   std::vector<device::Span> spans;

@@ -49,12 +49,30 @@ class Plans {
   uint64_t registrations_ = 0;  // under which they were made
 };
 
-// A received frame that was read and checked, before its leaves are there.
+// A checked frame's bytes, and its plan.
+struct Checked {
+  device::HostFrame bytes;
+  std::shared_ptr<const Plan> plan;
+};
+
+// What arrived: tensors of which the last one can be a frame.
+class Arrived {
+ public:
+  // `tensors` is a tuple or list. Throws PythonError.
+  explicit Arrived(PyObject* tensors);
+
+  const at::Tensor& frame() const;
+  // Reads the frame, for which the host waits; `plans` may be null. Throws PythonError, frame::Error.
+  Checked read(Plans* plans, Compile compile = Compile::Yes) const;
+
+  structure::Ref tensors;  // tuple
+};
+
+// A frame that was checked, before its leaves are there.
 class Opened {
  public:
-  // `tensors` is a tuple or list whose last item is the frame; `plans` may be null. Throws PythonError,
-  // frame::Error.
-  Opened(PyObject* tensors, Plans* plans, Compile compile = Compile::Yes);
+  Opened(Arrived arrived, Checked frame)
+      : tensors_(std::move(arrived.tensors)), frame_(std::move(frame.bytes)), plan_(std::move(frame.plan)) {}
 
   // Where the differentiable leaves stand in the tunnel, which is tensors[0] if the frame was sent through
   // one.
@@ -70,7 +88,6 @@ class Opened {
   PyObject* item(size_t i) const;
   [[noreturn]] void refuse_slot(size_t leaf, size_t first_slot) const;
   structure::Ref slot(const frame::Leaf& leaf, size_t index, size_t first_slot) const;
-  structure::Ref build_from_slots() const;
   std::string path(size_t leaf) const;
 
   structure::Ref tensors_;  // tuple

@@ -94,6 +94,8 @@ def pipeline_module(
     capacity: int | None = None,
     differentiable: Literal["auto", "by-dtype"] = "auto",
     dynamic_shape: bool = False,
+    read: Literal["auto", "always", "verified"] = "auto",
+    values: Literal["dynamic", "static"] = "dynamic",
     schedule: Literal["1f1b", "dualpipev"] = "1f1b",
 ) -> Any:
     """Return the stages of ``part`` as a module that is ready for ``deepspeed.initialize``.
@@ -106,7 +108,9 @@ def pipeline_module(
         topology: a ``deepspeed.pipe.ProcessTopology``.
         loss_fn: takes the last stage's output and the labels; None if that output is the loss.
         config: DeepSpeed's configuration, the one that ``deepspeed.initialize`` is given as well.
-        capacity, differentiable: of every boundary's codec, see :class:`pipecodec.Codec`.
+        capacity, differentiable, read, values: of every boundary's codec, see
+            :class:`pipecodec.Codec`. Frames that are not read are checked in engines that
+            :func:`initialize` made.
         dynamic_shape: shapes and structures may differ from micro-batch to micro-batch. The engine
             then sends their sizes with each, and waits for them.
         schedule: "1f1b", that of DeepSpeed's ``PipelineEngine``, or "dualpipev".
@@ -124,6 +128,8 @@ def pipeline_module(
             "capacity": capacity,
             "differentiable": differentiable,
             "dynamic_shape": dynamic_shape,
+            "read": read,
+            "values": values,
             "schedule": schedule,
             "whether there is a loss_fn": loss_fn is not None,
             "the topology": {axis: topology.get_dim(axis) for axis in topology.axes},
@@ -151,6 +157,8 @@ def pipeline_module(
             capacity=capacity,
             differentiable=differentiable,
             dynamic_shape=dynamic_shape,
+            read=read,
+            values=values,
             recomputes=recomputes,
         )
         for stage_id, stage in enumerate(part.stages)

@@ -5,7 +5,7 @@ why. So it writes its error into the store that the ranks met in, where they loo
 
 Where nothing more goes between neighbours, ranks would wait for each other in collectives on groups
 that the failed process keeps open. So all meet before those, in a group that a rank which fails
-closes: before gradients are reduced, and at the end of a batch's schedule.
+closes.
 """
 
 from __future__ import annotations
@@ -32,37 +32,28 @@ class RemoteError(RuntimeError):
     """What another rank failed with; the message holds that rank's traceback."""
 
 
-def share_errors(engine: Any) -> None:
+def share_errors(engine: Any) -> Callable[[], None]:
     """Let ``train_batch`` and ``eval_batch`` of this engine fail on all ranks with one error.
 
-    A collective call. The rank that fails raises its error as it is; on the others it is a
-    ``RemoteError``, within seconds, with that error's text. Where the process of a rank is gone
-    without a word, the others keep the error that tells of the lost connection. After an error the
-    engine is of no more use, and says so; one before a batch's first message, which every rank gets
-    by itself, does no harm. All ranks meet on the host twice for each batch.
-    """
-    from deepspeed.runtime.pipe import schedule
+    A collective call. It returns a function in which all ranks meet on the host; they have to call
+    it before the engine's own collectives, in which they might wait for one that failed.
 
+    The rank that fails raises its error as it is; on the others it is a ``RemoteError``, within
+    seconds, with that error's text. Where the process of a rank is gone without a word, the others
+    keep the error that tells of the lost connection. After an error the engine is of no more use,
+    and says so; one before a batch's first message, which every rank gets by itself, does no harm.
+    """
     noticeboard = _Noticeboard(engine.global_rank, engine.stage_id)
-    reduce_tied_grads = engine._INSTRUCTION_MAP[schedule.ReduceTiedGrads]
     run_schedule = engine._exec_schedule
 
-    def meet_and_reduce(engine: Any) -> None:
-        noticeboard.meet()
-        reduce_tied_grads(engine)
-
-    def run_and_meet(steps: Any) -> None:
+    def run(steps: Any) -> None:
         noticeboard.busy = True
         run_schedule(steps)
-        noticeboard.meet()
 
-    engine._INSTRUCTION_MAP = {
-        **engine._INSTRUCTION_MAP,
-        schedule.ReduceTiedGrads: meet_and_reduce,
-    }
-    engine._exec_schedule = run_and_meet
+    engine._exec_schedule = run
     for name in ("train_batch", "eval_batch"):
         setattr(engine, name, _watched(getattr(engine, name), noticeboard))
+    return noticeboard.meet
 
 
 class _Noticeboard:

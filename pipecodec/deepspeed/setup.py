@@ -10,8 +10,10 @@ import torch
 from . import failure
 from .agree import agree
 from .batch import packing_batch_fn
+from .check import frame_check
 from .clipping import count_every_stage
 from .engine import pipeline_module
+from .meeting import before_collectives
 from .phases import separate_phases
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
@@ -33,6 +35,8 @@ def initialize(
     capacity: int | None = None,
     differentiable: Literal["auto", "by-dtype"] = "auto",
     dynamic_shape: bool = False,
+    read: Literal["auto", "always", "verified"] = "auto",
+    values: Literal["dynamic", "static"] = "dynamic",
     schedule: Literal["1f1b", "dualpipev"] = "1f1b",
     correct_clipping: bool = True,
     share_errors: bool = True,
@@ -50,6 +54,8 @@ def initialize(
       all communication of ``torch.distributed`` with it, unless ``share_errors`` is False;
     - shapes may change without ``dynamic_shape`` between training and evaluation, and where all
       ranks call ``engine.reset_activation_shape()`` between two batches;
+    - frames that were not read (``read``) are checked before gradients are reduced, and at the end
+      of an evaluation: if one was not what it was taken for, no rank steps, and all raise;
     - weights that stages share stay equal to the last bit, whatever the number of data-parallel
       replicas, and a copy without a gradient in a step does not hang the others;
     - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
@@ -70,6 +76,8 @@ def initialize(
         capacity=capacity,
         differentiable=differentiable,
         dynamic_shape=dynamic_shape,
+        read=read,
+        values=values,
         schedule=schedule,
     )
     kwargs.setdefault("model_parameters", [p for p in module.parameters() if p.requires_grad])
@@ -83,6 +91,12 @@ def initialize(
         sum_tied_gradients(engine)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
+    actions = []
+    if not dynamic_shape and (
+        read == "verified" or (read == "auto" and engine.device.type != "cpu")
+    ):
+        actions.append(frame_check(engine, stages, tell_others=not share_errors))
     if share_errors:
-        failure.share_errors(engine)
+        actions.append(failure.share_errors(engine))
+    before_collectives(engine, actions)
     return initialized

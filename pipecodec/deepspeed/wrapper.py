@@ -13,7 +13,7 @@ Between two stages one micro-batch goes this way; the numbers are cited below.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -35,7 +35,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     ``outputs`` declares what this stage gives, as in :func:`pipecodec.partition_modules`;
     ``name`` is the prefix of the stage's own names for what it gives (``submod_<stage_id>``).
     ``capacity``, ``differentiable`` and ``dynamic_shape`` are those of the codec of the boundary
-    after this stage, see :class:`pipecodec.Codec`. ``recomputes`` tells that the engine runs the
+    after this stage, ``read`` and ``values`` of the one before it, see :class:`pipecodec.Codec`;
+    with dynamic shapes every frame is read. ``recomputes`` tells that the engine runs the
     stage again from the tensors it received (activation checkpointing): they are left as they are.
     ``incoming`` and ``outgoing`` are the codecs of the boundaries before and after the stage, None
     where there is none; ``take_packed_batches`` gives stage 0 an incoming one.
@@ -57,6 +58,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         capacity: int | None = None,
         differentiable: Differentiable = "auto",
         dynamic_shape: bool = False,
+        read: Literal["auto", "always", "verified"] = "auto",
+        values: Literal["dynamic", "static"] = "dynamic",
         recomputes: bool = False,
     ) -> None:
         super().__init__()
@@ -77,7 +80,11 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         )
         self.dynamic_shape = dynamic_shape
         self.recomputes = recomputes
-        self.incoming = None if stage_id == 0 else _boundary(stage_id)
+        self.incoming = (
+            None
+            if stage_id == 0
+            else _boundary(stage_id, read="always" if dynamic_shape else read, values=values)
+        )
         self.outgoing = (
             None
             if self.last

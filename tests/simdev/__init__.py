@@ -1,0 +1,59 @@
+"""A simulated accelerator, torch's device "sim": ``load()`` it, then count what crosses to the host."""
+
+from __future__ import annotations
+
+import functools
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import cpp_extension
+
+__all__ = ["Device", "load"]
+
+HERE = Path(__file__).resolve().parent
+
+
+class Device:
+    """The device; its counts are of all that happened since ``reset``."""
+
+    def __init__(self, extension: Any) -> None:
+        self._extension = extension
+
+    def reset(self) -> None:
+        """Start counting anew."""
+        self._extension.reset()
+
+    def counts(self, *names: str) -> dict[str, int]:
+        """Return how often each thing happened: "host to device", "device to host", "sync"..."""
+        counted = self._extension.counts()
+        return {name: counted.get(name, 0) for name in names} if names else counted
+
+    def peek(self, tensor: torch.Tensor) -> int:
+        """Read a byte of a tensor on the host, which ends the process."""
+        value: int = self._extension.peek(tensor.data_ptr())
+        return value
+
+
+@functools.cache
+def load() -> Device:
+    """Build the device, which takes most of a minute the first time, and make torch know it."""
+    build = HERE.parents[1] / "build" / "simdev"
+    build.mkdir(parents=True, exist_ok=True)
+    extension = cpp_extension.load(
+        name="pipecodec_simdev",
+        sources=[str(HERE / "simdev.cpp")],
+        extra_cflags=["-std=c++20", "-O1", "-g0", "-Wall"],
+        build_directory=str(build),
+    )
+    torch.utils.rename_privateuse1_backend("sim")
+    module = types.ModuleType("torch.sim")
+    module.is_available = lambda: True  # type: ignore[attr-defined]
+    module.device_count = lambda: 1  # type: ignore[attr-defined]
+    module.current_device = lambda: 0  # type: ignore[attr-defined]
+    module._is_in_bad_fork = lambda: False  # type: ignore[attr-defined]
+    module.manual_seed_all = lambda seed: None  # type: ignore[attr-defined]
+    torch._register_device_module("sim", module)
+    torch.utils.generate_methods_for_privateuse1_backend()
+    return Device(extension)
