@@ -5,6 +5,8 @@
 
 namespace {
 
+using pipecodec::device::Piece;
+
 constexpr unsigned kThreads = 256;
 constexpr uint64_t kShare = 16384;  // bytes that one block works on
 
@@ -13,7 +15,7 @@ struct alignas(16) Inline {
 };
 
 struct Table {
-  PipecodecPiece pieces[kPipecodecPieces];
+  Piece pieces[kPipecodecPieces];
   uint32_t ends[kPipecodecPieces];  // one after the last block of each piece
   uint32_t count;
 };
@@ -35,7 +37,7 @@ __device__ bool differ(uint8_t a, uint8_t b) { return a != b; }
 
 // The words of a piece from byte `begin` to byte `end`, every thread its own ones.
 template <class Word>
-__device__ void write_words(const PipecodecPiece& piece, uint64_t begin, uint64_t end) {
+__device__ void write_words(const Piece& piece, uint64_t begin, uint64_t end) {
   for (uint64_t at = begin + threadIdx.x * sizeof(Word); at < end; at += blockDim.x * sizeof(Word)) {
     Word* const to = reinterpret_cast<Word*>(piece.to + at);
     if (at + sizeof(Word) <= piece.bytes) {
@@ -50,7 +52,7 @@ __device__ void write_words(const PipecodecPiece& piece, uint64_t begin, uint64_
   }
 }
 
-__device__ void write_share(const PipecodecPiece& piece, uint64_t block) {
+__device__ void write_share(const Piece& piece, uint64_t block) {
   const uint64_t begin = block * kShare;
   const uint64_t end = smaller(begin + kShare, piece.room);
   if (aligned<uint4>(piece.from, piece.to)) {
@@ -136,7 +138,7 @@ Inline inlined(const uint8_t* bytes, uint64_t count) {
 
 }  // namespace
 
-cudaError_t pipecodec_copy(const PipecodecPiece* pieces, uint64_t count, cudaStream_t stream) {
+cudaError_t pipecodec_copy(const pipecodec::device::Piece* pieces, uint64_t count, cudaStream_t stream) {
   Table table;
   table.count = 0;
   uint64_t blocks = 0;

@@ -15,6 +15,7 @@
 #include "csrc/tests/cuda_on_host/machine.h"
 
 using cuda_on_host::machine;
+using pipecodec::device::Piece;
 
 namespace {
 
@@ -92,7 +93,7 @@ void what_the_host_has_is_written() {
 
 struct Pieces {
   std::vector<Buffer> from, to;
-  std::vector<PipecodecPiece> pieces;
+  std::vector<Piece> pieces;
 
   void add(uint64_t bytes, uint64_t room, uint64_t from_misaligned, uint64_t to_misaligned) {
     from.push_back(Buffer::random(bytes, from_misaligned));
@@ -145,7 +146,7 @@ void pieces_of_many_blocks_are_copied() {
 
 void pieces_side_by_side_are_gathered() {
   std::vector<Buffer> from;
-  std::vector<PipecodecPiece> pieces;
+  std::vector<Piece> pieces;
   uint64_t end = 0;
   for (size_t i = 0; i < 60; ++i) {
     from.push_back(Buffer::random(1 + below(i % 20 == 0 ? 40000 : 100), i % 3));
@@ -223,7 +224,7 @@ void sizes_have_64_bits() {
   const uint64_t begin = kSize - kTail;
   for (uint64_t i = begin; i < kSize; ++i) from[i] = static_cast<uint8_t>(random_bits() | 1);
   machine.first_block = static_cast<unsigned>(begin / 16384);
-  const PipecodecPiece piece{from, to, kSize, kSize};
+  const Piece piece{from, to, kSize, kSize};
   CHECK(pipecodec_copy(&piece, 1, kStream) == cudaSuccess);
   CHECK(std::memcmp(from + begin, to + begin, kTail) == 0);
   uint32_t verdict = 0;
