@@ -5,21 +5,23 @@
 #   make bench     measures the codec against others
 #   make fuzz      gives the frame library hostile bytes for a minute (needs clang)
 #   make sanitize  runs the tests of frames with an extension built under sanitizers
+#   make cuda-link builds against a CUDA build of torch, links and imports (needs nvcc, no GPU, 1.2 GB)
 #   make format    formats all code
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
+CUDA_TORCH ?= 2.14.1
 SANITIZE := -fsanitize=address,undefined
 FRAME_TESTS := $(addprefix tests/test_,frames.py codec.py golden_frames.py slots.py campaign.py describe.py memory.py types.py bugs.py tunnel.py)
 export OMP_NUM_THREADS ?= 1
 export DS_ACCELERATOR ?= cpu
 export DS_BUILD_OPS := 0
 
-CPP := $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h)
+CPP := $(wildcard $(foreach depth,* */* */*/*,$(foreach kind,cpp h cu,csrc/$(depth).$(kind))))
 
-.PHONY: setup demo test check native pytest fuzz sanitize bench format clean
+.PHONY: setup demo test check native pytest fuzz sanitize bench cuda-link format clean
 
 setup: $(VENV)/.built
 
@@ -71,6 +73,12 @@ sanitize: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks --json times.json --plot times.png
+
+# Beside .venv, whose pure-Python packages this torch needs too.
+cuda-link: setup
+	test -e build/cuda-link/site/torch || \
+		$(BIN)/python -m pip install --quiet --no-deps --target build/cuda-link/site torch==$(CUDA_TORCH)
+	$(BIN)/python -m tests.cuda.link build/cuda-link
 
 format: setup
 	$(BIN)/ruff check --fix .

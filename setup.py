@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,12 +14,15 @@ ROOT = Path(__file__).resolve().parent
 
 try:
     import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 except ImportError:
     sys.exit(
         "pipecodec builds against the torch it will run with, and torch is not installed here: "
         "run 'pip install torch setuptools wheel ninja', then 'pip install --no-build-isolation .'"
     )
+
+ARCHITECTURES = (75, 80, 90, 100)
+"""Those to compile kernels for, where nvcc knows them; later ones use the last one's PTX."""
 
 
 class BuildCodec(BuildExtension):
@@ -32,19 +38,73 @@ class BuildCodec(BuildExtension):
         )
 
 
+def nvcc(*arguments: str) -> str:
+    """Return what the toolkit's compiler prints, or nothing if there is no whole toolkit."""
+    if CUDA_HOME is None or not (Path(CUDA_HOME) / "include" / "cuda_runtime.h").exists():
+        return ""
+    return subprocess.check_output([str(Path(CUDA_HOME, "bin", "nvcc")), *arguments], text=True)
+
+
+def missing_for_cuda() -> str | None:
+    """Say why kernels cannot be built here; whether there is a GPU does not matter."""
+    wanted = torch.version.cuda
+    if wanted is None:
+        return f"torch {torch.__version__} is no CUDA build; install one that is"
+    release = re.search(r"release (\d+)", nvcc("--version"))
+    if release is None:
+        return f"there is no CUDA toolkit at {CUDA_HOME}; set CUDA_HOME to the root of one"
+    if release[1] != wanted.split(".")[0]:
+        return f"torch needs a CUDA toolkit of version {wanted}, {CUDA_HOME} has {release[1]}"
+    return None
+
+
+def with_cuda() -> bool:
+    """Decide whether to build the kernels: where that is possible, or as PIPECODEC_CUDA says."""
+    asked = os.environ.get("PIPECODEC_CUDA", "")
+    if asked not in ("", "0", "1"):
+        sys.exit(f"PIPECODEC_CUDA must be 0 or 1, not {asked!r}")
+    if asked == "0":
+        return False
+    missing = missing_for_cuda()
+    if missing and asked == "1":
+        sys.exit(f"PIPECODEC_CUDA=1, but {missing}")
+    return missing is None
+
+
+def architectures() -> list[str]:
+    """Return nvcc's flags for what to compile for, unless TORCH_CUDA_ARCH_LIST says it."""
+    if "TORCH_CUDA_ARCH_LIST" in os.environ:
+        return []
+    known = [arch for arch in ARCHITECTURES if f"sm_{arch}" in nvcc("--list-gpu-code").split()]
+    real = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in known]
+    return [*real, f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}"]
+
+
+CUDA = with_cuda()
+LAYERS = ("frame", "structure", "device", "codec") + ("cuda",) * CUDA
 SOURCES = [
     path.relative_to(ROOT).as_posix()
-    for layer in ("frame", "structure", "device", "codec")
-    for path in sorted((ROOT / "csrc" / layer).glob("*.cpp"))
+    for layer in LAYERS
+    for kind in ("*.cpp", "*.cu")
+    for path in sorted((ROOT / "csrc" / layer).glob(kind))
 ] + ["csrc/bindings.cpp"]
+FLAGS = ["-std=c++20", "-O2", "-g0", "-Wall", "-fvisibility=hidden"]
 
 setup(
     ext_modules=[
-        CppExtension(
+        CUDAExtension(
             "pipecodec._C",
             SOURCES,
             include_dirs=[str(ROOT)],
-            extra_compile_args=["-std=c++20", "-O2", "-g0", "-Wall", "-fvisibility=hidden"],
+            define_macros=[("PIPECODEC_CUDA", None)],
+            extra_compile_args={
+                "cxx": FLAGS,
+                "nvcc": ["-std=c++20", "-O3", "-Xcompiler=-fvisibility=hidden", *architectures()],
+            },
+        )
+        if CUDA
+        else CppExtension(
+            "pipecodec._C", SOURCES, include_dirs=[str(ROOT)], extra_compile_args=FLAGS
         )
     ],
     cmdclass={"build_ext": BuildCodec},

@@ -5,6 +5,9 @@
 #include "csrc/codec/errors.h"
 #include "csrc/codec/tunnel.h"
 #include "csrc/codec/unpacker.h"
+#include "csrc/device/kernels.h"
+#include "csrc/device/object.h"
+#include "csrc/device/verdict.h"
 #include "csrc/frame/outline.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/registered.h"
@@ -23,6 +26,11 @@ py::object call(const char* where, Body body) {
 }
 
 py::object share(const structure::Ref& ref) { return py::reinterpret_borrow<py::object>(ref.get()); }
+
+const at::Tensor& tensor(const py::object& object) {
+  if (!device::is_tensor(object.ptr())) codec::raise(PyExc_TypeError, "this takes tensors");
+  return device::unwrap(object.ptr());
+}
 
 py::tuple send(const py::object& self, const py::object& value, const py::object& device) {
   codec::Sent sent;
@@ -124,6 +132,12 @@ PYBIND11_MODULE(_C, m) {
       return structure::Ref::share(Py_None);
     });
   });
+  m.def("compare", [](const py::object& received, const py::object& expected, const py::object& verdict) {
+    call("compare", [&] {
+      device::compare(tensor(received), tensor(expected), tensor(verdict));
+      return structure::Ref::share(Py_None);
+    });
+  });
   m.def("send", &send);
   m.def("receive", &receive);
 
@@ -132,4 +146,5 @@ PYBIND11_MODULE(_C, m) {
   m.attr("TYPE_CODES") = codes;
   m.attr("FORMAT_VERSION") = frame::kVersion;
   m.attr("SMALL_LEAF") = codec::kSmallLeaf;
+  m.attr("WITH_CUDA") = device::kWithCuda;
 }

@@ -35,12 +35,17 @@ frame::Header sections(frame::Writer& frame, const structure::Encoder& encoder) 
 }  // namespace
 
 frame::Header assemble(structure::Encoder& encoder, std::span<const at::Tensor> leaves,
-                       std::span<const device::Span> spans) {
+                       std::span<const device::Span> spans, at::Device device) {
   frame::Writer& frame = encoder.structure;
   frame::Header header = sections(frame, encoder);
+  if (!device.is_cpu() && !spans.empty()) {
+    header.used += spans.back().place + frame::round_up(spans.back().bytes, frame::kAlignment);
+    return header;
+  }
   header.flags = frame::kPayloadCovered;
   for (size_t i = 0; i < spans.size(); ++i) {
-    frame.bytes(device::plain(leaves[i]).const_data_ptr(), spans[i].bytes);
+    frame.bytes(device::plain(leaves[i].is_cpu() ? leaves[i] : leaves[i].cpu()).const_data_ptr(),
+                spans[i].bytes);
     frame.align(frame::kAlignment);
   }
   header.used = frame.size();

@@ -13,9 +13,9 @@ namespace pipecodec::codec {
 
 // Appends shapes, values and payload to encoder.structure, behind the room left for the header, which is
 // returned without its hashes: frame::seal writes it. `leaves` are those that travel in the payload, at
-// `spans`.
+// `spans`. A payload that a device has to gather, in a frame for one that is not the CPU, is left out.
 frame::Header assemble(structure::Encoder& encoder, std::span<const at::Tensor> leaves,
-                       std::span<const device::Span> spans);
+                       std::span<const device::Span> spans, at::Device device);
 
 // A frame of the value that was just encoded, every leaf a slot and nothing in the payload. For messages.
 frame::Writer unrouted_frame(const structure::Encoder& encoder);

@@ -5,6 +5,7 @@
 
 #include "csrc/device/frame_tensor.h"
 #include "csrc/device/object.h"
+#include "csrc/device/transfer.h"
 
 namespace pipecodec::codec {
 namespace {
@@ -31,7 +32,7 @@ bool Remembered::reusable(at::Device device, size_t capacity) const {
   if (!frame_) return false;
   const at::Tensor& tensor = device::unwrap(frame_.get());
   return tensor.device() == device && static_cast<size_t>(tensor.numel()) == capacity &&
-         version_of(tensor) == version_;
+         version_of(tensor) == version_ && device::current_stream(device) == stream_;
 }
 
 bool Remembered::holds(const frame::Writer& bytes, at::Device device, size_t capacity) const {
@@ -61,9 +62,12 @@ Ref Remembered::renew(const std::vector<uint8_t>& values, at::Device device, siz
 Ref Remembered::make(at::Device device, size_t capacity) {
   frame::seal(header_, bytes_.data());
   const uint64_t make = ++makes_;
-  Ref made = device::wrap(device::make_frame(bytes_.data(), bytes_.size(), capacity, device));
+  const std::optional<int64_t> stream = device::current_stream(device);
+  const bool complete = header_.used == bytes_.size();
+  Ref made = device::wrap(device::make_frame(bytes_, capacity, device));
   // Making an object may have run code that used this very codec for another value meanwhile.
-  if (make == makes_) {
+  if (make == makes_ && stream && complete) {
+    stream_ = *stream;
     version_ = version_of(device::unwrap(made.get()));
     frame_ = Ref::share(made.get());
   }

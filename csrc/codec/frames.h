@@ -22,12 +22,14 @@ class Remembered {
   // True where the frame would be of the same structure and shapes.
   bool same_structure(const frame::Writer& bytes, const frame::Header& header) const;
 
-  // True where the tensor at hand holds these bytes behind the header, on this device and with this capacity,
-  // and nobody was seen to have written into it. (What was written through .numpy() goes unseen.)
+  // True where the tensor at hand holds these bytes behind the header, on this device's current stream and
+  // with this capacity, and nobody was seen to have written into it. (What was written through .numpy() goes
+  // unseen.)
   bool holds(const frame::Writer& bytes, at::Device device, size_t capacity) const;
   bool holds_values(const std::vector<uint8_t>& values, at::Device device, size_t capacity) const;
 
-  // A new tensor, of these bytes (but for the header) or of the last ones with other values.
+  // A new tensor, of these bytes (but for the header) or of the last ones with other values. Where the header
+  // says that more bytes are used, the device adds them, and the tensor is used once.
   structure::Ref renew(const frame::Writer& bytes, const frame::Header& header, at::Device device,
                        size_t capacity);
   structure::Ref renew(const std::vector<uint8_t>& values, at::Device device, size_t capacity);
@@ -46,6 +48,7 @@ class Remembered {
   frame::Header header_;
   std::vector<uint8_t> bytes_;
   structure::Ref frame_;  // null while it would not be of bytes_
+  int64_t stream_ = 0;    // on which it was made
   uint32_t version_ = 0;
   uint64_t makes_ = 0;
 };

@@ -93,7 +93,7 @@ Ref Packer::pack_any(PyObject* value, std::optional<at::Device> device) {
     items[i] = Py_NewRef(encoder->leaves[i].tensor);
     bytes += encoder->leaves[i].bytes;
   }
-  const frame::Header header = assemble(*encoder, {}, {});
+  const frame::Header header = assemble(*encoder, {}, {}, at::kCPU);
   const std::shared_ptr<Remembered> known = frames_.find(encoder->structure, header);
   const size_t capacity = capacity_for(encoder->structure.size());
   items[leaves] = frame_for(known, *encoder, header, device_of(device, items, leaves), capacity).release();
@@ -114,10 +114,14 @@ Sent Packer::send(PyObject* value, PyObject* device) {
   const at::Device where = device_of(asked(device), &first, encoder->leaves.size());
   Routed routed = router_.route(*encoder, where, kRoot, name_);
   check_signature(*encoder, routed);
-  frame::Header header = assemble(*encoder, routed.payload, routed.payload_spans);
+  frame::Header header = assemble(*encoder, routed.payload, routed.payload_spans, where);
   Sent sent;
-  const size_t capacity = capacity_for(encoder->structure.size());
+  const size_t capacity = capacity_for(header.used);
   sent.frame = frame_for(frames_.find(encoder->structure, header), *encoder, header, where, capacity);
+  if (header.used != encoder->structure.size()) {
+    device::gather_into(device::unwrap(sent.frame.get()), header.payload_begin(), routed.payload,
+                        routed.payload_spans);
+  }
   sent.tunnel = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(routed.tunnel.size())));
   for (size_t i = 0; i < routed.tunnel.size(); ++i) {
     PyTuple_SET_ITEM(sent.tunnel.get(), static_cast<Py_ssize_t>(i), Py_NewRef(routed.tunnel[i]));

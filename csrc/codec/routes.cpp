@@ -5,6 +5,7 @@
 #include "csrc/codec/assemble.h"
 #include "csrc/codec/errors.h"
 #include "csrc/device/object.h"
+#include "csrc/device/transfer.h"
 #include "csrc/frame/header.h"
 #include "csrc/frame/xxh64.h"
 
@@ -105,18 +106,12 @@ Routed Router::route(Encoder& encoder, at::Device device, const std::string& roo
       way = frame::Route::Tunnel;
       routed.tunnel.push_back(leaf.tensor);
       routed.tunnel_spans.push_back(span_of(leaf, tensor, routed.tunnel_bytes));
-    } else if (device.is_cpu() && tensor.is_cpu() &&
-               (leaf.bytes <= kSmallLeaf || routed.slots.size() == kMaxSlots)) {
+    } else if (leaf.bytes <= kSmallLeaf || routed.slots.size() == kMaxSlots) {
       way = frame::Route::Payload;
       routed.payload.push_back(tensor);
       routed.payload_spans.push_back(span_of(leaf, tensor, payload_bytes));
-    } else if (routed.slots.size() == kMaxSlots) {
-      raise(structure::known().unsupported_type,
-            name + ": " + path_of(encoder, i, root) + " is the " + std::to_string(kMaxSlots + 1) +
-                "th tensor that needs a slot of its own, and an engine has no room for more; join some of "
-                "them into one tensor");
     } else {
-      routed.slots.push_back(device::as_bytes(device::plain(tensor.to(device))));
+      routed.slots.push_back(device::bytes_on(tensor, device));
       routed.slot_leaves.push_back(i);
     }
     encoder.structure.data()[leaf.flags_at] =

@@ -5,7 +5,9 @@
 
 #include <cstring>
 
+#include "csrc/device/kernels.h"
 #include "csrc/device/object.h"
+#include "csrc/device/transfer.h"
 
 namespace pipecodec::device {
 namespace {
@@ -17,6 +19,23 @@ at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Devic
     return at::detail::empty_cpu(sizes(shape), dtype, std::nullopt, device, std::nullopt, std::nullopt);
   }
   return at::empty(sizes(shape), at::TensorOptions().dtype(dtype).device(device));
+}
+
+// Fills `bytes` bytes of the buffer from `begin` on: what stands between the spans is zeros.
+void copy_pieces(const Kernels& own, const at::Tensor& buffer, uint64_t begin, uint64_t bytes,
+                 std::span<const at::Tensor> tensors, std::span<const Span> spans) {
+  uint8_t* const to = static_cast<uint8_t*>(buffer.mutable_data_ptr()) + begin;
+  std::vector<at::Tensor> sources;  // until they are read by what is queued then
+  std::vector<Piece> pieces = {{nullptr, to, 0, bytes}};
+  for (size_t i = 0; i < spans.size(); ++i) {
+    if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
+    const at::Tensor& source = sources.emplace_back(bytes_on(tensors[i], buffer.device()));
+    uint8_t* const place = to + spans[i].place;
+    pieces.back().room = static_cast<uint64_t>(place - pieces.back().to);
+    pieces.push_back({static_cast<const uint8_t*>(source.const_data_ptr()), place, spans[i].bytes,
+                      static_cast<uint64_t>(to + bytes - place)});
+  }
+  own.copy(buffer.device(), pieces);
 }
 
 }  // namespace
@@ -101,25 +120,44 @@ at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spa
     std::memset(out + end, 0, bytes - end);
     return buffer;
   }
-  buffer.zero_();
-  for (size_t i = 0; i < spans.size(); ++i) {
-    if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
-    buffer.narrow(0, static_cast<int64_t>(spans[i].place), static_cast<int64_t>(spans[i].bytes))
-        .copy_(as_bytes(plain(tensors[i].to(device))));
+  if (const Kernels* const own = kernels(device)) {
+    copy_pieces(*own, buffer, 0, bytes, tensors, spans);
+  } else {
+    buffer.zero_();
+    gather_into(buffer, 0, tensors, spans);
   }
   return buffer;
 }
 
+void gather_into(const at::Tensor& buffer, uint64_t begin, std::span<const at::Tensor> tensors,
+                 std::span<const Span> spans) {
+  if (const Kernels* const own = kernels(buffer.device())) {
+    if (!spans.empty())
+      copy_pieces(*own, buffer, begin, spans.back().place + spans.back().bytes, tensors, spans);
+    return;
+  }
+  for (size_t i = 0; i < spans.size(); ++i) {
+    if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
+    buffer.narrow(0, static_cast<int64_t>(begin + spans[i].place), static_cast<int64_t>(spans[i].bytes))
+        .copy_(bytes_on(tensors[i], buffer.device()), /*non_blocking=*/true);
+  }
+}
+
 std::vector<at::Tensor> scatter(const at::Tensor& buffer, std::span<const Span> spans) {
   const at::Tensor bytes = as_bytes(plain(buffer));
+  const uint8_t* const from = static_cast<const uint8_t*>(bytes.const_data_ptr());
+  const Kernels* const own = kernels(bytes.device());
+  std::vector<Piece> pieces;
   std::vector<at::Tensor> made;
   made.reserve(spans.size());
   for (const Span& span : spans) {
     at::Tensor fresh = empty(span.shape, scalar_type(span.dtype), bytes.device());
     if (span.bytes != 0) {
       if (bytes.is_cpu()) {
-        std::memcpy(fresh.mutable_data_ptr(),
-                    static_cast<const uint8_t*>(bytes.const_data_ptr()) + span.place, span.bytes);
+        std::memcpy(fresh.mutable_data_ptr(), from + span.place, span.bytes);
+      } else if (own != nullptr) {
+        auto* const to = static_cast<uint8_t*>(fresh.mutable_data_ptr());
+        pieces.push_back({from + span.place, to, span.bytes, span.bytes});
       } else {
         as_bytes(fresh).copy_(
             bytes.narrow(0, static_cast<int64_t>(span.place), static_cast<int64_t>(span.bytes)));
@@ -127,6 +165,7 @@ std::vector<at::Tensor> scatter(const at::Tensor& buffer, std::span<const Span> 
     }
     made.push_back(std::move(fresh));
   }
+  if (!pieces.empty()) own->copy(bytes.device(), pieces);
   return made;
 }
 

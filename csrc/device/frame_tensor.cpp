@@ -6,21 +6,28 @@
 #include <cstring>
 
 #include "csrc/device/bits.h"
+#include "csrc/device/kernels.h"
+#include "csrc/device/transfer.h"
 
 namespace pipecodec::device {
 
-at::Tensor make_frame(const uint8_t* bytes, size_t used, size_t capacity, at::Device device) {
+at::Tensor make_frame(std::span<const uint8_t> bytes, size_t capacity, at::Device device) {
   const int64_t size = static_cast<int64_t>(capacity);
-  // Only CUDA's pinned allocator keeps staging memory alive until the copy on the stream is done.
-  at::Tensor host =
-      at::detail::empty_cpu({size}, at::kByte, std::nullopt, at::kCPU, device.is_cuda(), std::nullopt);
-  auto* const data = static_cast<uint8_t*>(host.mutable_data_ptr());
-  std::memcpy(data, bytes, used);
-  std::memset(data + used, 0, capacity - used);
-  if (device.is_cpu()) return host;
-  at::Tensor frame = at::empty({size}, at::TensorOptions().dtype(at::kByte).device(device));
-  frame.copy_(host, /*non_blocking=*/device.is_cuda());
-  return frame;
+  if (device.is_cpu()) {
+    const at::Tensor frame =
+        at::detail::empty_cpu({size}, at::kByte, std::nullopt, at::kCPU, std::nullopt, std::nullopt);
+    auto* const data = static_cast<uint8_t*>(frame.mutable_data_ptr());
+    std::memcpy(data, bytes.data(), bytes.size());
+    std::memset(data + bytes.size(), 0, capacity - bytes.size());
+    return frame;
+  }
+  const Kernels* const own = kernels(device);
+  if (own != nullptr && (bytes.size() <= own->one_launch || own->capturing(device))) {
+    const at::Tensor frame = at::empty({size}, at::TensorOptions().dtype(at::kByte).device(device));
+    own->write(device, bytes, static_cast<uint8_t*>(frame.mutable_data_ptr()), capacity);
+    return frame;
+  }
+  return upload(bytes, capacity, device);
 }
 
 const char* not_a_frame(const at::Tensor& tensor) {
@@ -34,7 +41,7 @@ HostFrame read_frame(const at::Tensor& frame) {
   if (frame.is_cpu() && frame.is_contiguous()) {
     return {{}, static_cast<const uint8_t*>(frame.const_data_ptr()), static_cast<size_t>(frame.numel())};
   }
-  const at::Tensor host = frame.cpu().contiguous();
+  const at::Tensor host = frame.is_cpu() ? frame.contiguous() : Download(frame.contiguous()).wait();
   const auto* const data = static_cast<const uint8_t*>(host.const_data_ptr());
   return {host, data, static_cast<size_t>(host.numel())};
 }

@@ -5,11 +5,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace pipecodec::device {
 
-// A new tensor of `capacity` bytes: the `used` ones given, then zeros. The host waits for nothing.
-at::Tensor make_frame(const uint8_t* bytes, size_t used, size_t capacity, at::Device device);
+// A new tensor of `capacity` bytes: those given, then zeros. The host waits for nothing.
+at::Tensor make_frame(std::span<const uint8_t> bytes, size_t capacity, at::Device device);
 
 // A frame on the host. On the CPU the tensor's own memory, valid while it is; otherwise a copy, for which the
 // host waits.

@@ -1,5 +1,6 @@
 #include "csrc/device/object.h"
 
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/csrc/Device.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -39,10 +40,14 @@ size_t count_fitting(PyObject* const* tensors, const frame::Layout& layout) {
 }
 
 at::Device parse_device(PyObject* device) {
-  if (THPDevice_Check(device)) return reinterpret_cast<THPDevice*>(device)->device;
-  const structure::Ref made = structure::Ref::take(
-      PyObject_CallOneArg(reinterpret_cast<PyObject*>(structure::known().device), device));
-  return reinterpret_cast<THPDevice*>(made.get())->device;
+  const structure::Ref made = THPDevice_Check(device)
+                                  ? structure::Ref::share(device)
+                                  : structure::Ref::take(PyObject_CallOneArg(
+                                        reinterpret_cast<PyObject*>(structure::known().device), device));
+  const at::Device parsed = reinterpret_cast<THPDevice*>(made.get())->device;
+  // Tensors have an index, and are to be found on the device that was meant.
+  if (parsed.is_cpu() || parsed.has_index() || !c10::impl::hasDeviceGuardImpl(parsed.type())) return parsed;
+  return c10::impl::getDeviceGuardImpl(parsed.type())->getDevice();
 }
 
 }  // namespace device

@@ -1,0 +1,33 @@
+// What a CUDA device does with raw bytes. Every function queues its work on `stream`, of the current device,
+// and waits for nothing; all may be captured in a CUDA graph. Pointers need no alignment, multiples of 16 are
+// fastest.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <stdint.h>
+
+#include "csrc/device/piece.h"
+
+// What one launch takes with it in its parameters, of which every driver lets through 4096 bytes.
+inline constexpr uint64_t kPipecodecInline = 3584;  // bytes of the host
+inline constexpr uint64_t kPipecodecPieces = 112;
+
+extern "C" {
+
+// Writes pieces, of which no two may overlap in what they write. One launch for each kPipecodecPieces.
+cudaError_t pipecodec_copy(const pipecodec::device::Piece* pieces, uint64_t count, cudaStream_t stream);
+
+// Writes `used` bytes from the host, which may change them as soon as this returns, then zeros: `room` bytes
+// at `to` in all. One launch for each kPipecodecInline bytes.
+cudaError_t pipecodec_write(const uint8_t* bytes, uint64_t used, uint8_t* to, uint64_t room,
+                            cudaStream_t stream);
+
+// Sets the lowest bit of *verdict where `received` is not `expected`; otherwise leaves it as it is. `verdict`
+// and `received` lie on the device; `expected` on the host, which may change it as soon as this returns, with
+// one launch for each kPipecodecInline bytes, or on the device too.
+cudaError_t pipecodec_compare(const uint8_t* expected, const uint8_t* received, uint64_t bytes,
+                              uint32_t* verdict, cudaStream_t stream);
+cudaError_t pipecodec_compare_memory(const uint8_t* expected, const uint8_t* received, uint64_t bytes,
+                                     uint32_t* verdict, cudaStream_t stream);
+}

@@ -1,0 +1,46 @@
+// Joins the kernels to torch: the tensors' device, its current stream, and errors as exceptions.
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "csrc/cuda/kernels.h"
+#include "csrc/device/kernels.h"
+
+namespace pipecodec::device {
+namespace {
+
+void copy(at::Device device, std::span<const Piece> pieces) {
+  const c10::cuda::CUDAGuard guard(device);
+  C10_CUDA_CHECK(pipecodec_copy(pieces.data(), pieces.size(), c10::cuda::getCurrentCUDAStream()));
+}
+
+void write(at::Device device, std::span<const uint8_t> bytes, uint8_t* to, uint64_t room) {
+  const c10::cuda::CUDAGuard guard(device);
+  C10_CUDA_CHECK(pipecodec_write(bytes.data(), bytes.size(), to, room, c10::cuda::getCurrentCUDAStream()));
+}
+
+void compare(at::Device device, std::span<const uint8_t> expected, const uint8_t* received,
+             uint32_t* verdict) {
+  const c10::cuda::CUDAGuard guard(device);
+  C10_CUDA_CHECK(pipecodec_compare(expected.data(), received, expected.size(), verdict,
+                                   c10::cuda::getCurrentCUDAStream()));
+}
+
+void compare_memory(at::Device device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
+                    uint32_t* verdict) {
+  const c10::cuda::CUDAGuard guard(device);
+  C10_CUDA_CHECK(
+      pipecodec_compare_memory(expected, received, bytes, verdict, c10::cuda::getCurrentCUDAStream()));
+}
+
+bool capturing(at::Device device) {
+  const c10::cuda::CUDAGuard guard(device);
+  return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+}
+
+}  // namespace
+
+const Kernels kCudaKernels = {copy, write, compare, compare_memory, capturing, kPipecodecInline};
+
+}  // namespace pipecodec::device

@@ -1,0 +1,49 @@
+// What a kind of device does by kernels of its own, where this build has them. Each queues its work on the
+// device's current stream and waits for nothing. Everything else is left to ATen's operations.
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <span>
+
+#include "csrc/device/piece.h"
+
+namespace pipecodec::device {
+
+struct Kernels {
+  // No two pieces may overlap in what they write.
+  void (*copy)(at::Device, std::span<const Piece>);
+
+  // Writes bytes of the host, which may change them at once, then zeros: `room` bytes in all.
+  void (*write)(at::Device, std::span<const uint8_t> bytes, uint8_t* to, uint64_t room);
+
+  // Sets the lowest bit of *verdict, on the device, where `received` is not what is expected; otherwise
+  // leaves it as it is. What is expected lies on the host, which may change it at once, or on the device.
+  void (*compare)(at::Device, std::span<const uint8_t> expected, const uint8_t* received, uint32_t* verdict);
+  void (*compare_memory)(at::Device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
+                         uint32_t* verdict);
+
+  // True while what is queued is not done but recorded, into a graph to be done later and more than once.
+  bool (*capturing)(at::Device);
+
+  // Up to so many bytes of the host cost `write` and `compare` one launch.
+  uint64_t one_launch;
+};
+
+#ifdef PIPECODEC_CUDA
+extern const Kernels kCudaKernels;
+inline constexpr bool kWithCuda = true;
+#else
+inline constexpr bool kWithCuda = false;
+#endif
+
+// Null for a device that has none.
+inline const Kernels* kernels([[maybe_unused]] at::Device device) {
+#ifdef PIPECODEC_CUDA
+  if (device.is_cuda()) return &kCudaKernels;
+#endif
+  return nullptr;
+}
+
+}  // namespace pipecodec::device
