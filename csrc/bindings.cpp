@@ -52,9 +52,12 @@ std::unique_ptr<codec::Opened> opened(const std::string& name, Open open) {
   return made;
 }
 
-std::unique_ptr<codec::Opened> receive(const py::object& self, const py::object& tensors) {
+std::unique_ptr<codec::Opened> receive(const py::object& self, const py::object& tensors,
+                                       const py::object& known) {
   codec::Packer& packer = codec::packer_of(self.ptr());
-  return opened(packer.name(), [&] { return packer.open(tensors.ptr()); });
+  const py::object frame = known.is_none() ? known : py::make_tuple(known);
+  return opened(packer.name(),
+                [&] { return packer.open(tensors.ptr(), known.is_none() ? nullptr : frame.ptr()); });
 }
 
 // A row of frame::outline as Python values: (depth, path, label, type name, text, children, leaf or None),

@@ -173,12 +173,17 @@ class TunnelCodec(Codec):
             token = torch.zeros(0, device=frame.device, requires_grad=torch.is_grad_enabled())
         return (enter_tunnel(tunnel, token, leaves), *slots, frame)
 
-    def receive(self, tensors: Sequence[Tensor], reuse: bool = True) -> tuple[Any, Tensor]:
+    def receive(
+        self, tensors: Sequence[Tensor], reuse: bool = True, known: Tensor | None = None
+    ) -> tuple[Any, Tensor]:
         """Unpack a value, and give the token that ties it to the tunnel.
 
         The value's tensors are no views, so it may be worked on in place. With ``reuse`` a large
         leaf shares the memory of its slot, and a lone differentiable one of a multiple of 16 bytes
         that of the tunnel; without it none shares memory with what was received.
+
+        ``known`` is the frame as this process made it, on the CPU: that of ``tensors``, wherever it
+        went meanwhile, is not read then.
 
         The token is an empty float32 tensor. Hand it to the next ``send``, or join it to the loss:
         then a backward pass reaches the tunnel even where the value's own leaves are not used.
@@ -189,12 +194,16 @@ class TunnelCodec(Codec):
         if not reuse:
             tunnel, *slots, frame = tensors
             tensors = (tunnel, *(slot.clone() for slot in slots), frame)
-        opened = _C.receive(self, tensors)
-        spans = opened.tunnel()
-        if tensors[0].nbytes < spans.nbytes:
-            raise FrameError(f"{self.name}: {_first_outside(opened, tensors[0])}")
-        token, leaves = leave_tunnel(spans, tensors[0], reuse)
-        return opened.build(leaves), token
+        opened = _C.receive(self, tensors, known)
+        try:
+            spans = opened.tunnel()
+            if tensors[0].nbytes < spans.nbytes:
+                raise FrameError(f"{self.name}: {_first_outside(opened, tensors[0])}")
+            token, leaves = leave_tunnel(spans, tensors[0], reuse)
+            return opened.build(leaves), token
+        except FrameError:
+            self.check()  # they may not fit because the frame is not what it was taken for
+            raise
 
     def reset(self) -> None:
         """Forget what the boundary agreed on: capacity, sizes, differentiable leaves."""

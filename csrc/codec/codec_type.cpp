@@ -66,16 +66,32 @@ PyObject* codec_pack(PyObject* self, PyObject* const* arguments, Py_ssize_t coun
   return guarded(state(self).name(), [&] { return pack_with(state(self), arguments, count, keywords); });
 }
 
-PyObject* codec_unpack(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
-  return guarded(state(self).name(),
-                 [&] { return state(self).open(unpacked(arguments, count, keywords)).build(0, nullptr); });
-}
-
 PyObject* codec_check(PyObject* self, PyObject*) {
   return guarded(state(self).name(), [&] {
     state(self).check();
     return Ref::share(Py_None);
   });
+}
+
+// The tensors may not fit because the frame was taken, unread, for another than it is: then that is the
+// error.
+void explain(PyObject* self) {
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyObject* const fine = codec_check(self, nullptr);
+  Py_XDECREF(fine);
+  if (fine != nullptr) return PyErr_Restore(type, value, traceback);
+  Py_XDECREF(type);
+  Py_XDECREF(value);
+  Py_XDECREF(traceback);
+}
+
+PyObject* codec_unpack(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  PyObject* const value = guarded(state(self).name(), [&] {
+    return state(self).open(unpacked(arguments, count, keywords)).build(0, nullptr);
+  });
+  if (value == nullptr) explain(self);
+  return value;
 }
 
 PyObject* codec_reset(PyObject* self, PyObject*) {

@@ -63,10 +63,9 @@ Ref Remembered::make(at::Device device, size_t capacity) {
   frame::seal(header_, bytes_.data());
   const uint64_t make = ++makes_;
   const std::optional<int64_t> stream = device::current_stream(device);
-  const bool complete = header_.used == bytes_.size();
   Ref made = device::wrap(device::make_frame(bytes_, capacity, device));
   // Making an object may have run code that used this very codec for another value meanwhile.
-  if (make == makes_ && stream && complete) {
+  if (make == makes_ && stream) {
     stream_ = *stream;
     version_ = version_of(device::unwrap(made.get()));
     frame_ = Ref::share(made.get());

@@ -29,7 +29,7 @@ class Remembered {
   bool holds_values(const std::vector<uint8_t>& values, at::Device device, size_t capacity) const;
 
   // A new tensor, of these bytes (but for the header) or of the last ones with other values. Where the header
-  // says that more bytes are used, the device adds them, and the tensor is used once.
+  // says that more bytes are used, the device adds them to a copy of it.
   structure::Ref renew(const frame::Writer& bytes, const frame::Header& header, at::Device device,
                        size_t capacity);
   structure::Ref renew(const std::vector<uint8_t>& values, at::Device device, size_t capacity);

@@ -11,6 +11,7 @@ namespace {
 constexpr const char* kRoot = "outputs";
 
 std::string shown(const frame::Row& row, const frame::Layout& layout) {
+  if (row.code == frame::TypeCode::None) return row.text;
   std::ostringstream text;
   text << frame::kTypeNames[static_cast<uint8_t>(row.code)];
   if (!row.text.empty()) text << ' ' << row.text;

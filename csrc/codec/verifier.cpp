@@ -13,14 +13,20 @@ namespace {
 
 bool is_set(const at::Tensor& verdict) { return *verdict.const_data_ptr<int32_t>() != 0; }
 
+bool is_set(device::Download& outcome) {
+  int32_t verdict = 0;
+  std::memcpy(&verdict, outcome.wait().const_data_ptr(), sizeof verdict);
+  return verdict != 0;
+}
+
 // Waits, and lets other Python threads run meanwhile.
 bool wait_for(const at::Tensor& verdict) {
   if (verdict.is_cpu()) return is_set(verdict);
-  device::Download outcome(verdict);
+  device::Download outcome(device::as_bytes(verdict));
   PyThreadState* const thread = PyEval_SaveThread();
-  const at::Tensor there = outcome.wait();
+  outcome.wait();
   PyEval_RestoreThread(thread);
-  return is_set(there);
+  return is_set(outcome);
 }
 
 }  // namespace
@@ -31,19 +37,27 @@ std::optional<Checked> Verifier::expect(const at::Tensor& frame, const std::stri
     check(codec);
     return std::nullopt;
   }
-  if (outcome_ && outcome_->done()) {
-    if (is_set(outcome_->wait())) refuse(codec);
-    unread_.erase(unread_.begin(), unread_.begin() + static_cast<std::ptrdiff_t>(covered_));
-    known_ += covered_;
-    outcome_.reset();
-  }
+  poll(codec);
   unread_.push_back(frame);
   device::compare(frame.narrow(0, 0, on_device_.numel()), on_device_, verdict_);
-  if (!outcome_) {
-    outcome_.emplace(verdict_);
+  if (!outcome_ && !verdict_.is_cpu()) {
+    outcome_.emplace(device::as_bytes(verdict_));
     covered_ = unread_.size();
   }
   return expected_;
+}
+
+// Looks at what is known of the outcome by now.
+void Verifier::poll(const std::string& codec) {
+  if (verdict_.is_cpu()) {
+    covered_ = unread_.size();
+  } else if (!outcome_ || !outcome_->done()) {
+    return;
+  }
+  if (outcome_ ? is_set(*outcome_) : is_set(verdict_)) refuse(codec);
+  unread_.erase(unread_.begin(), unread_.begin() + static_cast<std::ptrdiff_t>(covered_));
+  known_ += covered_;
+  outcome_.reset();
 }
 
 void Verifier::learn(const at::Tensor& frame, const Checked& read) {
@@ -90,7 +104,8 @@ void Verifier::refuse(const std::string& codec) {
 
 void Verifier::forget() {
   expected_.reset();
-  on_device_ = verdict_ = {};
+  on_device_.reset();
+  verdict_.reset();
   unread_.clear();
   outcome_.reset();
   known_ = covered_ = 0;

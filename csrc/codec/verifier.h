@@ -40,6 +40,7 @@ class Verifier {
   void forget();
 
  private:
+  void poll(const std::string& codec);
   [[noreturn]] void refuse(const std::string& codec);
 
   Read read_;

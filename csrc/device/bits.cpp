@@ -21,21 +21,28 @@ at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Devic
   return at::empty(sizes(shape), at::TensorOptions().dtype(dtype).device(device));
 }
 
-// Fills `bytes` bytes of the buffer from `begin` on: what stands between the spans is zeros.
-void copy_pieces(const Kernels& own, const at::Tensor& buffer, uint64_t begin, uint64_t bytes,
-                 std::span<const at::Tensor> tensors, std::span<const Span> spans) {
-  uint8_t* const to = static_cast<uint8_t*>(buffer.mutable_data_ptr()) + begin;
-  std::vector<at::Tensor> sources;  // until they are read by what is queued then
-  std::vector<Piece> pieces = {{nullptr, to, 0, bytes}};
+// What the tensors' bits become in a buffer from `to` on, `bytes` in all: between the spans stand zeros.
+// `sources` keeps the memory that the pieces read.
+void add_pieces(std::vector<Piece>& pieces, std::vector<at::Tensor>& sources, uint8_t* to, uint64_t bytes,
+                at::Device device, std::span<const at::Tensor> tensors, std::span<const Span> spans) {
+  pieces.push_back({nullptr, to, 0, bytes});
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
-    const at::Tensor& source = sources.emplace_back(bytes_on(tensors[i], buffer.device()));
+    const at::Tensor& source = sources.emplace_back(bytes_on(tensors[i], device));
     uint8_t* const place = to + spans[i].place;
     pieces.back().room = static_cast<uint64_t>(place - pieces.back().to);
     pieces.push_back({static_cast<const uint8_t*>(source.const_data_ptr()), place, spans[i].bytes,
                       static_cast<uint64_t>(to + bytes - place)});
   }
-  own.copy(buffer.device(), pieces);
+}
+
+void copy_each(const at::Tensor& buffer, uint64_t begin, std::span<const at::Tensor> tensors,
+               std::span<const Span> spans) {
+  for (size_t i = 0; i < spans.size(); ++i) {
+    if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
+    buffer.narrow(0, static_cast<int64_t>(begin + spans[i].place), static_cast<int64_t>(spans[i].bytes))
+        .copy_(bytes_on(tensors[i], buffer.device()), /*non_blocking=*/true);
+  }
 }
 
 }  // namespace
@@ -121,26 +128,34 @@ at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spa
     return buffer;
   }
   if (const Kernels* const own = kernels(device)) {
-    copy_pieces(*own, buffer, 0, bytes, tensors, spans);
+    std::vector<Piece> pieces;
+    std::vector<at::Tensor> sources;
+    add_pieces(pieces, sources, static_cast<uint8_t*>(buffer.mutable_data_ptr()), bytes, device, tensors,
+               spans);
+    own->copy(device, pieces);
   } else {
     buffer.zero_();
-    gather_into(buffer, 0, tensors, spans);
+    copy_each(buffer, 0, tensors, spans);
   }
   return buffer;
 }
 
-void gather_into(const at::Tensor& buffer, uint64_t begin, std::span<const at::Tensor> tensors,
-                 std::span<const Span> spans) {
-  if (const Kernels* const own = kernels(buffer.device())) {
-    if (!spans.empty())
-      copy_pieces(*own, buffer, begin, spans.back().place + spans.back().bytes, tensors, spans);
-    return;
+at::Tensor with_bits(const at::Tensor& bytes, uint64_t begin, std::span<const at::Tensor> tensors,
+                     std::span<const Span> spans) {
+  const Kernels* const own = kernels(bytes.device());
+  if (own == nullptr) {
+    at::Tensor made = bytes.clone();
+    copy_each(made, begin, tensors, spans);
+    return made;
   }
-  for (size_t i = 0; i < spans.size(); ++i) {
-    if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
-    buffer.narrow(0, static_cast<int64_t>(begin + spans[i].place), static_cast<int64_t>(spans[i].bytes))
-        .copy_(bytes_on(tensors[i], buffer.device()), /*non_blocking=*/true);
-  }
+  const int64_t shape[] = {bytes.numel()};
+  at::Tensor made = empty(shape, at::kByte, bytes.device());
+  auto* const to = static_cast<uint8_t*>(made.mutable_data_ptr());
+  std::vector<Piece> pieces = {{static_cast<const uint8_t*>(bytes.const_data_ptr()), to, begin, begin}};
+  std::vector<at::Tensor> sources;
+  add_pieces(pieces, sources, to + begin, bytes.nbytes() - begin, bytes.device(), tensors, spans);
+  own->copy(bytes.device(), pieces);
+  return made;
 }
 
 std::vector<at::Tensor> scatter(const at::Tensor& buffer, std::span<const Span> spans) {

@@ -42,9 +42,10 @@ at::Tensor over_bytes(const at::Tensor& bytes, uint64_t place, frame::DType dtyp
 at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spans, uint64_t bytes,
                   at::Device device);
 
-// The same, into a buffer that is not on the CPU and all zeros, from its byte `begin` on.
-void gather_into(const at::Tensor& buffer, uint64_t begin, std::span<const at::Tensor> tensors,
-                 std::span<const Span> spans);
+// A copy of contiguous `bytes`, not on the CPU, with the tensors' bits in it from byte `begin` on, and zeros
+// between and behind them.
+at::Tensor with_bits(const at::Tensor& bytes, uint64_t begin, std::span<const at::Tensor> tensors,
+                     std::span<const Span> spans);
 
 // Copies bits out of a contiguous buffer of any dtype into fresh tensors, none of which shares memory with
 // it.

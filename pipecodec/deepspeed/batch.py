@@ -51,13 +51,14 @@ def packing_batch_fn(
     by name, a tuple or list by position, or one value; None: ``split_batch``. Labels may be nested
     like values; their tensors go to ``device``.
     """
-    codec = None if first is None else first.take_packed_batches()
+    if first is not None:
+        first.take_packed_batches()
 
     def pack(batch: Any) -> tuple[Any, Any]:
         values, labels = split_batch(batch, inputs) if batch_fn is None else batch_fn(batch)
         if labels is not None and not isinstance(labels, torch.Tensor):
             labels = Labels(pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), labels))
-        if first is None or codec is None:
+        if first is None:
             return (), labels
         needed = first.batch_names
         if isinstance(values, Mapping):
@@ -67,7 +68,6 @@ def packing_batch_fn(
             given = needed if len(args) == len(needed) else inputs
             bound = bind_inputs(given, args, {})
         by_name = dict(zip(given, bound, strict=True))
-        with torch.no_grad():  # the engine detaches a batch, whatever made it
-            return codec.pack(tuple(by_name[name] for name in needed)), labels
+        return first.pack_batch(tuple(by_name[name] for name in needed)), labels
 
     return pack

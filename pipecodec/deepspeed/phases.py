@@ -41,6 +41,8 @@ def separate_phases(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) ->
             if phase != method.__name__:
                 phase = method.__name__
                 engine.reset_activation_shape()
+            for stage in stages:
+                stage.start_batch()
             return method(*args, **kwargs)
 
         return call

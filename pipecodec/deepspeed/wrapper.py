@@ -12,6 +12,7 @@ Between two stages one micro-batch goes this way; the numbers are cited below.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -96,6 +97,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             )
         )
         self._auto = differentiable == "auto"
+        self._packed: deque[torch.Tensor] = deque()
         self._token: torch.Tensor | None = None
         if not any(parameter.requires_grad for parameter in mod.parameters()):
             self.anchor = nn.Parameter(torch.zeros(1))
@@ -119,13 +121,25 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             sent = self._run(*self._receive(args, kwargs))
         return tuple(tensor.detach() for tensor in sent)
 
-    def take_packed_batches(self) -> TunnelCodec:
-        """Let stage 0 take batches as this codec's ``pack`` gives them, in liveness[0]'s order."""
+    def take_packed_batches(self) -> None:
+        """Let stage 0 take batches as ``pack_batch`` makes them, each once and in order."""
         # The engine's configuration has no say in a batch's sizes, and no gradient leaves it.
         self.incoming = TunnelCodec(
             transport="tunnel", differentiable=(), name="batch", dynamic_shape=True
         )
-        return self.incoming
+
+    def pack_batch(self, values: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+        """Return the tensors of a batch with these values, those of ``batch_names``."""
+        assert self.incoming is not None
+        with torch.no_grad():  # the engine detaches a batch, whatever made it
+            tensors = self.incoming.pack(values)
+        if tensors[-1].is_cpu and not self.recomputes:  # else it is taken more than once
+            self._packed.append(tensors[-1])  # and is not read from the device again
+        return tensors
+
+    def start_batch(self) -> None:
+        """Forget what was packed and not taken."""
+        self._packed.clear()
 
     @property
     def batch_names(self) -> list[str]:
@@ -174,7 +188,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     ) -> tuple[dict[str, Any], torch.Tensor]:
         """Return the values that arrived, by name, and the token."""
         if self.incoming is not None:
-            values, token = self.incoming.receive(args, not self.recomputes)
+            known = self._packed.popleft() if self._packed else None
+            values, token = self.incoming.receive(args, not self.recomputes, known)
             return {**self._stage.bind(values), **kwargs}, token
         batch: list[Any] = []
         for arg in args:

@@ -1,4 +1,4 @@
-"""A simulated accelerator, torch's device "sim": ``load()`` it, then count what crosses to the host."""
+"""A simulated accelerator, torch's device "sim": ``load()`` it, and count what it does."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 // run on the device's mapping of that memory. Everything is done at once, so order and time are not
 // simulated.
 #include <ATen/EmptyTensor.h>
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/Resize.h>
 #include <ATen/ops/_reshape_alias_native.h>
@@ -59,8 +60,8 @@ struct Allocator final : at::Allocator {
 } allocator;
 REGISTER_ALLOCATOR(at::kPrivateUse1, &allocator);
 
-// Page-locked memory of the host: the only one with which a copy can be asynchronous.
-struct Pinned final : at::Allocator {
+// Page-locked memory of the host, without which no copy is asynchronous.
+struct Pinned final : at::HostAllocator {
   at::DataPtr allocate(size_t bytes) override {
     void* const pointer = std::malloc(bytes == 0 ? 1 : bytes);
     const std::lock_guard lock(mutex);
@@ -78,7 +79,13 @@ struct Pinned final : at::Allocator {
   }
   at::DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+  bool record_event(void*, void*, c10::Stream) override { return true; }
+  void empty_cache() override {}
+  at::HostStats get_stats() override { return {}; }
+  void reset_accumulated_stats() override {}
+  void reset_peak_stats() override {}
 } pinned;
+REGISTER_HOST_ALLOCATOR(at::kPrivateUse1, &pinned);
 
 struct Hooks final : at::PrivateUse1HooksInterface {
   bool hasPrimaryContext(at::DeviceIndex) const override { return true; }
@@ -153,7 +160,7 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_bloc
   count(way);
   if (leaves || enters) {
     count(way + " bytes", static_cast<int64_t>(from.nbytes()));
-    if (!non_blocking || !(leaves ? to : from).is_pinned()) count("sync");
+    if (!non_blocking || !hooks.isPinnedPtr((leaves ? to : from).storage().data())) count("sync");
   }
   seen_by_kernel(to).copy_(seen_by_kernel(from));
   return to;
@@ -224,6 +231,13 @@ void kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stac
   }
 }
 
+at::Tensor& set_storage(at::Tensor& self, at::Storage storage, int64_t offset, at::IntArrayRef size,
+                        at::IntArrayRef stride) {
+  self.unsafeGetTensorImpl()->set_storage_keep_dtype(std::move(storage));
+  self.unsafeGetTensorImpl()->set_sizes_and_strides(size, stride, offset);
+  return self;
+}
+
 TORCH_LIBRARY_IMPL(_, PrivateUse1, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&kernel>());
 }
@@ -234,6 +248,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("_copy_from", &copy_from);
   library.impl("_local_scalar_dense", &item);
   library.impl("resize_", &resize);
+  library.impl("set_.source_Storage_storage_offset", &set_storage);
   library.impl("as_strided", [](const at::Tensor& tensor, at::IntArrayRef size, at::IntArrayRef stride,
                                 std::optional<int64_t> offset) {
     return at::native::as_strided_tensorimpl(tensor, size, stride, offset);

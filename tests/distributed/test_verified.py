@@ -1,0 +1,109 @@
+"""Frames that are not read, on the engine: where one is another, all ranks raise and none steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipecodec.demo.launch import Rank
+
+from .harness import values
+from .rows import ROWS
+from .stages import build
+from .table import STEPS, Grid, engine_of, micro_batches, whole_rows
+
+GRID = Grid(3)
+LAST = GRID.accumulate - 1
+UNREAD = {"read": "verified", "values": "static"}
+ROW = replace(ROWS["bypassed float with gradient"], options=UNREAD, sizes=(600,))
+"""In evaluation smaller ones are in the frame, whose checksum covers them on the CPU."""
+
+
+def stage_of(engine: Any) -> Any:
+    (stage,) = engine.module.forward_funcs
+    return stage
+
+
+def plant(engine: Any, micro_batch: int) -> None:
+    """Change one bit of the structure in the frame of this rank's next such micro-batch."""
+    codec = stage_of(engine).outgoing
+    send, sent = codec.send, []
+
+    def send_another(*args: Any) -> Any:
+        *tensors, frame = send(*args)
+        sent.append(frame)
+        if len(sent) == micro_batch + 1:
+            frame = frame.clone()
+            frame[50] ^= 1
+        return (*tensors, frame)
+
+    codec.send = send_another
+
+
+def weights(engine: Any) -> list[list[float]]:
+    return [parameter.flatten().tolist() for parameter in engine.module.parameters()]
+
+
+def attempt(
+    rank: Rank, boundary: int, micro_batch: int, evaluate: bool, options: dict[str, Any]
+) -> tuple[str, str]:
+    """Train a step, then run a batch in which the frame of one boundary is another."""
+    row = replace(ROW, options={**UNREAD, **options})
+    engine = engine_of(row, build(row, 3), GRID)
+    run = engine.eval_batch if evaluate else engine.train_batch
+    run(micro_batches(row, GRID, 0))
+    before = weights(engine)
+    if rank.rank == boundary:
+        plant(engine, micro_batch)
+    with pytest.raises(Exception) as caught:
+        run(micro_batches(row, GRID, 1))
+    assert weights(engine) == before
+    incoming = stage_of(engine).incoming
+    assert rank.rank == 0 or incoming.stats.reads == 1
+    return type(caught.value).__name__, str(caught.value)
+
+
+@pytest.mark.parametrize("evaluate", [False, True])
+@pytest.mark.parametrize("micro_batch", [0, LAST])
+@pytest.mark.parametrize("boundary", [0, 1])
+def test_every_rank_raises_and_none_steps(boundary: int, micro_batch: int, evaluate: bool) -> None:
+    results = values(attempt, 3, boundary, micro_batch, evaluate, {})
+    names = [name for name, _ in results]
+    assert names.pop(boundary + 1) == "StructureChangedError"
+    assert names == ["RemoteError"] * 2
+    for _, message in results:
+        assert (
+            f"boundary {boundary}→{boundary + 1}: frame {micro_batch} since the last check "
+            "(counted from 0) is not what it was taken for, unread: it is damaged: "
+        ) in message
+
+
+@pytest.mark.parametrize("boundary", [0, 1])
+def test_ranks_tell_each_other_where_errors_are_not_shared(boundary: int) -> None:
+    results = values(attempt, 3, boundary, LAST, False, {"share_errors": False})
+    assert [name for name, _ in results] == ["StructureChangedError"] * 3
+    messages = [message for _, message in results]
+    assert f"boundary {boundary}→" in messages.pop(boundary + 1)
+    for message in messages:
+        assert message.startswith("on another rank a frame was not what it was taken for")
+
+
+def train(rank: Rank, read: str) -> tuple[Any, int]:
+    row = replace(ROWS["bypassed float with gradient"], options={"read": read})
+    engine = engine_of(row, build(row, 3), GRID)
+    losses = [engine.train_batch(micro_batches(row, GRID, step)).item() for step in range(STEPS)]
+    incoming = stage_of(engine).incoming
+    return losses, incoming.stats.reads if rank.rank else 1
+
+
+@pytest.mark.parametrize(("read", "reads"), [("verified", 1), ("auto", STEPS * GRID.accumulate)])
+def test_training_is_the_same_read_or_not(read: str, reads: int) -> None:
+    (expected,) = values(whole_rows, 1, "kinds", GRID)
+    losses = expected["bypassed float with gradient"].losses
+    assert values(train, 3, read) == [
+        (losses, 1),
+        (losses, reads),
+        (losses, reads),
+    ]

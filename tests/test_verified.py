@@ -1,0 +1,148 @@
+"""Frames that are not read: what they are taken for, and what is said of one that was another."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from typing import Any
+
+import pytest
+import torch
+
+from pipecodec import Codec, FrameError, StructureChangedError
+
+H, MASK = torch.arange(6.0).reshape(2, 3), torch.ones(2, 3, dtype=torch.bool)
+
+
+def pair(transport: str = "slots", **options: Any) -> tuple[Codec, Codec]:
+    """Return a sender and a receiver of one boundary."""
+    settings = {"transport": transport, "name": "boundary 0→1", "read": "verified", **options}
+    return Codec(**settings), Codec(**settings)
+
+
+def test_a_frame_like_the_last_one_is_not_read() -> None:
+    sender, receiver = pair()
+    for factor in (1.0, 2.0, 3.0):
+        got = receiver.unpack(sender.pack({"h": H * factor, "none": None, "text": "same"}))
+        assert got.keys() == {"h", "none", "text"} and torch.equal(got["h"], H * factor)
+    assert receiver.stats.reads == 1
+    receiver.check()
+    receiver.check()
+
+
+@pytest.mark.parametrize(
+    ("values", "payload", "reads"),
+    [("dynamic", False, 4), ("static", False, 1), ("static", True, 4)],
+)
+def test_what_may_differ_is_read(values: str, payload: bool, reads: int) -> None:
+    """Numbers unless they are static, and small leaves that the checksum covers."""
+    sender, receiver = pair("tunnel", values=values)
+    for _ in range(4):
+        receiver.unpack(sender.pack((H.clone().requires_grad_(), 5, MASK if payload else None)))
+    assert receiver.stats.reads == reads
+    receiver.check()
+
+
+@pytest.mark.parametrize(
+    ("value", "difference"),
+    [
+        ((H, None, "text"), r"outputs\[1\] is None now and was INT 5"),
+        ((H, 6, "text"), r"outputs\[1\] is INT 6 now and was INT 5"),
+        ((H.t(), 5, "text"), r"outputs\[0\] is TORCH_TENSOR float32 \[3, 2\] now .* \[2, 3\]"),
+        ((H, 5, "TEXT"), r"outputs\[2\] is STR 'TEXT' now and was STR 'text'"),
+        ((H, [5], "text"), r"outputs\[1\] is LIST of 1 now and was INT 5"),
+    ],
+)
+def test_another_frame_is_found_by_the_check_and_named(value: Any, difference: str) -> None:
+    sender, receiver = pair(values="static")
+    for _ in range(3):
+        receiver.unpack(sender.pack((H, 5, "text")))
+    receiver.check()
+    receiver.unpack(sender.pack((H, 5, "text")))
+    with pytest.raises(StructureChangedError) as caught:
+        receiver.unpack(sender.pack(value))  # where the tensors do not fit the frame expected
+        receiver.check()
+    message = str(caught.value)
+    assert message.startswith(
+        "boundary 0→1: frame 1 since the last check (counted from 0) is not what it was taken for"
+    )
+    assert re.search(difference, message) and 'read="always"' in message
+    got = receiver.unpack(sender.pack(value))  # from then on it is read again
+    assert str(got) == str(value)
+    receiver.check()
+
+
+def test_another_frame_is_known_of_when_the_next_one_comes() -> None:
+    sender, receiver = pair()
+    for value in ([H], [H], [H, H]):
+        receiver_input = sender.pack(value)
+        receiver.unpack((receiver_input[0], receiver_input[-1]))
+    with pytest.raises(StructureChangedError, match="frame 1 .* LIST of 2 now and was LIST of 1"):
+        receiver.unpack(sender.pack([H]))
+
+
+def test_a_damaged_frame_is_named_so() -> None:
+    sender, receiver = pair()
+    receiver.unpack(sender.pack([H]))
+    h, frame = sender.pack([H])
+    wrong = frame.clone()
+    wrong[20] ^= 1
+    receiver.unpack((h, wrong))
+    with pytest.raises(StructureChangedError, match="it is damaged: "):
+        receiver.check()
+
+
+def test_a_frame_that_was_written_into_after_it_was_compared_is_named_so() -> None:
+    sender, receiver = pair()
+    receiver.unpack(sender.pack([H]))
+    h, frame = sender.pack([H])
+    wrong = frame.clone()
+    wrong[20] ^= 1
+    receiver.unpack((h, wrong))
+    wrong.copy_(frame)
+    with pytest.raises(FrameError, match="it was written into"):
+        receiver.check()
+
+
+def test_a_shorter_frame_is_read() -> None:
+    sender, receiver = pair()
+    receiver.unpack(sender.pack(["a" * 600]))
+    small = Codec().pack(["b"])
+    assert receiver.unpack(small) == ["b"]
+    assert receiver.stats.reads == 2
+
+
+def test_reset_forgets_what_is_expected() -> None:
+    sender, receiver = pair()
+    receiver.unpack(sender.pack([H]))
+    receiver.reset()
+    sender.reset()
+    assert receiver.unpack(sender.pack({"h": H}))["h"] is H
+    receiver.check()
+    assert receiver.stats.reads == 2
+
+
+def test_on_the_cpu_every_frame_is_read_unless_told_otherwise() -> None:
+    for read in ("auto", "always"):
+        sender, receiver = pair(read=read)
+        for value in ([H], {"h": H}, [H]):
+            receiver.unpack(sender.pack(value))
+        receiver.check()
+        assert receiver.stats.reads == 3
+
+
+def test_frames_of_dynamic_sizes_are_read() -> None:
+    with pytest.raises(ValueError, match="dynamic_shape=True every frame is read"):
+        pair("tunnel", dynamic_shape=True)
+
+
+def test_frames_that_were_found_right_are_not_kept() -> None:
+    sender, receiver = pair()
+    kept = []
+    for _ in range(5):
+        h, frame = sender.pack([H])
+        clone = frame.clone()
+        kept.append(weakref.ref(clone))
+        receiver.unpack((h, clone))
+        del clone
+    assert sum(ref() is not None for ref in kept) <= 1
