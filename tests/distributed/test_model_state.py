@@ -14,7 +14,8 @@ from pipecodec.deepspeed import checkpoint_state_dict, load_model_state_dict, mo
 from pipecodec.demo.launch import Rank
 
 from .harness import values
-from .tied import Case, build, engine_of, micro_batches
+from .tied import engine_of
+from .tied_cases import Case, build, micro_batches
 
 STEPS = 3
 CASES = {

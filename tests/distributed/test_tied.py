@@ -15,7 +15,8 @@ from pipecodec import partition_modules
 from pipecodec.demo.launch import Rank
 
 from .harness import outcomes, values
-from .tied import Case, Toy, Trained, engine_of, pipeline_cases, whole_cases
+from .tied import Trained, engine_of, pipeline_cases, whole_cases
+from .tied_cases import Case, Toy
 from .training import loss_fn
 
 PRECISIONS = {
