@@ -71,7 +71,7 @@ def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str,
     except (ValueError, RuntimeError) as error:
         problem = str(error)
     fail_together(problem)
-    if hasattr(engine.optimizer, "refresh_fp32_params"):
+    if hasattr(engine.optimizer, "refresh_fp32_params"):  # all that there is for fp16 without ZeRO
         engine.optimizer.refresh_fp32_params()
     for stage, module in stages.items():
         for path, parameter in module.named_parameters():

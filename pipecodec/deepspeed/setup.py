@@ -11,6 +11,7 @@ from . import failure
 from .batch import packing_batch_fn
 from .clipping import count_every_stage
 from .engine import pipeline_module
+from .tie_check import watch_ties
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
 from .wrapper import DeepSpeedPipeStageWrapper
@@ -33,6 +34,7 @@ def initialize(
     dynamic_shape: bool = False,
     schedule: Literal["1f1b", "dualpipev"] = "1f1b",
     correct_clipping: bool = True,
+    check_ties_every: int = 0,
     share_errors: bool = True,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
@@ -49,7 +51,9 @@ def initialize(
     - ``engine.reset_activation_shape()``, called on all ranks between two batches, lets shapes
       change at that point without ``dynamic_shape``;
     - weights that stages share stay equal to the last bit, whatever the number of data-parallel
-      replicas, and a copy without a gradient in a step does not hang the others;
+      replicas, and a copy without a gradient in a step does not hang the others. Every
+      ``check_ties_every`` steps, if that is not 0, a checksum of each copy is compared, and a
+      difference is an error on every rank;
     - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
       ``correct_clipping`` is False (DeepSpeed counts those of the first stage).
 
@@ -78,6 +82,7 @@ def initialize(
     _reset_together(engine, stages)
     if isinstance(module, TiedWeights):
         sum_tied_gradients(engine)
+        watch_ties(engine, check_ties_every)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
     if share_errors:

@@ -46,6 +46,7 @@ def engine_of(case: Case, part: pipecodec.Partition, loss: Callable[[Any, Any], 
         loss_fn=loss,
         optimizer=lambda parameters: optimizer_of(case, parameters),
         schedule=case.schedule,
+        check_ties_every=case.check,
         config={
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": case.accumulate,

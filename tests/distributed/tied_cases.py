@@ -22,7 +22,8 @@ class Case:
 
     ``model`` is one of the demo's, or for each stage the names of the weights it uses, in brackets
     if it holds them without using them: the same name is the same weight. ``without`` leaves out
-    one part of what keeps copies equal. ``tensor`` ranks hold each stage and do the same.
+    one part of what keeps copies equal. ``tensor`` ranks hold each stage and do the same. Copies
+    are compared every ``check`` steps.
     """
 
     model: str | tuple[str, ...]
@@ -36,6 +37,7 @@ class Case:
     steps: int = 5
     frozen: bool = False
     without: str = ""
+    check: int = 0
 
     @property
     def processes(self) -> int:
