@@ -9,7 +9,7 @@ import torch
 
 from . import failure
 from .batch import packing_batch_fn
-from .clipping import count_every_stage
+from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
 from .tie_check import watch_ties
 from .tied_gradients import sum_tied_gradients
@@ -83,6 +83,8 @@ def initialize(
     if isinstance(module, TiedWeights):
         sum_tied_gradients(engine)
         watch_ties(engine, check_ties_every)
+    if engine.using_bf16_optimizer:
+        let_ranks_count_nothing(engine.optimizer)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
     if share_errors:

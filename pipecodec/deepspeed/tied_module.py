@@ -44,7 +44,11 @@ class TiedCopy:
 
     def check(self) -> None:
         """Raise ``ValueError`` unless the stage still has the parameter."""
-        if all(parameter is not self._bound for parameter in self._stage.parameters()):
+        try:
+            here = self._stage.get_parameter(self._path) is self._bound
+        except AttributeError:  # its module was wrapped, or a parametrization put before it
+            here = any(parameter is self._bound for parameter in self._stage.parameters())
+        if not here:
             raise ValueError(
                 f"{self.name} was replaced after the pipeline module was built, and is no longer "
                 f"tied, nor trained by an optimizer made before; replace it before, or call "
@@ -111,6 +115,8 @@ class TiedWeights:
                 for copy in copies:
                     copy.bind(weight)
                 if len(ranks) > 1:
+                    if weight.requires_grad:
+                        weight.register_post_accumulate_grad_hook(_make_dense)
                     weight.ds_pipe_replicated = self.global_rank != ranks[0]
                     comms[f"tie {index}"] = {
                         "ranks": list(ranks),
@@ -149,3 +155,12 @@ class TiedWeights:
             for comm in self.tied_comms.values()
             if comm["trained"]
         ]
+
+
+def _make_dense(weight: torch.Tensor) -> None:
+    """Turn a sparse gradient, which an embedding may give, into what all copies can sum.
+
+    The engine would take it for one that other stages lack, or fail to put it into its buffers.
+    """
+    if weight.grad is not None and weight.grad.is_sparse:
+        weight.grad = weight.grad.to_dense()

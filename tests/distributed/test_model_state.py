@@ -88,8 +88,11 @@ def there_and_back(rank: Rank, case: Case, folder: str) -> dict[str, Any]:
     plain, _ = another(case)
     given = {key: value.clone() for key, value in plain.state_dict().items()}
     load_model_state_dict(engine, part, given)
+    keys = {f"{k}.mod.{path}" for k, stage in enumerate(part.stages) for path in stage.state_dict()}
+    own = {key.split(".")[0] for key in engine.module.state_dict()}
     result = {
-        "keys": list(engine.module.state_dict()),
+        "foreign": {key for key in keys if key.split(".")[0] in own}
+        ^ {*engine.module.state_dict()},
         "trained": trained,
         "given": by_pipeline(engine, case),
         "given, plain": by_model(plain, loss, case),
@@ -110,6 +113,7 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     first, *others = ended = values(there_and_back, case.processes, case, str(tmp_path))
     assert first["state"] and not any(other["state"] for other in others)
+    assert not any(rank["foreign"] for rank in ended)
     assert first["moved"] and not first["round trip"] and not first["checkpoint"]
     for what in ("trained", "given"):
         loss, output = first[f"{what}, plain"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,12 +94,10 @@ def pipeline_cases(rank: Rank, cases: dict[str, Case]) -> dict[str, Trained]:
 def _pipeline(rank: Rank, case: Case) -> Trained:
     from deepspeed.pipe import PipelineModule
 
-    model, stages, loss = build(case)
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    part = pipecodec.partition_modules(stages)
-    for (path, stage), *_ in part.tie_weights.values():
+    part, names, loss = partition(rank, case)
+    for stage, path in {(k, path) for tie in part.tie_weights.values() for path, k in tie}:
         with torch.no_grad():  # only the first ranks have the value that all are to begin with
-            stages[stage].get_parameter(path).add_(rank.rank * case.pipes // rank.world)
+            part.stages[stage].get_parameter(path).add_(rank.rank * case.pipes // rank.world)
     with pytest.MonkeyPatch.context() as patch:
         if case.without == "broadcast":
             patch.setattr(PipelineModule, "_synchronize_tied_weights", lambda self: None)
@@ -119,9 +118,36 @@ def _pipeline(rank: Rank, case: Case) -> Trained:
             trained.losses.append(engine.train_batch(batches).item())
         if case.clip and len(noted) <= step:
             noted.append(float(engine.get_global_grad_norm()))
-    here = {names[p]: p for p in engine.module.parameters() if p in names}
-    trained.weights = {name: p.detach().float().numpy().copy() for name, p in here.items()}
+    for stage in engine.module.modules():
+        if isinstance(stage, pipecodec.DeepSpeedPipeStageWrapper):
+            for path, parameter in stage.mod.named_parameters():
+                name = names[path, stage.stage_id]
+                trained.weights[name] = parameter.detach().float().numpy().copy()
     return trained
+
+
+def partition(rank: Rank, case: Case) -> tuple[pipecodec.Partition, dict[Any, str], Any]:
+    """Return the stages, the model's name for what is in each place of them, and the loss."""
+    model, stages, loss = build(case)
+    part = pipecodec.partition_modules(stages, case.inputs, model=model)
+    assert part.model_state is not None
+    names: dict[Any, str] = {}
+    for key, places in part.model_state.places.items():
+        for place in places:
+            names.setdefault(place, key)
+    if case.made.startswith("copied"):
+        ties = list(part.tie_weights.values())
+        by_name = {"model": model} if case.made == "copied by name" else {"ties": ties}
+        stages = [copy.deepcopy(stage) for stage in stages]
+        part = pipecodec.partition_modules(stages, case.inputs, **by_name)
+    elif case.made == "on meta":
+        state = part.state_dict_from_model(model.state_dict())
+        with torch.device("meta"):
+            model, stages, _ = build(case)
+        part = pipecodec.partition_modules(stages, case.inputs, model=model)
+        own = rank.rank * case.pipes // rank.world
+        stages[own].to_empty(device="cpu").load_state_dict(state[own])
+    return part, names, loss
 
 
 def whole_cases(rank: Rank, cases: list[Case]) -> list[Trained]:

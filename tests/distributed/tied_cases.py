@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .tied_words import VARIANTS, Words, words_stages
+from .tied_words import VOCABULARY as WORDS
 from .training import loss_fn
 
 __all__ = ["Case", "Toy", "build", "micro_batches"]
@@ -20,10 +22,12 @@ WIDTH, VOCABULARY, ACCUMULATE = 8, 256, 2
 class Case:
     """What to train and how.
 
-    ``model`` is one of the demo's, or for each stage the names of the weights it uses, in brackets
-    if it holds them without using them: the same name is the same weight. ``without`` leaves out
-    one part of what keeps copies equal. ``tensor`` ranks hold each stage and do the same. Copies
-    are compared every ``check`` steps.
+    ``model`` is one of the demo's, "t5", one of ``VARIANTS``, or for each stage the names of the
+    weights it uses, in brackets if it holds them without using them: the same name is the same
+    weight. ``without`` leaves out one part of what keeps copies equal. ``tensor`` ranks hold each
+    stage and do the same. Copies are compared every ``check`` steps. ``made``: the stages are
+    "copied", and ties given by hand, "copied by name", and ties found in the model, or "on meta",
+    until a rank needs its own.
     """
 
     model: str | tuple[str, ...]
@@ -38,6 +42,7 @@ class Case:
     frozen: bool = False
     without: str = ""
     check: int = 0
+    made: str = ""
 
     @property
     def processes(self) -> int:
@@ -46,6 +51,11 @@ class Case:
     @property
     def accumulate(self) -> int:
         return 2 * self.pipes if self.schedule == "dualpipev" else ACCUMULATE
+
+    @property
+    def inputs(self) -> list[str] | None:
+        t5 = ["input_ids", "attention_mask", "decoder_input_ids"]
+        return t5 if self.model == "t5" else None
 
     @property
     def whole(self) -> tuple[Any, ...]:
@@ -93,25 +103,42 @@ class Toy(nn.Module):
 
 def build(case: Case) -> tuple[nn.Module, list[nn.Module], Callable[[Any, Any], Tensor]]:
     """Return the whole model, its stages, and the loss of its output and labels."""
+    if case.model == "t5":
+        from .t5 import build_t5, t5_stages
+
+        t5 = build_t5(VOCABULARY, tied=True)
+        return t5, t5_stages(t5, case.pipes), by_token
+    if case.model in VARIANTS:
+        torch.manual_seed(3)
+        words = Words(str(case.model))
+        return words, words_stages(words), by_token
     if isinstance(case.model, str):
         from pipecodec.demo.models import build_model, causal_lm_loss, cut_into_stages
 
         model = build_model(case.model, tied=True)
         return model, cut_into_stages(model, case.pipes), causal_lm_loss
     torch.manual_seed(3)
-    model = Toy(case.model)
-    for name, parameter in model.named_parameters():
+    toy = Toy(case.model)
+    for name, parameter in toy.named_parameters():
         parameter.requires_grad_(not case.frozen or "own" in name)
-    return model, list(model.stages), loss_fn
+    return toy, list(toy.stages), loss_fn
+
+
+def by_token(logits: Tensor, labels: Tensor) -> Tensor:
+    return loss_fn(logits.flatten(0, 1), labels.flatten())
 
 
 def micro_batches(case: Case, step: int, replica: int) -> Iterator[dict[str, Tensor]]:
     for index in range(case.accumulate):
         random = torch.Generator().manual_seed(1000 * step + 100 * replica + index)
-        if isinstance(case.model, str):
+        if case.model in VARIANTS:
+            ids = torch.randint(0, WORDS, (4, 6), generator=random)
+            yield {"ids": ids, "labels": ids.flip(1)}
+        elif isinstance(case.model, str):
             ids = torch.randint(0, VOCABULARY, (2, 12), generator=random)
             mask = (torch.arange(12) < torch.tensor([[12 - index], [7]])).long()
-            yield {"input_ids": ids, "attention_mask": mask, "labels": ids}
+            batch = {"input_ids": ids, "attention_mask": mask, "labels": ids}
+            yield {**batch, "decoder_input_ids": ids.flip(1)} if case.model == "t5" else batch
         else:
             dtype = torch.bfloat16 if case.bf16 else torch.float32
             yield {
