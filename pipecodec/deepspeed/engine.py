@@ -15,6 +15,7 @@ from .agree import agree
 from .guards import protect_frames, settings_of
 from .tied_module import TiedWeights
 from .ties import Ties, analyze_tie_ranks
+from .together import fail_together
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def pipeline_module(
 
     Raises:
         ValueError: a setting would destroy what crosses a boundary, the number of stages does not
-            fit, ranks were given different settings, or copies of a tied weight differ.
+            fit, ranks were given different settings, a rank's own stage is on the meta device, or
+            copies of a tied weight differ.
     """
     count = len(part.stages)
     wanted = topology.get_dim("pipe") * (2 if schedule == "dualpipev" else 1)
@@ -134,6 +136,8 @@ def pipeline_module(
             "tied weights": part.tie_weights,
         }
     )
+    own = topology.get_coord(torch.distributed.get_rank()).pipe
+    fail_together(_on_meta(part, {own, count - 1 - own} if schedule == "dualpipev" else {own}))
     stages = [
         DeepSpeedPipeStageWrapper(
             stage,
@@ -178,6 +182,17 @@ def _tag_sharded_parameters(stage_modules: Sequence[nn.Module]) -> None:
     for parameter in sharded:
         parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
     logger.info("tagged %d sharded parameters as tensor_model_parallel", len(sharded), ranks=0)
+
+
+def _on_meta(part: Partition, stages: set[int]) -> str | None:
+    for stage in stages:
+        for path, parameter in part.stages[stage].named_parameters():
+            if parameter.is_meta:
+                return (
+                    f"{path} of stage {stage} is on the meta device; give the stages that a rank "
+                    f"runs memory and values first: to_empty(device=...) and load_state_dict(...)"
+                )
+    return None
 
 
 def _stage_of(pair: tuple[str, int]) -> int:
