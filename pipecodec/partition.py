@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,7 +103,7 @@ def partition_modules(
 
     Raises ValueError if a required argument has no source, a stage names no parameters, `outputs`
     does not fit, stages share a weight in a form that cannot be kept equal, or `ties` names a
-    parameter that is not there.
+    parameter that is not there or two of one stage.
     """
     stages = list(stages)
     if not stages:
@@ -215,4 +215,14 @@ def _originals(
             for path, parameter in parameters.items():
                 if memory_of(parameter) in same:
                     parameters[path] = first
+    for stage_id, parameters in enumerate(originals):
+        seen: dict[Hashable, str] = {}
+        for path, parameter in parameters.items():
+            other = seen.setdefault(memory_of(parameter), path)
+            one, two = (stages[stage_id].get_parameter(each) for each in (path, other))
+            if memory_of(one) != memory_of(two):
+                raise ValueError(
+                    f"{other!r} and {path!r} of stage {stage_id} are two parameters, but are to be "
+                    f"one weight; give the stage one parameter under both names"
+                )
     return originals

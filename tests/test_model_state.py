@@ -198,6 +198,22 @@ def test_a_tie_by_hand_names_parameters(model: Model, place: tuple[str, int]) ->
         partition_modules([First(model), Last(model)], ties=[[("words.weight", 0), place]])
 
 
+def test_two_parameters_of_one_stage_are_not_one_weight(model: Model) -> None:
+    last = Last(model)
+    last.table = nn.Parameter(last.table.detach().clone())
+    with pytest.raises(
+        ValueError,
+        match="'table' and 'head.weight' of stage 1 are two parameters, but are to be one weight",
+    ):
+        partition_modules(
+            [First(model), last], ties=[[("words.weight", 0), ("table", 1), ("head.weight", 1)]]
+        )
+    tail = copy.deepcopy(Tail(model))
+    tail.embed = copy.deepcopy(model.embed)
+    with pytest.raises(ValueError, match="'head.weight' and 'embed.weight' of stage 1 are two"):
+        partition_modules([First(model), tail], model=model)
+
+
 def test_is_not_known_without_the_model(model: Model) -> None:
     part = partition_modules([First(model), Last(model)])
     with pytest.raises(ValueError, match="pass model= to partition_modules"):
