@@ -50,7 +50,7 @@ class Partition:
         their model, lack an entry, have one that the model lacks, or have copies of one that are
         not equal to the last bit; with ``strict=False`` only for the first reason.
         """
-        return self._model_state().to_model(stage_state_dicts, strict=strict)
+        return self.known_model_state().to_model(stage_state_dicts, strict=strict)
 
     def state_dict_from_model(
         self, state_dict: Mapping[str, Any], *, strict: bool = True
@@ -62,9 +62,10 @@ class Partition:
         model lacks, or has several values for one weight; with ``strict=False`` only for the first
         reason.
         """
-        return self._model_state().from_model(state_dict, strict=strict)
+        return self.known_model_state().from_model(state_dict, strict=strict)
 
-    def _model_state(self) -> ModelState:
+    def known_model_state(self) -> ModelState:
+        """Return ``model_state``; ValueError if there is none."""
         if self.model_state is None:
             raise ValueError(
                 "where the stages hold what is in the model's state dict is not known; pass model= "

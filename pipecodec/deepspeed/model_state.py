@@ -32,7 +32,7 @@ def model_state_dict(
     the optimizer keeps, where it keeps any. Raises ``ValueError``, the same on every rank, where
     ``part.state_dict_to_model`` would, and for weights sharded over tensor-parallel ranks.
     """
-    state = part._model_state()
+    state = part.known_model_state()
     stages = _stages(engine)
     fail_together(_sharded(stages))
     entries = {stage: _entries(module, masters) for stage, module in stages.items()}
