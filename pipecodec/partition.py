@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import nn
 
 from .codec import Codec
 from .liveness import Arg, analyze_signatures
+from .model_state import ModelState, Place, copied_from, locate
 from .stage import Stage, bind_inputs
+from .ties import find_ties, memory_of
 
 __all__ = ["Partition", "partition_modules", "run_local"]
 
 Outputs = str | Sequence[str] | None
-_Window = tuple[int, int, tuple[torch.dtype, torch.Size, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Partition:
     ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.liveness.Liveness`.
     ``outputs[k]`` is what stage k declares to give: a list of names, one string for the whole
     value, or None. ``tie_weights`` maps a name to the (parameter path, stage id) pairs that are
-    one weight, one pair per stage.
+    one weight, one pair per stage. ``model_state`` says where the model's state dict is in the
+    stages, if that is known.
     """
 
     stages: list[nn.Module]
@@ -36,12 +38,49 @@ class Partition:
     input_names: list[str]
     outputs: list[Outputs]
     tie_weights: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    model_state: ModelState | None = None
+
+    def state_dict_to_model(
+        self, stage_state_dicts: Sequence[Mapping[str, Any]], *, strict: bool = True
+    ) -> dict[str, Any]:
+        """Return the model's state dict, of the state dicts of all stages in order.
+
+        Keys and their order are those of the model's own state dict, with every name of a tied
+        weight. Tensors are not copied. Raises ValueError if the stages were partitioned without
+        their model, lack an entry, have one that the model lacks, or have copies of one that are
+        not equal to the last bit; with ``strict=False`` only for the first reason.
+        """
+        return self.known_model_state().to_model(stage_state_dicts, strict=strict)
+
+    def state_dict_from_model(
+        self, state_dict: Mapping[str, Any], *, strict: bool = True
+    ) -> list[dict[str, Any]]:
+        """Return the state dict of each stage, of the model's.
+
+        One name of a tied weight is enough. Tensors are not copied. Raises ValueError if the stages
+        were partitioned without their model, or the state dict lacks an entry, has one that the
+        model lacks, or has several values for one weight; with ``strict=False`` only for the first
+        reason.
+        """
+        return self.known_model_state().from_model(state_dict, strict=strict)
+
+    def known_model_state(self) -> ModelState:
+        """Return ``model_state``; ValueError if there is none."""
+        if self.model_state is None:
+            raise ValueError(
+                "where the stages hold what is in the model's state dict is not known; pass model= "
+                "to partition_modules"
+            )
+        return self.model_state
 
 
 def partition_modules(
     stages: Sequence[nn.Module],
     inputs: Sequence[str] | None = None,
     outputs: Sequence[Outputs] | None = None,
+    *,
+    model: nn.Module | None = None,
+    ties: Sequence[Sequence[Place]] = (),
 ) -> Partition:
     """Describe hand-made stages.
 
@@ -56,8 +95,16 @@ def partition_modules(
     inputs; None takes the parameters of stage 0 and every argument that a later stage requires
     and none before it makes, as far as the stages before it declare their outputs.
 
+    Parameters that are one object in several stages, or one memory, are tied. `model` is the model
+    that the stages were cut from and whose parameters and buffers they hold; it lets state dicts be
+    converted later, whatever becomes of the stages' tensors. A stage may be a copy of a part of it
+    (``copy.deepcopy``) if its tensors have the names and values that they have in the model.
+    `ties` lists weights that are one though nothing shows it, each as (parameter path, stage id)
+    pairs.
+
     Raises ValueError if a required argument has no source, a stage names no parameters, `outputs`
-    does not fit, or stages share a weight in a form that cannot be kept equal.
+    does not fit, stages share a weight in a form that cannot be kept equal, or `ties` names a
+    parameter that is not there or two of one stage.
     """
     stages = list(stages)
     if not stages:
@@ -79,7 +126,8 @@ def partition_modules(
         stage_id_2_arg_names=flow.stage_id_2_arg_names,
         input_names=input_names,
         outputs=declared,
-        tie_weights=_tied_weights(stages),
+        tie_weights=find_ties(_originals(stages, model, ties)),
+        model_state=None if model is None else locate(stages, model),
     )
 
 
@@ -149,45 +197,33 @@ def _infer_inputs(
     return inputs
 
 
-def _tied_weights(stages: Sequence[nn.Module]) -> dict[str, list[tuple[str, int]]]:
-    """Find the parameters that share memory across stages.
-
-    Copies are the same object or have the same dtype, shape and strides at the same place of one
-    storage. Of several names within a stage the first is kept.
-    """
-    storages: dict[int, dict[_Window, dict[int, str]]] = {}
-    for stage_id, stage in enumerate(stages):
-        for path, param in stage.named_parameters(remove_duplicate=False):
-            storage = param.untyped_storage()._cdata  # unlike data_ptr() also set on meta
-            places = storages.setdefault(storage, {}).setdefault(_window(param), {})
-            places.setdefault(stage_id, path)
-    tied = {}
-    for windows in storages.values():
-        _refuse_overlap(windows)
-        for places in windows.values():
-            if len(places) > 1:
-                stage_id, path = next(iter(places.items()))
-                tied[f"submod_{stage_id}.{path}"] = [(p, k) for k, p in places.items()]
-    return tied
-
-
-def _window(tensor: torch.Tensor) -> _Window:
-    """Return the first byte, the end, and what else makes two views of a storage equal."""
-    start = int(tensor.storage_offset()) * tensor.element_size()
-    steps = zip(tensor.shape, tensor.stride(), strict=True)
-    last = sum((int(n) - 1) * int(step) for n, step in steps) if tensor.numel() else -1
-    end = start + (last + 1) * tensor.element_size()
-    return start, end, (tensor.dtype, tensor.shape, tensor.stride())
-
-
-def _refuse_overlap(windows: dict[_Window, dict[int, str]]) -> None:
-    reach, owners = 0, dict[int, str]()
-    for (start, end, _), places in sorted(windows.items(), key=lambda item: item[0][:2]):
-        if start < min(reach, end) and not (len(places) == 1 and set(places) == set(owners)):
-            raise ValueError(
-                f"parameters {owners} and {places} (stage: path) share memory without being the "
-                f"same tensor, such as a weight and its transpose, so they cannot be tied across "
-                f"stages; use one parameter in both"
-            )
-        if end > reach:
-            reach, owners = end, places
+def _originals(
+    stages: Sequence[nn.Module], model: nn.Module | None, ties: Sequence[Sequence[Place]]
+) -> list[dict[str, torch.Tensor]]:
+    """Return each stage's parameters by path, with the original in place of a copy."""
+    originals: list[dict[str, torch.Tensor]] = []
+    for stage in stages:
+        source = model if model is not None and copied_from(stage, model) else stage
+        paths = [path for path, _ in stage.named_parameters(remove_duplicate=False)]
+        originals.append({path: source.get_parameter(path) for path in paths})
+    for places in ties:
+        for path, stage_id in places:
+            if not (0 <= stage_id < len(stages) and path in originals[stage_id]):
+                raise ValueError(f"ties: stage {stage_id} has no parameter {path!r}")
+        first, *copies = [originals[stage_id][path] for path, stage_id in places]
+        same = {memory_of(copy) for copy in copies}
+        for parameters in originals:
+            for path, parameter in parameters.items():
+                if memory_of(parameter) in same:
+                    parameters[path] = first
+    for stage_id, parameters in enumerate(originals):
+        seen: dict[Hashable, str] = {}
+        for path, parameter in parameters.items():
+            other = seen.setdefault(memory_of(parameter), path)
+            one, two = (stages[stage_id].get_parameter(each) for each in (path, other))
+            if memory_of(one) != memory_of(two):
+                raise ValueError(
+                    f"{other!r} and {path!r} of stage {stage_id} are two parameters, but are to be "
+                    f"one weight; give the stage one parameter under both names"
+                )
+    return originals

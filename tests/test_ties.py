@@ -1,4 +1,4 @@
-"""Ranks of tied weights, against recorded results."""
+"""Ranks of tied weights, against recorded results, and copies within a stage."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology, ProcessTopology
 
+from pipecodec.deepspeed.tied_module import TiedCopy
 from pipecodec.deepspeed.ties import analyze_tie_ranks
 
 CASES = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())["tie_ranks"]
@@ -32,3 +34,21 @@ def test_order_of_axes_comes_from_the_topology():
 def test_no_ties():
     topology = ProcessTopology(axes=["pipe"], dims=[2])
     assert analyze_tie_ranks([], topology) == ([], [])
+
+
+def test_a_copy_is_bound_under_all_its_names():
+    stage = torch.nn.ModuleDict(
+        {name: torch.nn.Linear(2, 2) for name in ("embed", "head", "other")}
+    )
+    stage.head.weight = stage.embed.weight
+    copy = TiedCopy(stage, 1, "embed.weight")
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    copy.bind(parameter)
+    assert stage.embed.weight is stage.head.weight is copy.weight is parameter
+    assert stage.other.weight is not parameter
+    copy.check()
+    stage.embed = torch.nn.Sequential(stage.embed)
+    copy.check()
+    stage.embed = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"^embed.weight \(stage 1\) was replaced after the"):
+        copy.check()

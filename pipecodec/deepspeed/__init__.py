@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .engine import deepspeed_pipe_engine, pipeline_module
 from .failure import RemoteError
+from .model_state import checkpoint_state_dict, load_model_state_dict, model_state_dict
 from .setup import initialize
 from .ties import analyze_tie_ranks
 from .wrapper import DeepSpeedPipeStageWrapper
@@ -12,7 +13,10 @@ __all__ = [
     "DeepSpeedPipeStageWrapper",
     "RemoteError",
     "analyze_tie_ranks",
+    "checkpoint_state_dict",
     "deepspeed_pipe_engine",
     "initialize",
+    "load_model_state_dict",
+    "model_state_dict",
     "pipeline_module",
 ]

@@ -71,7 +71,10 @@ def agree_on_copies(
             ]
             for name, properties in copies:
                 if not properties:
-                    raise ValueError(f"a tied weight has no parameter {name}; correct its path")
+                    raise ValueError(
+                        f"a tied weight has no parameter {name}; partition the stages after they "
+                        f"were wrapped or given adapters, or correct its path"
+                    )
             for what in copies[0][1]:
                 if len({properties[what] for _, properties in copies}) > 1:
                     each = "; ".join(

@@ -1,4 +1,4 @@
-"""Which parameters DeepSpeed's gradient clipping counts when it runs in fp32 without ZeRO."""
+"""What DeepSpeed counts for the norm of all gradients where it runs without ZeRO."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["count_every_stage"]
+__all__ = ["count_every_stage", "let_ranks_count_nothing"]
 
 
 def count_every_stage(module: torch.nn.Module, tensor_parallel_rank: int) -> None:
     """Tag parameters so that the norm of all gradients is that of all stages.
 
-    ``clip_grad_norm_`` in ``deepspeed/runtime/utils.py`` sums over all stages the gradients of
-    parameters tagged ``model_parallel``, and of all others on the first rank of a data-parallel
+    In fp32 ``clip_grad_norm_`` in ``deepspeed/runtime/utils.py`` sums over all stages the gradients
+    of parameters tagged ``model_parallel``, and of all others on the first rank of a data-parallel
     replica only: without the tag those of the other stages are left out. Not tagged are copies of
     tied weights but one, and parameters that every tensor-parallel rank holds, but on the first.
     """
@@ -23,3 +23,20 @@ def count_every_stage(module: torch.nn.Module, tensor_parallel_rank: int) -> Non
         parameter.model_parallel = not replica and (  # type: ignore[attr-defined]
             tensor_parallel_rank == 0 or sharded
         )
+
+
+def let_ranks_count_nothing(optimizer: Any) -> None:
+    """Give DeepSpeed's bf16 optimizer a zero to count where a rank has no gradient to count.
+
+    It fails on a rank that holds nothing but copies of tied weights which other ranks count, or
+    parameters which the first tensor-parallel rank counts.
+    """
+    counted = optimizer.get_grads_for_norm
+
+    def get_grads_for_norm(for_clipping: bool = False) -> Any:
+        found = counted(for_clipping)
+        if for_clipping or found[0]:
+            return found
+        return [optimizer.fp32_groups_gradients_flat[0].new_zeros(1)], found[1]
+
+    optimizer.get_grads_for_norm = get_grads_for_norm

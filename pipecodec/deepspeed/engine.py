@@ -16,6 +16,7 @@ from .guards import comparable, protect_frames, settings_of
 from .loss import loss_of
 from .tied_module import TiedWeights
 from .ties import Ties, analyze_tie_ranks
+from .together import fail_together
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ def pipeline_module(
 
     Raises:
         ValueError: a setting would destroy what crosses a boundary, the number of stages does not
-            fit, ranks were given different settings or configurations, or copies of a tied weight
-            differ.
+            fit, ranks were given different settings or configurations, a rank's own stage is on
+            the meta device, or copies of a tied weight differ.
     """
     count = len(part.stages)
     agree(
@@ -145,6 +146,8 @@ def pipeline_module(
         raise ValueError(f"the topology has {wanted} pipeline stages{two}, the partition {count}")
     pipeline = settings_of(config).get("pipeline", {})
     recomputes = pipeline.get("activation_checkpoint_interval", 0) > 0
+    own = topology.get_coord(torch.distributed.get_rank()).pipe
+    fail_together(_on_meta(part, {own, count - 1 - own} if schedule == "dualpipev" else {own}))
     stages = [
         DeepSpeedPipeStageWrapper(
             stage,
@@ -185,6 +188,17 @@ def _tag_sharded_parameters(stage_modules: Sequence[nn.Module]) -> None:
     for parameter in sharded:
         parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
     logger.info("tagged %d sharded parameters as tensor_model_parallel", len(sharded), ranks=0)
+
+
+def _on_meta(part: Partition, stages: set[int]) -> str | None:
+    for stage in stages:
+        for path, parameter in part.stages[stage].named_parameters():
+            if parameter.is_meta:
+                return (
+                    f"{path} of stage {stage} is on the meta device; give the stages that a rank "
+                    f"runs memory and values first: to_empty(device=...) and load_state_dict(...)"
+                )
+    return None
 
 
 def _stage_of(pair: tuple[str, int]) -> int:

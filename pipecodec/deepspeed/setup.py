@@ -11,10 +11,11 @@ from . import failure
 from .agree import agree
 from .batch import packing_batch_fn
 from .check import frame_check
-from .clipping import count_every_stage
+from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
 from .meeting import before_collectives
 from .phases import separate_phases
+from .tie_check import watch_ties
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
 from .wrapper import DeepSpeedPipeStageWrapper
@@ -39,6 +40,7 @@ def initialize(
     values: Literal["dynamic", "static"] = "dynamic",
     schedule: Literal["1f1b", "dualpipev"] = "1f1b",
     correct_clipping: bool = True,
+    check_ties_every: int = 0,
     share_errors: bool = True,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
@@ -57,7 +59,9 @@ def initialize(
     - frames that were not read (``read``) are checked before gradients are reduced, and at the end
       of an evaluation: if one was not what it was taken for, no rank steps, and all raise;
     - weights that stages share stay equal to the last bit, whatever the number of data-parallel
-      replicas, and a copy without a gradient in a step does not hang the others;
+      replicas, and a copy without a gradient in a step does not hang the others. Every
+      ``check_ties_every`` steps, if that is not 0, a checksum of each copy is compared, and a
+      difference is an error on every rank;
     - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
       ``correct_clipping`` is False (DeepSpeed counts those of the first stage).
 
@@ -89,12 +93,14 @@ def initialize(
     separate_phases(engine, stages)
     if isinstance(module, TiedWeights):
         sum_tied_gradients(engine)
+        watch_ties(engine, check_ties_every)
+    if engine.using_bf16_optimizer:
+        let_ranks_count_nothing(engine.optimizer)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
     actions = []
-    if not dynamic_shape and (
-        read == "verified" or (read == "auto" and engine.device.type != "cpu")
-    ):
+    unread = read == "verified" or (read == "auto" and engine.device.type != "cpu")
+    if unread and not dynamic_shape:
         actions.append(frame_check(engine, stages, tell_others=not share_errors))
     if share_errors:
         actions.append(failure.share_errors(engine))

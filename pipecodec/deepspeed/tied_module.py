@@ -16,24 +16,44 @@ __all__ = ["TiedCopy", "TiedWeights"]
 
 
 class TiedCopy:
-    """This rank's copy of a tied weight, looked up anew whenever it is asked for.
+    """This rank's copy of a tied weight: what its stage has under a path, until it is bound.
 
-    The engine takes it for a module with one parameter. Being none, it adds no names and no
-    state, and a parameter that is replaced in its stage stays tied.
+    The engine takes it for a module with one parameter. Being none, it adds no names and no state.
+    Once bound it is a parameter, whatever name it has: wrapping the module that owns it changes
+    nothing. The optimizer keeps to the parameter too, so that another in its place is an error.
     """
 
-    def __init__(self, stage: nn.Module, path: str) -> None:
+    def __init__(self, stage: nn.Module, stage_id: int, path: str) -> None:
         self._stage, self._path = stage, path
+        self._bound: nn.Parameter | None = None
+        self.name = f"{path} (stage {stage_id})"
 
     @property
     def weight(self) -> nn.Parameter:
-        """The parameter that the stage has under the path now."""
-        return self._stage.get_parameter(self._path)
+        """The parameter; ``AttributeError`` if there is none under the path."""
+        return self._stage.get_parameter(self._path) if self._bound is None else self._bound
 
-    @weight.setter
-    def weight(self, parameter: nn.Parameter) -> None:
-        owner, _, name = self._path.rpartition(".")
-        setattr(self._stage.get_submodule(owner), name, parameter)
+    def bind(self, parameter: nn.Parameter) -> None:
+        """Make this the stage's parameter, under all names that the copy so far has there."""
+        own = self.weight
+        for module in self._stage.modules():
+            for name, each in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+                if each is own:
+                    setattr(module, name, parameter)
+        self._bound = parameter
+
+    def check(self) -> None:
+        """Raise ``ValueError`` unless the stage still has the parameter."""
+        try:
+            here = self._stage.get_parameter(self._path) is self._bound
+        except AttributeError:  # its module was wrapped, or a parametrization put before it
+            here = any(parameter is self._bound for parameter in self._stage.parameters())
+        if not here:
+            raise ValueError(
+                f"{self.name} was replaced after the pipeline module was built, and is no longer "
+                f"tied, nor trained by an optimizer made before; replace it before, or call "
+                f"retie() of the pipeline module on all ranks before the engine is made"
+            )
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield what the engine counts."""
@@ -54,60 +74,93 @@ class TiedWeights:
     of data-parallel replicas: from three replicas on, where sums of floating-point numbers depend
     on their order, copies drift apart by rounding, and a step in which one copy has no gradient
     hangs. ``sum_tied_gradients`` corrects both, and ``pipecodec.deepspeed.initialize`` calls it.
+
+    ``tied_ranks`` lists for each tie the groups of ranks that hold one weight together.
     """
 
     def __init__(self, *args: Any, ties: Ties, **kwargs: Any) -> None:
-        self._ties = ties
+        self.ties = ties
+        self._groups: dict[tuple[int, ...], Any] = {}
         super().__init__(*args, **kwargs)
+
+    def retie(self: Any) -> None:
+        """Tie anew, after parameters were replaced under their paths.
+
+        All ranks call it together, before an engine is made: an optimizer trains the parameters
+        that it was given. Raises ``ValueError`` as building the module does.
+        """
+        self.tied_comms = self._index_tied_modules()
+        self._synchronize_tied_weights()
 
     def _index_tied_modules(self: Any) -> dict[str, dict[str, Any]]:
         """Return the groups that the engine ties, keyed in one order on all ranks.
 
         Called once the stages are built and on their device, before copies get their value.
         """
-        owners = [[(path, self.stage_owner(stage)) for path, stage in tie] for tie in self._ties]
-        fibres, _ = analyze_tie_ranks(
-            [{("", owner) for _, owner in tie} for tie in owners], self._topo
+        owners = [[("", self.stage_owner(stage)) for _, stage in tie] for tie in self.ties]
+        self.tied_ranks, _ = analyze_tie_ranks([set(tie) for tie in owners], self._topo)
+        self._held = [self._copies_here(tie) for tie in self.ties]
+        agree_on_copies(
+            [{copy.name: copy for copy in copies} for copies in self._held], self.tied_ranks
         )
-        held = [self._held(tie) for tie in self._ties]
-        agree_on_copies(held, fibres)
-        groups: dict[tuple[int, ...], Any] = {}
         comms = {}
-        for index, (copies, ranks_of_fibres) in enumerate(zip(held, fibres, strict=True)):
-            for ranks in map(tuple, ranks_of_fibres):
-                if len(ranks) > 1 and ranks not in groups:
-                    groups[ranks] = dist.new_group(ranks)  # by every rank, in one order
+        for index, (copies, fibres) in enumerate(zip(self._held, self.tied_ranks, strict=True)):
+            for ranks in map(tuple, fibres):
+                if len(ranks) > 1 and ranks not in self._groups:
+                    self._groups[ranks] = dist.new_group(ranks)  # by every rank, in one order
                 if self.global_rank not in ranks:
                     continue
-                first, *others = copies.values()
-                for other in others:
-                    other.weight = first.weight
+                first = copies[0]
+                weight = first.weight
+                for copy in copies:
+                    copy.bind(weight)
                 if len(ranks) > 1:
-                    first.weight.ds_pipe_replicated = self.global_rank != ranks[0]
+                    if weight.requires_grad:
+                        weight.register_post_accumulate_grad_hook(_make_dense)
+                    weight.ds_pipe_replicated = self.global_rank != ranks[0]
                     comms[f"tie {index}"] = {
                         "ranks": list(ranks),
-                        "group": groups[ranks],
+                        "group": self._groups[ranks],
                         "weight_attr": ["weight"],
                         "module": first,
-                        "trained": first.weight.requires_grad,
+                        "trained": weight.requires_grad,
                     }
         return comms
 
-    def _held(self: Any, tie: list[tuple[str, int]]) -> dict[str, TiedCopy]:
-        """Return this rank's copies by what messages call them."""
-        return {
-            f"{path} (stage {stage})": TiedCopy(self._layer_specs[stage].mod, path)
+    def _copies_here(self: Any, tie: list[tuple[str, int]]) -> list[TiedCopy]:
+        return [
+            TiedCopy(self._layer_specs[stage].mod, stage, path)
             for path, stage in tie
             if self.stage_owner(stage) == self.stage_id
-        }
+        ]
+
+    def held_weights(self: Any) -> dict[int, nn.Parameter]:
+        """Return the tied weights that this rank has, by the index of the tie."""
+        return {index: copies[0].weight for index, copies in enumerate(self._held) if copies}
+
+    def check_replaced(self: Any) -> None:
+        """Raise ``ValueError`` if a stage no longer has the parameter that was tied."""
+        for copies in self._held:
+            for copy in copies:
+                copy.check()
 
     def get_tied_weights_and_groups(self: Any) -> list[tuple[torch.Tensor, Any]]:
         """Return the weights whose gradients the engine sums, each with its process group.
 
         Those that required a gradient when the module was built, on every rank alike.
         """
+        self.check_replaced()
         return [
             (comm["module"].weight, comm["group"])
             for comm in self.tied_comms.values()
             if comm["trained"]
         ]
+
+
+def _make_dense(weight: torch.Tensor) -> None:
+    """Turn a sparse gradient, which an embedding may give, into what all copies can sum.
+
+    The engine would take it for one that other stages lack, or fail to put it into its buffers.
+    """
+    if weight.grad is not None and weight.grad.is_sparse:
+        weight.grad = weight.grad.to_dense()

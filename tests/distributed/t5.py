@@ -15,8 +15,12 @@ __all__ = ["build_t5", "t5_stages"]
 BLOCKS = 3
 
 
-def build_t5(vocabulary: int) -> T5ForConditionalGeneration:
-    """Return the model with the same weights in every process, no weight in two places."""
+def build_t5(vocabulary: int, *, tied: bool = False) -> T5ForConditionalGeneration:
+    """Return the model with the same weights in every process.
+
+    Hugging Face gives both towers and the head one weight. Summed over stages its gradients differ
+    by rounding from those of one process, so that it is three unless ``tied``.
+    """
     torch.manual_seed(0)
     model = T5ForConditionalGeneration(
         T5Config(
@@ -31,9 +35,9 @@ def build_t5(vocabulary: int) -> T5ForConditionalGeneration:
             decoder_start_token_id=0,
         )
     )
-    # Hugging Face ties these three; summed over stages, their gradients would differ by rounding.
-    model.decoder.embed_tokens = nn.Embedding(vocabulary, 32)
-    model.lm_head.weight = nn.Parameter(torch.randn(vocabulary, 32) / 8)
+    if not tied:
+        model.decoder.embed_tokens = nn.Embedding(vocabulary, 32)
+        model.lm_head.weight = nn.Parameter(torch.randn(vocabulary, 32) / 8)
     return model
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from pipecodec import partition_modules
-from pipecodec.demo.launch import Rank
+from pipecodec.demo.launch import Outcome, Rank
 
 from .harness import outcomes, values
-from .tied import Case, Toy, Trained, engine_of, pipeline_cases, whole_cases
+from .tied import Trained, engine_of, pipeline_cases, whole_cases
+from .tied_cases import Case, Toy
+from .tied_words import VARIANTS
 from .training import loss_fn
 
 PRECISIONS = {
@@ -48,14 +50,24 @@ CASES = {
     "llama pp4": Case("llama", 4),
     **every_precision("gpt2 pp2 clipped", clip=0.1),
     **every_precision("gpt2 pp2 dp2", replicas=2),
-    # DeepSpeed's bf16 optimizer without ZeRO wants a parameter to count on every rank.
-    **two_precisions("gpt2 pp2 tp2", tensor=2, clip=0.1),
+    **every_precision("gpt2 pp2 tp2", tensor=2, clip=0.1),
     **every_precision("overlapping", model=OVERLAPPING, pipes=3, clip=0.1),
     **every_precision("one copy without a gradient", model=("a", "(a)", "a"), pipes=3),
     **two_precisions("no copy with a gradient", model=("(a)", "", "(a)"), pipes=3),
     **two_precisions("frozen", model=OVERLAPPING, pipes=3, frozen=True),
     **every_precision("dp4, 20 steps", model=("a", "a"), replicas=4, steps=20),
     "dual pipe": Case(("a b", "b", "c b", "a c"), 2, schedule="dualpipev"),
+    "dual pipe, copied": Case(("a b", "b", "c b", "a c"), 2, schedule="dualpipev", made="copied"),
+    "both copies on one rank": Case(("a", "a"), 1, schedule="dualpipev", made="copied"),
+    "t5 pp3": Case("t5", 3),
+    "t5 pp4, fp32 ZeRO-1": Case("t5", 4, zero=1),
+    **{name: Case(name, 3) for name in VARIANTS},
+    **every_precision("sparse gradients", model="sparse gradients", pipes=3, clip=0.1),
+    **every_precision("adapters", model="adapters", pipes=3),
+    **every_precision("nothing but a copy", model="nothing but a copy", pipes=3, clip=0.1),
+    "copied, ties by hand": Case("gpt2", 3, made="copied"),
+    "copied, ties by name": Case("plain", 3, made="copied by name"),
+    **two_precisions("on meta", model="plain", pipes=3, made="on meta"),
 }
 TOY = {"model": ("a", "a"), "clip": 0.1}
 MUTATIONS = {
@@ -67,17 +79,22 @@ MUTATIONS = {
 
 
 @functools.cache
-def pipeline(processes: int) -> dict[str, list[Trained]]:
+def ended(processes: int) -> tuple[list[Outcome], str, list[str]]:
     """Train all cases of so many processes in one set of them."""
     every = {**CASES, **MUTATIONS}
     cases = {name: case for name, case in every.items() if case.processes == processes}
     begun: list[Any] = [""]
-    ended = outcomes(
+    results = outcomes(
         pipeline_cases, processes, cases, on_message=lambda _, case: begun.append(case)
     )
-    failures = [f"rank {o.rank}: {o.status}\n{o.detail}" for o in ended if o.status != "ok"]
-    assert not failures, f"in the case {begun[-1]!r}\n" + "\n".join(failures)
-    return {name: [outcome.value[name] for outcome in ended] for name in cases}
+    return results, begun[-1], list(cases)
+
+
+def pipeline(processes: int) -> dict[str, list[Trained]]:
+    results, last_begun, names = ended(processes)
+    failures = [f"rank {o.rank}: {o.status}\n{o.detail}" for o in results if o.status != "ok"]
+    assert not failures, f"in the case {last_begun!r}\n" + "\n".join(failures)
+    return {name: [outcome.value[name] for outcome in results] for name in names}
 
 
 @functools.cache
@@ -156,7 +173,8 @@ MESSAGES = {
     "dtype": "the copies of a tied weight differ in dtype: float32 for a (stage 0) on rank 0; "
     "float64 for a (stage 1) on rank 1; make them the same, or give the stages weights of their "
     "own",
-    "path": "a tied weight has no parameter b (stage 1) on rank 1; correct its path",
+    "path": "a tied weight has no parameter b (stage 1) on rank 1; partition the stages after they "
+    "were wrapped or given adapters, or correct its path",
     "tie": "ranks differ in tied weights: {'submod_0.a': [('a', 0), ('a', 1)]} on rank 0; {} on "
     "rank 1; give all ranks the same",
 }

@@ -11,7 +11,8 @@ from pipecodec import partition_modules
 from pipecodec.demo.launch import Rank
 
 from .harness import values
-from .tied import Case, build, engine_of, micro_batches
+from .tied import engine_of
+from .tied_cases import Case, build, micro_batches
 
 STEPS, STOP = 4, 2
 CASES = {

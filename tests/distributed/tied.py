@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,56 +17,9 @@ from pipecodec.deepspeed import setup
 from pipecodec.deepspeed.clipping import count_every_stage
 from pipecodec.demo.launch import Rank
 
-from .training import loss_fn
+from .tied_cases import Case, build, micro_batches
 
-__all__ = [
-    "Case",
-    "Toy",
-    "Trained",
-    "build",
-    "engine_of",
-    "micro_batches",
-    "pipeline_cases",
-    "whole_cases",
-]
-
-WIDTH, VOCABULARY, ACCUMULATE = 8, 256, 2
-
-
-@dataclass(frozen=True)
-class Case:
-    """What to train and how.
-
-    ``model`` is one of the demo's, or for each stage the names of the weights it uses, in brackets
-    if it holds them without using them: the same name is the same weight. ``without`` leaves out
-    one part of what keeps copies equal. ``tensor`` ranks hold each stage and do the same.
-    """
-
-    model: str | tuple[str, ...]
-    pipes: int
-    replicas: int = 1
-    tensor: int = 1
-    schedule: str = "1f1b"
-    bf16: bool = False
-    zero: int = 0
-    clip: float = 0.0
-    steps: int = 5
-    frozen: bool = False
-    without: str = ""
-
-    @property
-    def processes(self) -> int:
-        return self.pipes * self.replicas * self.tensor
-
-    @property
-    def accumulate(self) -> int:
-        return 2 * self.pipes if self.schedule == "dualpipev" else ACCUMULATE
-
-    @property
-    def whole(self) -> tuple[Any, ...]:
-        """What the training in one process depends on."""
-        numbers = (self.replicas, self.accumulate, self.steps, self.clip)
-        return (self.model, self.bf16, self.frozen, *numbers)
+__all__ = ["Trained", "engine_of", "pipeline_cases", "whole_cases"]
 
 
 @dataclass
@@ -75,72 +29,6 @@ class Trained:
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     weights: dict[str, Any] = field(default_factory=dict)
-
-
-class Stage(nn.Module):
-    def __init__(self, shared: Mapping[str, nn.Parameter], used: list[str], last: bool) -> None:
-        super().__init__()
-        self.own = nn.Linear(WIDTH, 3 if last else WIDTH)
-        self.used, self.last = used, last
-        for name, parameter in shared.items():
-            self.register_parameter(name, parameter)
-
-    def forward(self, hidden: Tensor) -> Any:
-        for name in self.used:
-            hidden = torch.tanh(hidden @ self.get_parameter(name))
-        return self.own(hidden) if self.last else {"hidden": self.own(hidden).tanh()}
-
-
-class Toy(nn.Module):
-    """Stages one after the other."""
-
-    def __init__(self, stages: tuple[str, ...]) -> None:
-        super().__init__()
-        names = sorted({name.strip("()") for stage in stages for name in stage.split()})
-        shared = {name: nn.Parameter(torch.randn(WIDTH, WIDTH) / 3) for name in names}
-        self.stages = nn.ModuleList(
-            Stage(
-                {n: shared[n] for n in names if n in stage},
-                [n for n in stage.split() if n in names],
-                last=position == len(stages),
-            )
-            for position, stage in enumerate(stages, 1)
-        )
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        for stage in self.stages:
-            output = stage(hidden)
-            hidden = output if stage.last else output["hidden"]
-        return hidden
-
-
-def build(case: Case) -> tuple[nn.Module, list[nn.Module], Callable[[Any, Any], Tensor]]:
-    """Return the whole model, its stages, and the loss of its output and labels."""
-    if isinstance(case.model, str):
-        from pipecodec.demo.models import build_model, causal_lm_loss, cut_into_stages
-
-        model = build_model(case.model, tied=True)
-        return model, cut_into_stages(model, case.pipes), causal_lm_loss
-    torch.manual_seed(3)
-    model = Toy(case.model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not case.frozen or "own" in name)
-    return model, list(model.stages), loss_fn
-
-
-def micro_batches(case: Case, step: int, replica: int) -> Iterator[dict[str, Tensor]]:
-    for index in range(case.accumulate):
-        random = torch.Generator().manual_seed(1000 * step + 100 * replica + index)
-        if isinstance(case.model, str):
-            ids = torch.randint(0, VOCABULARY, (2, 12), generator=random)
-            mask = (torch.arange(12) < torch.tensor([[12 - index], [7]])).long()
-            yield {"input_ids": ids, "attention_mask": mask, "labels": ids}
-        else:
-            dtype = torch.bfloat16 if case.bf16 else torch.float32
-            yield {
-                "hidden": torch.randn(4, WIDTH, generator=random).to(dtype),
-                "labels": torch.randint(0, 3, (4,), generator=random),
-            }
 
 
 def optimizer_of(case: Case, parameters: Any) -> torch.optim.Optimizer:
@@ -159,6 +47,7 @@ def engine_of(case: Case, part: pipecodec.Partition, loss: Callable[[Any, Any], 
         loss_fn=loss,
         optimizer=lambda parameters: optimizer_of(case, parameters),
         schedule=case.schedule,
+        check_ties_every=case.check,
         config={
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": case.accumulate,
@@ -205,12 +94,10 @@ def pipeline_cases(rank: Rank, cases: dict[str, Case]) -> dict[str, Trained]:
 def _pipeline(rank: Rank, case: Case) -> Trained:
     from deepspeed.pipe import PipelineModule
 
-    model, stages, loss = build(case)
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    part = pipecodec.partition_modules(stages)
-    for (path, stage), *_ in part.tie_weights.values():
+    part, names, loss = partition(rank, case)
+    for stage, path in {(k, path) for tie in part.tie_weights.values() for path, k in tie}:
         with torch.no_grad():  # only the first ranks have the value that all are to begin with
-            stages[stage].get_parameter(path).add_(rank.rank * case.pipes // rank.world)
+            part.stages[stage].get_parameter(path).add_(rank.rank * case.pipes // rank.world)
     with pytest.MonkeyPatch.context() as patch:
         if case.without == "broadcast":
             patch.setattr(PipelineModule, "_synchronize_tied_weights", lambda self: None)
@@ -231,9 +118,36 @@ def _pipeline(rank: Rank, case: Case) -> Trained:
             trained.losses.append(engine.train_batch(batches).item())
         if case.clip and len(noted) <= step:
             noted.append(float(engine.get_global_grad_norm()))
-    here = {names[p]: p for p in engine.module.parameters() if p in names}
-    trained.weights = {name: p.detach().float().numpy().copy() for name, p in here.items()}
+    for stage in engine.module.modules():
+        if isinstance(stage, pipecodec.DeepSpeedPipeStageWrapper):
+            for path, parameter in stage.mod.named_parameters():
+                name = names[path, stage.stage_id]
+                trained.weights[name] = parameter.detach().float().numpy().copy()
     return trained
+
+
+def partition(rank: Rank, case: Case) -> tuple[pipecodec.Partition, dict[Any, str], Any]:
+    """Return the stages, the model's name for what is in each place of them, and the loss."""
+    model, stages, loss = build(case)
+    part = pipecodec.partition_modules(stages, case.inputs, model=model)
+    assert part.model_state is not None
+    names: dict[Any, str] = {}
+    for key, places in part.model_state.places.items():
+        for place in places:
+            names.setdefault(place, key)
+    if case.made.startswith("copied"):
+        ties = list(part.tie_weights.values())
+        by_name = {"model": model} if case.made == "copied by name" else {"ties": ties}
+        stages = [copy.deepcopy(stage) for stage in stages]
+        part = pipecodec.partition_modules(stages, case.inputs, **by_name)
+    elif case.made == "on meta":
+        state = part.state_dict_from_model(model.state_dict())
+        with torch.device("meta"):
+            model, stages, _ = build(case)
+        part = pipecodec.partition_modules(stages, case.inputs, model=model)
+        own = rank.rank * case.pipes // rank.world
+        stages[own].to_empty(device="cpu").load_state_dict(state[own])
+    return part, names, loss
 
 
 def whole_cases(rank: Rank, cases: list[Case]) -> list[Trained]:

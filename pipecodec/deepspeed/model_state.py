@@ -1,0 +1,176 @@
+"""The model's state dict from a running engine and into it, and from a checkpoint's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from .together import fail_together
+from .wrapper import DeepSpeedPipeStageWrapper
+
+if TYPE_CHECKING:
+    from ..partition import Partition
+
+__all__ = ["checkpoint_state_dict", "load_model_state_dict", "model_state_dict"]
+
+_IN_WRAPPER = "mod."
+
+
+def model_state_dict(
+    engine: Any, part: Partition, *, masters: bool = False
+) -> dict[str, Any] | None:
+    """Return on rank 0 the state dict of the model that ``part`` was cut from; None elsewhere.
+
+    All ranks call it together. The first data-parallel replica of each stage sends its tensors to
+    rank 0 one by one, a tied weight once; they arrive on the CPU and share no memory with the
+    engine. The weights are those that the model computes with; with ``masters`` those in fp32 that
+    the optimizer keeps, where it keeps any. Raises ``ValueError``, the same on every rank, where
+    ``part.state_dict_to_model`` would, and for weights sharded over tensor-parallel ranks.
+    """
+    state = part.known_model_state()
+    stages = _stages(engine)
+    fail_together(_sharded(stages))
+    entries = {stage: _entries(module, masters) for stage, module in stages.items()}
+    first = engine.grid.get_data_parallel_rank() == engine.grid.get_slice_parallel_rank() == 0
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, _described(entries) if first else {})
+    owners = {stage: rank for rank, theirs in enumerate(everyone) for stage in theirs}
+    described = [everyone[owners[stage]][stage] for stage in range(len(part.stages))]
+    state.check(described)
+    gathered: list[dict[str, Any]] = [{} for _ in described]
+    for path, stage in dict.fromkeys(places[0] for places in state.places.values()):
+        what, owner = described[stage][path], owners[stage]
+        if isinstance(what, torch.Tensor):
+            own = entries[stage][path] if owner == engine.global_rank else None
+            gathered[stage][path] = _sent(own, what, owner, engine)
+        else:
+            gathered[stage][path] = what
+    return state.to_model(gathered, strict=False) if engine.global_rank == 0 else None
+
+
+def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str, Any]) -> None:
+    """Load the model's state dict into the stages of a running engine, on any device.
+
+    All ranks call it together with the same state dict, of which each takes what its stages need.
+    The optimizer's fp32 weights become those given, in full precision; its moments stay. Raises
+    ``ValueError``, the same on every rank, where ``part.state_dict_from_model`` would, if a shape
+    does not fit, and for weights sharded over tensor-parallel ranks.
+    """
+    stages = _stages(engine)
+    fail_together(_sharded(stages))
+    problem = None
+    try:
+        states = part.state_dict_from_model(state_dict)
+        for stage, module in stages.items():
+            module.load_state_dict(states[stage])
+    except (ValueError, RuntimeError) as error:
+        problem = str(error)
+    fail_together(problem)
+    if hasattr(engine.optimizer, "refresh_fp32_params"):  # all that there is for fp16 without ZeRO
+        engine.optimizer.refresh_fp32_params()
+    for stage, module in stages.items():
+        for path, parameter in module.named_parameters():
+            if getattr(parameter, "_hp_mapping", None) is not None:
+                value = states[stage][path].to(parameter.device, torch.float32)
+                parameter.set_full_hp_param(value)  # type: ignore[attr-defined]
+
+
+def checkpoint_state_dict(
+    part: Partition, folder: str | Path, tag: str | None = None
+) -> dict[str, Any]:
+    """Return the model's state dict from what ``engine.save_checkpoint(folder, tag)`` wrote.
+
+    In one process, without an engine. ``tag`` None means the last one saved. The weights are those
+    that the model computed with, the fp32 ones of a bf16 optimizer are not in it. Raises
+    ``ValueError`` where ``part.state_dict_to_model`` would, if a stage's file is missing, and for
+    weights sharded over tensor-parallel ranks.
+    """
+    if tag is None:
+        tag = Path(folder, "latest").read_text().strip()
+    states = []
+    for stage in range(len(part.stages)):
+        files = sorted(Path(folder, tag).glob(f"layer_{stage:02d}-*model_states.pt"))
+        if not files:
+            raise ValueError(
+                f"{Path(folder, tag)} has no layer_{stage:02d}-*model_states.pt, so nothing of "
+                f"stage {stage}; it was saved by another pipeline, or not by save_checkpoint"
+            )
+        first, *others = (torch.load(file, map_location="cpu") for file in files)
+        for other in others:
+            if any(not torch.equal(first[key], value) for key, value in other.items()):
+                raise ValueError(f"{len(files)} tensor-parallel ranks hold parts of stage {stage}")
+        states.append(
+            {
+                key.removeprefix(_IN_WRAPPER): v
+                for key, v in first.items()
+                if key.startswith(_IN_WRAPPER)
+            }
+        )
+    return part.state_dict_to_model(states)
+
+
+def _stages(engine: Any) -> dict[int, nn.Module]:
+    """Return the modules of this rank's stages."""
+    wrappers = [m for m in engine.module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
+    return {wrapper.stage_id: wrapper.mod for wrapper in wrappers}
+
+
+def _sharded(stages: Mapping[int, nn.Module]) -> str | None:
+    for stage, module in stages.items():
+        for path, parameter in module.named_parameters():
+            if getattr(parameter, "tensor_model_parallel", False):
+                return (
+                    f"{path} of stage {stage} is sharded over tensor-parallel ranks, and only the "
+                    f"code that sharded it can put it together"
+                )
+    return None
+
+
+def _entries(module: nn.Module, masters: bool) -> dict[str, Any]:
+    """Return a stage's state dict, with the optimizer's weights if asked for."""
+    entries: dict[str, Any] = module.state_dict(keep_vars=True)
+    kept: dict[nn.Parameter, torch.Tensor] = {}
+    for path, value in entries.items():
+        if masters and hasattr(value, "_hp_mapping"):
+            if value not in kept:  # put together by all replicas, from the part of each
+                kept[value] = value.get_full_hp_param()
+            entries[path] = kept[value]
+    return entries
+
+
+def _described(entries: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Return the same without the tensors' data."""
+    return {
+        stage: {
+            path: torch.empty_like(value, device="meta")
+            if isinstance(value, torch.Tensor)
+            else value
+            for path, value in own.items()
+        }
+        for stage, own in entries.items()
+    }
+
+
+def _sent(own: torch.Tensor | None, like: torch.Tensor, owner: int, engine: Any) -> Any:
+    """Return on rank 0 the tensor that ``owner`` has."""
+    rank = engine.global_rank
+    if owner == rank == 0:
+        assert own is not None
+        return own.detach().to("cpu", copy=True)
+    if own is not None and own.numel():
+        dist.send(_bytes(own.detach().to(engine.device)), dst=0)
+    if rank != 0:
+        return None
+    received = torch.empty(like.shape, dtype=like.dtype, device=engine.device)
+    if received.numel():
+        dist.recv(_bytes(received), src=owner)
+    return received.cpu()
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
