@@ -14,7 +14,7 @@ from torch import nn
 from pipecodec import partition_modules
 from pipecodec.demo.launch import Outcome, Rank
 
-from .harness import outcomes, values
+from .harness import TIMEOUT, outcomes, values
 from .tied import Trained, engine_of, pipeline_cases, whole_cases
 from .tied_cases import Case, Toy
 from .tied_words import VARIANTS
@@ -85,7 +85,11 @@ def ended(processes: int) -> tuple[list[Outcome], str, list[str]]:
     cases = {name: case for name, case in every.items() if case.processes == processes}
     begun: list[Any] = [""]
     results = outcomes(
-        pipeline_cases, processes, cases, on_message=lambda _, case: begun.append(case)
+        pipeline_cases,
+        processes,
+        cases,
+        timeout=TIMEOUT + 2 * len(cases),
+        on_message=lambda _, case: begun.append(case),
     )
     return results, begun[-1], list(cases)
 
