@@ -22,7 +22,7 @@ SANITIZERS = {
 HALT = "halt_on_error=1"
 
 WORDS = "for (uint64_t at = begin + threadIdx.x * sizeof(Word); at < end; at += "
-STRIDE = WORDS + "blockDim.x * sizeof(Word)) {"
+STRIDE = WORDS + "kThreads * sizeof(Word)) {"
 
 MUTANTS = {
     "write: no alignment check": ("if (aligned<uint4>(piece.from, piece.to))", "if (true)"),
@@ -40,7 +40,7 @@ MUTANTS = {
     ),
     "write: too large a stride": (
         STRIDE + "\n    Word* const",
-        WORDS + "(blockDim.x + 1) * sizeof(Word)) {\n    Word* const",
+        WORDS + "(kThreads + 1) * sizeof(Word)) {\n    Word* const",
     ),
     "write: tail is left out": ("i < smaller(at + sizeof(Word), end)", "i < at"),
     "write: padding is what follows": ("i < piece.bytes ? piece.from[i] : 0", "piece.from[i]"),
@@ -74,7 +74,7 @@ MUTANTS = {
     "compare: over the end": ("if (at + sizeof(Word) <= end) {", "if (at < end) {"),
     "compare: too large a stride": (
         STRIDE + "\n    if (at",
-        WORDS + "(blockDim.x + 1) * sizeof(Word)) {\n    if (at",
+        WORDS + "(kThreads + 1) * sizeof(Word)) {\n    if (at",
     ),
     "compare: 32-bit places": (
         "const uint64_t begin = blockIdx.x * kShare;",
