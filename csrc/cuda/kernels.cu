@@ -38,7 +38,7 @@ __device__ bool differ(uint8_t a, uint8_t b) { return a != b; }
 // The words of a piece from byte `begin` to byte `end`, every thread its own ones.
 template <class Word>
 __device__ void write_words(const Piece& piece, uint64_t begin, uint64_t end) {
-  for (uint64_t at = begin + threadIdx.x * sizeof(Word); at < end; at += blockDim.x * sizeof(Word)) {
+  for (uint64_t at = begin + threadIdx.x * sizeof(Word); at < end; at += kThreads * sizeof(Word)) {
     Word* const to = reinterpret_cast<Word*>(piece.to + at);
     if (at + sizeof(Word) <= piece.bytes) {
       *to = *reinterpret_cast<const Word*>(piece.from + at);
@@ -67,7 +67,7 @@ __device__ void write_share(const Piece& piece, uint64_t block) {
 template <class Word>
 __device__ bool words_differ(const uint8_t* a, const uint8_t* b, uint64_t begin, uint64_t end) {
   bool found = false;
-  for (uint64_t at = begin + threadIdx.x * sizeof(Word); at < end; at += blockDim.x * sizeof(Word)) {
+  for (uint64_t at = begin + threadIdx.x * sizeof(Word); at < end; at += kThreads * sizeof(Word)) {
     if (at + sizeof(Word) <= end) {
       found |= differ(*reinterpret_cast<const Word*>(a + at), *reinterpret_cast<const Word*>(b + at));
     } else {

@@ -10,6 +10,17 @@
 #include "csrc/device/transfer.h"
 
 namespace pipecodec::device {
+namespace {
+
+// Apart from what is done for every frame on the CPU, which its size would slow down.
+[[gnu::noinline]] HostFrame copy_frame(const at::Tensor& frame) {
+  const at::Tensor plain = frame.contiguous();
+  const at::Tensor host = plain.is_cpu() ? plain : Download(plain).wait();
+  const auto* const data = static_cast<const uint8_t*>(host.const_data_ptr());
+  return {host, data, static_cast<size_t>(host.numel())};
+}
+
+}  // namespace
 
 at::Tensor make_frame(std::span<const uint8_t> bytes, size_t capacity, at::Device device) {
   const int64_t size = static_cast<int64_t>(capacity);
@@ -41,9 +52,7 @@ HostFrame read_frame(const at::Tensor& frame) {
   if (frame.is_cpu() && frame.is_contiguous()) {
     return {{}, static_cast<const uint8_t*>(frame.const_data_ptr()), static_cast<size_t>(frame.numel())};
   }
-  const at::Tensor host = frame.is_cpu() ? frame.contiguous() : Download(frame.contiguous()).wait();
-  const auto* const data = static_cast<const uint8_t*>(host.const_data_ptr());
-  return {host, data, static_cast<size_t>(host.numel())};
+  return copy_frame(frame);
 }
 
 }  // namespace pipecodec::device
