@@ -20,6 +20,7 @@ export DS_ACCELERATOR ?= cpu
 export DS_BUILD_OPS := 0
 
 CPP := $(wildcard $(foreach depth,* */* */*/*,$(foreach kind,cpp h cu,csrc/$(depth).$(kind))))
+FORMATTED := $(CPP) $(wildcard tests/*/*.cpp tests/*/*.h)
 
 .PHONY: setup demo test check native pytest fuzz sanitize bench cuda-link format clean
 
@@ -46,7 +47,7 @@ check: setup
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/stubtest pipecodec._C --mypy-config-file pyproject.toml --allowlist requirements/stubtest.txt
-	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 
 native: setup
 	$(BIN)/cmake -S . -B build/native -DPIPECODEC_SANITIZE=ON
@@ -83,7 +84,7 @@ cuda-link: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP)
+	$(BIN)/clang-format -i $(FORMATTED)
 
 clean:
 	rm -rf $(VENV) build *.egg-info pipecodec/_build.py pipecodec/*.so
