@@ -24,18 +24,15 @@ at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Devic
 // Fills `bytes` bytes of the buffer from `begin` on: what stands between the spans is zeros.
 void copy_pieces(const Kernels& own, const at::Tensor& buffer, uint64_t begin, uint64_t bytes,
                  std::span<const at::Tensor> tensors, std::span<const Span> spans) {
-  uint8_t* const to = static_cast<uint8_t*>(buffer.mutable_data_ptr()) + begin;
   std::vector<at::Tensor> sources;  // until they are read by what is queued then
-  std::vector<Piece> pieces = {{nullptr, to, 0, bytes}};
+  std::vector<Placed> placed;
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
     const at::Tensor& source = sources.emplace_back(bytes_on(tensors[i], buffer.device()));
-    uint8_t* const place = to + spans[i].place;
-    pieces.back().room = static_cast<uint64_t>(place - pieces.back().to);
-    pieces.push_back({static_cast<const uint8_t*>(source.const_data_ptr()), place, spans[i].bytes,
-                      static_cast<uint64_t>(to + bytes - place)});
+    placed.push_back({static_cast<const uint8_t*>(source.const_data_ptr()), spans[i].place, spans[i].bytes});
   }
-  own.copy(buffer.device(), pieces);
+  uint8_t* const to = static_cast<uint8_t*>(buffer.mutable_data_ptr()) + begin;
+  own.copy(buffer.device(), tile(to, bytes, placed));
 }
 
 }  // namespace
