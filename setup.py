@@ -96,7 +96,6 @@ setup(
             "pipecodec._C",
             SOURCES,
             include_dirs=[str(ROOT)],
-            define_macros=[("PIPECODEC_CUDA", None)],
             extra_compile_args={
                 "cxx": FLAGS,
                 "nvcc": ["-std=c++20", "-O3", "-Xcompiler=-fvisibility=hidden", *architectures()],

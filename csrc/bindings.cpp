@@ -149,5 +149,5 @@ PYBIND11_MODULE(_C, m) {
   m.attr("TYPE_CODES") = codes;
   m.attr("FORMAT_VERSION") = frame::kVersion;
   m.attr("SMALL_LEAF") = codec::kSmallLeaf;
-  m.attr("WITH_CUDA") = device::kWithCuda;
+  m.attr("WITH_CUDA") = device::kernels(at::kCUDA) != nullptr;
 }

@@ -39,8 +39,9 @@ bool capturing(at::Device device) {
   return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
 }
 
-}  // namespace
+const Kernels kKernels = {copy, write, compare, compare_memory, capturing, kPipecodecInline};
+[[maybe_unused]] const Kernels* const entered = own_kernels[static_cast<size_t>(at::kCUDA)] = &kKernels;
 
-const Kernels kCudaKernels = {copy, write, compare, compare_memory, capturing, kPipecodecInline};
+}  // namespace
 
 }  // namespace pipecodec::device

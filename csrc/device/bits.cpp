@@ -21,19 +21,17 @@ at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Devic
   return at::empty(sizes(shape), at::TensorOptions().dtype(dtype).device(device));
 }
 
-// What the tensors' bits become in a buffer from `to` on, `bytes` in all: between the spans stand zeros.
-// `sources` keeps the memory that the pieces read.
-void add_pieces(std::vector<Piece>& pieces, std::vector<at::Tensor>& sources, uint8_t* to, uint64_t bytes,
-                at::Device device, std::span<const at::Tensor> tensors, std::span<const Span> spans) {
-  pieces.push_back({nullptr, to, 0, bytes});
+// Fills the buffer: with what is placed already, the tensors' bits from byte `begin` on, and zeros.
+void copy_pieces(const Kernels& own, const at::Tensor& buffer, std::vector<Placed> placed, uint64_t begin,
+                 std::span<const at::Tensor> tensors, std::span<const Span> spans) {
+  std::vector<at::Tensor> sources;  // until they are read by what is queued then
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
-    const at::Tensor& source = sources.emplace_back(bytes_on(tensors[i], device));
-    uint8_t* const place = to + spans[i].place;
-    pieces.back().room = static_cast<uint64_t>(place - pieces.back().to);
-    pieces.push_back({static_cast<const uint8_t*>(source.const_data_ptr()), place, spans[i].bytes,
-                      static_cast<uint64_t>(to + bytes - place)});
+    const at::Tensor& source = sources.emplace_back(bytes_on(tensors[i], buffer.device()));
+    placed.push_back(
+        {static_cast<const uint8_t*>(source.const_data_ptr()), begin + spans[i].place, spans[i].bytes});
   }
+  own.copy(buffer.device(), tile(static_cast<uint8_t*>(buffer.mutable_data_ptr()), buffer.nbytes(), placed));
 }
 
 void copy_each(const at::Tensor& buffer, uint64_t begin, std::span<const at::Tensor> tensors,
@@ -128,11 +126,7 @@ at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spa
     return buffer;
   }
   if (const Kernels* const own = kernels(device)) {
-    std::vector<Piece> pieces;
-    std::vector<at::Tensor> sources;
-    add_pieces(pieces, sources, static_cast<uint8_t*>(buffer.mutable_data_ptr()), bytes, device, tensors,
-               spans);
-    own->copy(device, pieces);
+    copy_pieces(*own, buffer, {}, 0, tensors, spans);
   } else {
     buffer.zero_();
     copy_each(buffer, 0, tensors, spans);
@@ -150,11 +144,8 @@ at::Tensor with_bits(const at::Tensor& bytes, uint64_t begin, std::span<const at
   }
   const int64_t shape[] = {bytes.numel()};
   at::Tensor made = empty(shape, at::kByte, bytes.device());
-  auto* const to = static_cast<uint8_t*>(made.mutable_data_ptr());
-  std::vector<Piece> pieces = {{static_cast<const uint8_t*>(bytes.const_data_ptr()), to, begin, begin}};
-  std::vector<at::Tensor> sources;
-  add_pieces(pieces, sources, to + begin, bytes.nbytes() - begin, bytes.device(), tensors, spans);
-  own->copy(bytes.device(), pieces);
+  copy_pieces(*own, made, {{static_cast<const uint8_t*>(bytes.const_data_ptr()), 0, begin}}, begin, tensors,
+              spans);
   return made;
 }
 

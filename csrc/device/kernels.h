@@ -31,19 +31,9 @@ struct Kernels {
   uint64_t one_launch;
 };
 
-#ifdef PIPECODEC_CUDA
-extern const Kernels kCudaKernels;
-inline constexpr bool kWithCuda = true;
-#else
-inline constexpr bool kWithCuda = false;
-#endif
+// By kind of device, null for one that has none. Each enters its own before anything is done.
+inline const Kernels* own_kernels[c10::COMPILE_TIME_MAX_DEVICE_TYPES] = {};
 
-// Null for a device that has none.
-inline const Kernels* kernels([[maybe_unused]] at::Device device) {
-#ifdef PIPECODEC_CUDA
-  if (device.is_cuda()) return &kCudaKernels;
-#endif
-  return nullptr;
-}
+inline const Kernels* kernels(at::Device device) { return own_kernels[static_cast<size_t>(device.type())]; }
 
 }  // namespace pipecodec::device

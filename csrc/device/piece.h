@@ -1,7 +1,10 @@
-// One stretch of memory to be written: known to the device layer and to its kernels, so without ATen.
+// Stretches of memory to be written: known to the device layer and to its kernels, so without ATen.
 #pragma once
 
 #include <stdint.h>
+
+#include <span>
+#include <vector>
 
 namespace pipecodec::device {
 
@@ -13,5 +16,24 @@ struct Piece {
   uint64_t bytes;
   uint64_t room;
 };
+
+// Bytes that are to stand at a place in a buffer.
+struct Placed {
+  const uint8_t* from;
+  uint64_t place;
+  uint64_t bytes;
+};
+
+// The pieces that fill `bytes` bytes at `to`, each byte once: what is placed, in order, and zeros between.
+inline std::vector<Piece> tile(uint8_t* to, uint64_t bytes, std::span<const Placed> placed) {
+  std::vector<Piece> pieces;
+  pieces.reserve(placed.size() + 1);
+  pieces.push_back({nullptr, to, 0, bytes});
+  for (const Placed& each : placed) {
+    pieces.back().room = static_cast<uint64_t>(to + each.place - pieces.back().to);
+    pieces.push_back({each.from, to + each.place, each.bytes, bytes - each.place});
+  }
+  return pieces;
+}
 
 }  // namespace pipecodec::device

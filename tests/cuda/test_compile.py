@@ -67,7 +67,7 @@ def test_host_file_compiles_against_this_torch(tmp_path: Path) -> None:
         missing.write_text("#define C10_CUDA_BUILD_SHARED_LIBS\n")
     compile_with(
         COMPILER,
-        *("-c", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-DPIPECODEC_CUDA"),
+        *("-c", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC"),
         *(f"-I{tmp_path}", f"-isystem{TORCH}", f"-isystem{HOME / 'include'}"),
         *("csrc/cuda/queue.cpp", "-o", tmp_path / "queue.o"),
     )

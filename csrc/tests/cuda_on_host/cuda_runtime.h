@@ -20,8 +20,15 @@ struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x = 1) : x(x), y(1), z(1) {}
 };
+// Copied through references, whose alignment UBSan checks with every compiler.
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
+  uint4(unsigned x = 0, unsigned y = 0, unsigned z = 0, unsigned w = 0) : x(x), y(y), z(z), w(w) {}
+  uint4(const uint4& other) : uint4(other.x, other.y, other.z, other.w) {}
+  uint4& operator=(const uint4& other) {
+    x = other.x, y = other.y, z = other.z, w = other.w;
+    return *this;
+  }
 };
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };

@@ -1,0 +1,40 @@
+// Pieces fill a buffer without a gap, and none writes where another does.
+#include "csrc/device/piece.h"
+
+#include <vector>
+
+#include "csrc/tests/check.h"
+
+using namespace pipecodec::device;
+
+namespace {
+
+void check(const std::vector<Placed>& placed, uint64_t bytes) {
+  std::vector<uint8_t> buffer(bytes);
+  const std::vector<Piece> pieces = tile(buffer.data(), bytes, placed);
+  const uint8_t* end = buffer.data();
+  for (const Piece& piece : pieces) {
+    CHECK(piece.to == end);
+    CHECK(piece.bytes <= piece.room);
+    end += piece.room;
+  }
+  CHECK(end == buffer.data() + bytes);
+  CHECK(pieces.size() == placed.size() + 1);
+  for (size_t i = 0; i < placed.size(); ++i) {
+    CHECK(pieces[i + 1].from == placed[i].from);
+    CHECK(pieces[i + 1].to == buffer.data() + placed[i].place);
+    CHECK(pieces[i + 1].bytes == placed[i].bytes);
+  }
+}
+
+}  // namespace
+
+int main() {
+  const uint8_t source[64] = {};
+  check({}, 16);
+  check({{source, 0, 16}}, 16);
+  check({{source, 0, 3}}, 16);
+  check({{source, 32, 5}}, 48);  // zeros before it
+  check({{source, 0, 3}, {source, 16, 16}, {source, 32, 1}}, 48);
+  check({{source, 0, 3}, {source + 9, 4096, 16}}, 5000);  // and where a gradient is missing
+}
