@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from torch.utils import _pytree as pytree
+from .token import join
+from .wrapper import DeepSpeedPipeStageWrapper
 
-if TYPE_CHECKING:
-    from .wrapper import DeepSpeedPipeStageWrapper
-
-__all__ = ["Labels", "join", "loss_of"]
+__all__ = ["Labels", "loss_of"]
 
 LossFn = Callable[[Any, Any], Any]
 
@@ -36,30 +33,3 @@ def loss_of(last: DeepSpeedPipeStageWrapper, loss_fn: LossFn) -> LossFn:
         return join(loss_fn(output, labels.value if isinstance(labels, Labels) else labels), token)
 
     return loss
-
-
-def join(output: Any, token: torch.Tensor | None) -> Any:
-    """Return ``output`` with ``token`` in the history of every tensor that can have one."""
-    if token is None or not (torch.is_grad_enabled() and token.requires_grad):
-        return output
-
-    def joined(leaf: Any) -> Any:
-        differentiable = isinstance(leaf, torch.Tensor) and (
-            leaf.is_floating_point() or leaf.is_complex()
-        )
-        return _Join.apply(leaf, token) if differentiable else leaf  # type: ignore[no-untyped-call]
-
-    return pytree.tree_map(joined, output)
-
-
-class _Join(torch.autograd.Function):
-    """Hands on its first argument, and gives the second one a gradient without elements."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        # The same memory without being a view, so that a loss may still work in place.
-        return tensor.detach()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return gradient, gradient.new_zeros(0, dtype=torch.float32)

@@ -23,7 +23,7 @@ from ..codec import Differentiable, TunnelCodec
 from ..liveness import Arg, arg_name
 from ..registry import register_framework_dialect
 from ..stage import Stage, bind_inputs
-from .loss import join
+from .token import join
 
 __all__ = ["DeepSpeedPipeStageWrapper"]
 
