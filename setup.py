@@ -40,9 +40,10 @@ class BuildCodec(BuildExtension):
 
 def nvcc(*arguments: str) -> str:
     """Return what the toolkit's compiler prints, or nothing if there is no whole toolkit."""
-    if CUDA_HOME is None or not (Path(CUDA_HOME) / "include" / "cuda_runtime.h").exists():
+    parts = [Path(CUDA_HOME or "", part) for part in ("bin/nvcc", "include/cuda_runtime.h")]
+    if CUDA_HOME is None or not all(part.exists() for part in parts):
         return ""
-    return subprocess.check_output([str(Path(CUDA_HOME, "bin", "nvcc")), *arguments], text=True)
+    return subprocess.check_output([str(parts[0]), *arguments], text=True)
 
 
 def missing_for_cuda() -> str | None:

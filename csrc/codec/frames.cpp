@@ -1,5 +1,7 @@
 #include "csrc/codec/frames.h"
 
+#include <c10/core/InferenceMode.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -32,7 +34,8 @@ bool Remembered::reusable(at::Device device, size_t capacity) const {
   if (!frame_) return false;
   const at::Tensor& tensor = device::unwrap(frame_.get());
   return tensor.device() == device && static_cast<size_t>(tensor.numel()) == capacity &&
-         version_of(tensor) == version_ && device::current_stream(device) == stream_;
+         version_of(tensor) == version_ && device::current_stream(device) == stream_ &&
+         (!tensor.is_inference() || c10::InferenceMode::is_enabled());
 }
 
 bool Remembered::holds(const frame::Writer& bytes, at::Device device, size_t capacity) const {

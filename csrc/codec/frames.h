@@ -23,8 +23,8 @@ class Remembered {
   bool same_structure(const frame::Writer& bytes, const frame::Header& header) const;
 
   // True where the tensor at hand holds these bytes behind the header, on this device's current stream and
-  // with this capacity, and nobody was seen to have written into it. (What was written through .numpy() goes
-  // unseen.)
+  // with this capacity, may be used outside of inference mode if this is, and nobody was seen to have written
+  // into it. (What was written through .numpy() goes unseen.)
   bool holds(const frame::Writer& bytes, at::Device device, size_t capacity) const;
   bool holds_values(const std::vector<uint8_t>& values, at::Device device, size_t capacity) const;
 

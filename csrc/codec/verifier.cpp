@@ -1,6 +1,7 @@
 #include "csrc/codec/verifier.h"
 
 #include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
 
 #include <cstring>
 
@@ -19,96 +20,104 @@ bool is_set(device::Download& outcome) {
   return verdict != 0;
 }
 
-// Waits, and lets other Python threads run meanwhile.
-bool wait_for(const at::Tensor& verdict) {
-  if (verdict.is_cpu()) return is_set(verdict);
-  device::Download outcome(device::as_bytes(verdict));
-  PyThreadState* const thread = PyEval_SaveThread();
-  outcome.wait();
-  PyEval_RestoreThread(thread);
-  return is_set(outcome);
-}
-
 }  // namespace
 
+// So that streams do not use the two at once, and one verdict is about all frames before it.
+void Verifier::Expected::join_current_stream() {
+  const std::optional<int64_t> current = device::current_stream(on_device.device());
+  if (!current || *current == stream) return;
+  device::come_after(on_device.device(), stream, {on_device, verdict});
+  stream = *current;
+}
+
+void Verifier::Expected::confirm(uint64_t end) {
+  for (; known < end; ++known) unread.pop_front();
+}
+
+bool Verifier::Expected::wait() {
+  if (verdict.is_cpu()) return is_set(verdict);
+  join_current_stream();
+  device::Download all(device::as_bytes(verdict));
+  return is_set(all);
+}
+
 std::optional<Checked> Verifier::expect(const at::Tensor& frame, const std::string& codec) {
-  if (!expected_) return std::nullopt;
-  if (frame.device() != on_device_.device() || frame.numel() < on_device_.numel() || !frame.is_contiguous()) {
+  if (!expected_ || !device::current_stream(frame.device())) return std::nullopt;
+  const auto used = static_cast<int64_t>(expected_->frame.plan->layout.header.used);
+  const at::Tensor& on_device = expected_->on_device;
+  if (frame.device() != on_device.device() || frame.numel() < used || !frame.is_contiguous()) {
     check(codec);
     return std::nullopt;
   }
   poll(codec);
-  unread_.push_back(frame);
-  device::compare(frame.narrow(0, 0, on_device_.numel()), on_device_, verdict_);
-  if (!outcome_ && !verdict_.is_cpu()) {
-    outcome_.emplace(device::as_bytes(verdict_));
-    covered_ = unread_.size();
+  Expected& expected = *expected_;
+  expected.join_current_stream();
+  device::compare(frame.narrow(0, 0, on_device.numel()), on_device, expected.verdict);
+  expected.unread.push_back(frame);
+  if (!expected.outcome && !frame.is_cpu()) {
+    expected.outcome.emplace(device::as_bytes(expected.verdict));
+    expected.covered = expected.end();
   }
-  return expected_;
+  return expected.frame;
 }
 
 // Looks at what is known of the outcome by now.
 void Verifier::poll(const std::string& codec) {
-  if (verdict_.is_cpu()) {
-    covered_ = unread_.size();
-  } else if (!outcome_ || !outcome_->done()) {
-    return;
+  Expected& expected = *expected_;
+  if (expected.verdict.is_cpu()) {
+    if (is_set(expected.verdict)) refuse(expected_, codec);
+    expected.confirm(expected.end());
+  } else if (expected.outcome && expected.outcome->done()) {
+    if (is_set(*expected.outcome)) refuse(expected_, codec);
+    expected.confirm(expected.covered);
+    expected.outcome.reset();
   }
-  if (outcome_ ? is_set(*outcome_) : is_set(verdict_)) refuse(codec);
-  unread_.erase(unread_.begin(), unread_.begin() + static_cast<std::ptrdiff_t>(covered_));
-  known_ += covered_;
-  outcome_.reset();
 }
 
 void Verifier::learn(const at::Tensor& frame, const Checked& read) {
+  if (expected_ && !expected_->unread.empty()) return;  // another thread's, since this one began to read
+  forget();
   const frame::Header& header = read.plan->layout.header;
   const bool payload_covered = header.payload_bytes() > 0 && header.covered() == header.used;
-  if (payload_covered || (header.values_bytes > 0 && !static_values_)) return forget();
+  if (payload_covered || (header.values_bytes > 0 && !static_values_)) return;
+  const c10::InferenceMode off(false);  // what is made here is written to in any mode
   const auto bytes = static_cast<int64_t>(header.payload_begin());
-  on_device_ = frame.narrow(0, 0, bytes).clone();
-  verdict_ = at::zeros({1}, on_device_.options().dtype(at::kInt));
-  const at::Tensor host = frame.is_cpu() ? on_device_ : read.bytes.copy;
-  expected_ = Checked{{host, static_cast<const uint8_t*>(host.const_data_ptr()), static_cast<size_t>(bytes)},
-                      read.plan};
+  const at::Tensor on_device = frame.narrow(0, 0, bytes).clone();
+  const at::Tensor host = frame.is_cpu() ? on_device : read.bytes.copy;
+  const device::HostFrame on_host{host, static_cast<const uint8_t*>(host.const_data_ptr()),
+                                  static_cast<size_t>(bytes)};
+  expected_ = std::make_shared<Expected>(Expected{{on_host, read.plan},
+                                                  on_device,
+                                                  at::zeros({1}, on_device.options().dtype(at::kInt)),
+                                                  device::current_stream(frame.device()).value()});
 }
 
 void Verifier::check(const std::string& codec) {
-  if (unread_.empty()) {
-    known_ = 0;
-    return;
-  }
-  if (wait_for(verdict_)) refuse(codec);
-  unread_.clear();
-  outcome_.reset();
-  known_ = 0;
+  const std::shared_ptr<Expected> expected = expected_;
+  if (!expected) return;
+  const uint64_t end = expected->end();
+  if (!expected->unread.empty() && expected->wait()) refuse(expected, codec);
+  expected->confirm(end);
+  expected->checked = end;
 }
 
-void Verifier::refuse(const std::string& codec) {
-  const Checked expected = *std::move(expected_);
-  const std::deque<at::Tensor> unread = std::move(unread_);
-  const size_t known = known_;
-  forget();
+void Verifier::refuse(std::shared_ptr<Expected> expected, const std::string& codec) {
+  const std::deque<at::Tensor> unread = expected->unread;
+  const uint64_t first = expected->known - expected->checked;
+  const device::HostFrame& taken_for = expected->frame.bytes;
+  if (expected == expected_) forget();
   for (size_t i = 0; i < unread.size(); ++i) {
     const device::HostFrame received = device::read_frame(unread[i]);
-    if (std::memcmp(received.data, expected.bytes.data, expected.bytes.size) == 0) continue;
-    raise(structure::known().structure_changed, codec + ": frame " + std::to_string(known + i) +
+    if (std::memcmp(received.data, taken_for.data, taken_for.size) == 0) continue;
+    raise(structure::known().structure_changed, codec + ": frame " + std::to_string(first + i) +
                                                     " since the last check (counted from 0) is not what it "
                                                     "was taken for, unread: " +
-                                                    mismatch(expected, received) +
+                                                    mismatch(expected->frame, received) +
                                                     "; what was computed from it is wrong. Give the "
                                                     "boundary's codec read=\"always\" if that may change");
   }
   raise(structure::known().frame_error,
         codec + ": a frame was not what it was taken for when it arrived, and is now: it was written into");
-}
-
-void Verifier::forget() {
-  expected_.reset();
-  on_device_.reset();
-  verdict_.reset();
-  unread_.clear();
-  outcome_.reset();
-  known_ = covered_ = 0;
 }
 
 }  // namespace pipecodec::codec

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -37,23 +38,35 @@ class Verifier {
   // not.
   void check(const std::string& codec);
 
-  void forget();
+  void forget() { expected_.reset(); }
 
  private:
+  // What frames are taken for, and which of them are known to be that.
+  struct Expected {
+    Checked frame;         // its bytes up to the payload
+    at::Tensor on_device;  // they, too
+    at::Tensor verdict;    // one int32 beside them, 0 while all is well
+    int64_t stream;        // behind which all is queued that concerns the two
+
+    std::deque<at::Tensor> unread{};  // frames whose verdict is not known
+    uint64_t known = 0;               // those before them
+    uint64_t checked = 0;             // those before the last check
+
+    std::optional<device::Download> outcome{};  // of the verdict
+    uint64_t covered = 0;                       // it is about the frames before this one
+
+    uint64_t end() const { return known + unread.size(); }
+    void join_current_stream();
+    void confirm(uint64_t end);  // the frames before that one
+    bool wait();                 // for the verdict on all of them
+  };
+
   void poll(const std::string& codec);
-  [[noreturn]] void refuse(const std::string& codec);
+  [[noreturn]] void refuse(std::shared_ptr<Expected> expected, const std::string& codec);
 
   Read read_;
   bool static_values_;
-
-  std::optional<Checked> expected_;  // its bytes up to the payload
-  at::Tensor on_device_;             // they, too
-  at::Tensor verdict_;               // one int32 beside them, 0 while all is well
-
-  std::deque<at::Tensor> unread_;            // frames whose verdict is not known
-  size_t known_ = 0;                         // those before them, since the last check
-  std::optional<device::Download> outcome_;  // of the verdict
-  size_t covered_ = 0;                       // frames of unread_ that it is about
+  std::shared_ptr<Expected> expected_;  // another may be in its place after each wait, by another thread
 };
 
 }  // namespace pipecodec::codec

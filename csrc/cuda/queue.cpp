@@ -1,6 +1,5 @@
 // Joins the kernels to torch: the tensors' device, its current stream, and errors as exceptions.
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -34,12 +33,7 @@ void compare_memory(at::Device device, const uint8_t* expected, const uint8_t* r
       pipecodec_compare_memory(expected, received, bytes, verdict, c10::cuda::getCurrentCUDAStream()));
 }
 
-bool capturing(at::Device device) {
-  const c10::cuda::CUDAGuard guard(device);
-  return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
-}
-
-const Kernels kKernels = {copy, write, compare, compare_memory, capturing, kPipecodecInline};
+const Kernels kKernels = {copy, write, compare, compare_memory, kPipecodecInline};
 [[maybe_unused]] const Kernels* const entered = own_kernels[static_cast<size_t>(at::kCUDA)] = &kKernels;
 
 }  // namespace

@@ -33,7 +33,7 @@ at::Tensor make_frame(std::span<const uint8_t> bytes, size_t capacity, at::Devic
     return frame;
   }
   const Kernels* const own = kernels(device);
-  if (own != nullptr && (bytes.size() <= own->one_launch || own->capturing(device))) {
+  if (own != nullptr && (bytes.size() <= own->one_launch || capturing(device))) {
     const at::Tensor frame = at::empty({size}, at::TensorOptions().dtype(at::kByte).device(device));
     own->write(device, bytes, static_cast<uint8_t*>(frame.mutable_data_ptr()), capacity);
     return frame;

@@ -24,9 +24,6 @@ struct Kernels {
   void (*compare_memory)(at::Device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
                          uint32_t* verdict);
 
-  // True while what is queued is not done but recorded, into a graph to be done later and more than once.
-  bool (*capturing)(at::Device);
-
   // Up to so many bytes of the host cost `write` and `compare` one launch.
   uint64_t one_launch;
 };

@@ -13,7 +13,7 @@
 #include <cstring>
 
 #include "csrc/device/bits.h"
-#include "csrc/device/kernels.h"
+#include "csrc/structure/python.h"
 
 namespace pipecodec::device {
 namespace {
@@ -29,14 +29,23 @@ c10::Stream stream_of(at::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
 }
 
-bool capturing(at::Device device) {
-  const Kernels* const own = kernels(device);
-  return own != nullptr && own->capturing(device);
+// A copy to or from pinned memory has been queued, which must not be used for anything else meanwhile. Not
+// every device's copy sees to that.
+void keep_until_copied(const at::Tensor& host, at::HostAllocator* pinned, at::Device device) {
+  const c10::DataPtr& memory = host.storage().data_ptr();
+  pinned->record_event(memory.get(), memory.get_context(), stream_of(device));
 }
 
 }  // namespace
 
+bool capturing(at::Device device) { return stream_of(device).is_capturing(); }
+
 at::Tensor upload(std::span<const uint8_t> bytes, size_t size, at::Device device) {
+  TORCH_CHECK(
+      !capturing(device),
+      "while a graph is captured nothing can be copied from the host, which a replay would read again, "
+      "whatever stands there then: have all tensors on the device, and pipecodec built with its "
+      "kernels for it (PIPECODEC_CUDA=1)");
   // The device first: pinned memory is there once the device is.
   const at::Tensor made =
       at::empty({static_cast<int64_t>(size)}, at::TensorOptions().dtype(at::kByte).device(device));
@@ -46,25 +55,26 @@ at::Tensor upload(std::span<const uint8_t> bytes, size_t size, at::Device device
   if (!bytes.empty()) std::memcpy(data, bytes.data(), bytes.size());
   std::memset(data + bytes.size(), 0, size - bytes.size());
   made.copy_(host, /*non_blocking=*/pinned != nullptr);
-  // Not every device's copy sees to it that the memory is used for nothing else meanwhile.
-  if (pinned != nullptr)
-    pinned->record_event(data, host.storage().data_ptr().get_context(), stream_of(device));
+  if (pinned != nullptr) keep_until_copied(host, pinned, device);
   return made;
 }
 
 at::Tensor bytes_on(const at::Tensor& tensor, at::Device device) {
   if (tensor.device() == device) return as_bytes(plain(tensor));
-  // A graph would copy from the staging memory again, whatever stands there then; a plain copy it refuses.
-  if (!tensor.is_cpu() || device.is_cpu() || capturing(device)) return as_bytes(plain(tensor.to(device)));
+  if (!tensor.is_cpu() || device.is_cpu()) return as_bytes(plain(tensor.to(device)));
   const at::Tensor host = plain(tensor);
   return upload({static_cast<const uint8_t*>(host.const_data_ptr()), host.nbytes()}, host.nbytes(), device);
 }
 
 Download::Download(const at::Tensor& bytes) {
+  TORCH_CHECK(!capturing(bytes.device()),
+              "while a graph is captured no frame can be read or checked, for which the host has to wait: "
+              "unpack outside of it");
   at::HostAllocator* const pinned = at::getHostAllocator(bytes.device().type());
   host_ = host_bytes(bytes.nbytes(), pinned);
   host_.copy_(bytes, /*non_blocking=*/pinned != nullptr);
   if (pinned == nullptr) return;
+  keep_until_copied(host_, pinned, bytes.device());
   event_.emplace(bytes.device().type());
   event_->record(stream_of(bytes.device()));
 }
@@ -75,7 +85,10 @@ bool Download::done() {
 }
 
 const at::Tensor& Download::wait() {
-  if (event_) event_->synchronize();
+  if (event_) {
+    const structure::Unlocked others;  // among them those who send what is waited for
+    event_->synchronize();
+  }
   event_.reset();
   return host_;
 }
@@ -83,6 +96,15 @@ const at::Tensor& Download::wait() {
 std::optional<int64_t> stream_of_accelerator(at::Device device) {
   if (capturing(device)) return std::nullopt;
   return stream_of(device).id();
+}
+
+void come_after(at::Device device, int64_t stream, std::initializer_list<at::Tensor> shared) {
+  const c10::impl::VirtualGuardImpl guard(device.type());
+  const c10::Stream current = guard.getStream(device);
+  c10::Event event(device.type());
+  event.record(c10::Stream(c10::Stream::UNSAFE, device, stream));
+  event.block(current);
+  for (const at::Tensor& tensor : shared) guard.recordDataPtrOnStream(tensor.storage().data_ptr(), current);
 }
 
 }  // namespace pipecodec::device

@@ -38,6 +38,18 @@ class Ref {
   PyObject* object_ = nullptr;
 };
 
+// Lets other Python threads run while it lives.
+class Unlocked {
+ public:
+  Unlocked() : thread_(PyEval_SaveThread()) {}
+  ~Unlocked() { PyEval_RestoreThread(thread_); }
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+
+ private:
+  PyThreadState* const thread_;
+};
+
 inline void check(int status) {
   if (status < 0) throw PythonError();
 }

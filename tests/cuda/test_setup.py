@@ -36,3 +36,15 @@ def test_setting_has_two_values() -> None:
     ended = setup("yes")
     assert ended.returncode == 1
     assert "PIPECODEC_CUDA must be 0 or 1, not 'yes'" in ended.stderr
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no kernels anyway")
+def test_a_toolkit_without_a_compiler_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As packages of the runtime alone have it."""
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "cuda_runtime.h").touch()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert setup("").returncode == 0
+    assert "there is no CUDA toolkit" in setup("1").stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,55 @@ class Device:
         """Return how often each thing happened: "host to device", "device to host", "sync"..."""
         counted = self._extension.counts()
         return {name: counted.get(name, 0) for name in names} if names else counted
+
+    @contextmanager
+    def stream(self, number: int) -> Iterator[None]:
+        """Queue on another stream than 0."""
+        before = self._extension.set_stream(number)
+        try:
+            yield
+        finally:
+            self._extension.set_stream(before)
+
+    @contextmanager
+    def delayed(self) -> Iterator[None]:
+        """Do what is queued as late as possible."""
+        self._extension.set_delayed(True)
+        try:
+            yield
+        finally:
+            self._extension.set_delayed(False)
+
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Say that what is queued is captured into a graph; it is done all the same."""
+        self._extension.set_capturing(True)
+        try:
+            yield
+        finally:
+            self._extension.set_capturing(False)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let whoever waits for an event wait until ``let_go``, which raises after 20 s."""
+        self._extension.hold()
+        try:
+            yield
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """End ``held``."""
+        self._extension.let_go()
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Let waiting for an event fail, as it does once a kernel has failed."""
+        self._extension.fail()
+        try:
+            yield
+        finally:
+            self.let_go()
 
     def peek(self, tensor: torch.Tensor) -> int:
         """Read a byte of a tensor on the host, which ends the process."""

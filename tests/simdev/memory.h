@@ -1,20 +1,34 @@
-// The memory of the simulated device: mapped twice, for the device and, where the host must not touch it,
-// without any permission.
+// Memory of the simulated device: mapped twice, for the device and, where the host must not touch it, without
+// any permission; and the host's page-locked memory, through which copies go without waiting.
 #pragma once
 
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <map>
 #include <stdexcept>
+#include <utility>
 #include <vector>
+
+#include "streams.h"
 
 namespace simdev {
 
+// Where each of the streams that use a piece of memory has to be before another may have it.
+using Uses = std::vector<Point>;
+
+inline bool over(Streams& streams, const Uses& uses) {
+  return std::all_of(uses.begin(), uses.end(), [&](const Point& use) { return streams.reached(use); });
+}
+
+// A block that is given back goes to those who allocate on the same stream, at once unless another one uses
+// it.
 class Memory {
  public:
-  Memory() {
+  explicit Memory(Streams& streams) : streams_(streams) {
     const int file = memfd_create("simdev", 0);
     if (file < 0 || ftruncate(file, kBytes) != 0) throw std::runtime_error("simdev: no memory");
     device_ = static_cast<uint8_t*>(mmap(nullptr, kBytes, PROT_NONE, MAP_SHARED, file, 0));
@@ -23,9 +37,15 @@ class Memory {
     if (device_ == MAP_FAILED || mapped_ == MAP_FAILED) throw std::runtime_error("simdev: no memory");
   }
 
-  void* allocate(size_t bytes) {
+  void* allocate(size_t bytes, int64_t stream) {
     bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    std::vector<void*>& free = free_[bytes];
+    std::vector<void*>& free = free_[{stream, bytes}];
+    std::erase_if(leaving_, [&](void* pointer) {
+      const Block& block = blocks_[pointer];
+      if (!over(streams_, block.uses)) return false;
+      free_[{block.stream, block.bytes}].push_back(pointer);
+      return true;
+    });
     if (!free.empty()) {
       void* const pointer = free.back();
       free.pop_back();
@@ -34,11 +54,18 @@ class Memory {
     if (top_ + bytes > kBytes) throw std::runtime_error("simdev: out of memory");
     void* const pointer = device_ + top_;
     top_ += bytes;
-    sizes_[pointer] = bytes;
+    blocks_[pointer] = {bytes, stream, {}, {}};
     return pointer;
   }
 
-  void release(void* pointer) { free_[sizes_.at(pointer)].push_back(pointer); }
+  void used_on(void* pointer, int64_t stream) { blocks_.at(pointer).used_on.push_back(stream); }
+
+  void release(void* pointer) {
+    Block& block = blocks_.at(pointer);
+    block.uses.clear();
+    for (const int64_t stream : std::exchange(block.used_on, {})) block.uses.push_back(streams_.now(stream));
+    leaving_.push_back(pointer);
+  }
 
   // Where the device, which is code of this process too, reads and writes what has this address.
   uint8_t* on_device(const void* pointer) const {
@@ -52,11 +79,44 @@ class Memory {
  private:
   static constexpr size_t kBytes = size_t{1} << 30, kAlignment = 512;
 
+  struct Block {
+    size_t bytes;
+    int64_t stream;
+    std::vector<int64_t> used_on;
+    Uses uses;
+  };
+
+  Streams& streams_;
   uint8_t* device_;
   uint8_t* mapped_;
   size_t top_ = 0;
-  std::map<size_t, std::vector<void*>> free_;
-  std::map<void*, size_t> sizes_;
+  std::map<std::pair<int64_t, size_t>, std::vector<void*>> free_;
+  std::map<void*, Block> blocks_;
+  std::vector<void*> leaving_;
+};
+
+class PinnedMemory {
+ public:
+  explicit PinnedMemory(Streams& streams) : streams_(streams) {}
+
+  void* allocate(size_t bytes) {
+    void* const pointer = std::malloc(bytes == 0 ? 1 : bytes);
+    known_[pointer] = {};
+    return pointer;
+  }
+  bool holds(void* pointer) const { return known_.contains(pointer); }
+  void record(void* pointer, int64_t stream) { known_.at(pointer).push_back(streams_.now(stream)); }
+
+  void release(void* pointer) {
+    if (!over(streams_, known_.at(pointer))) return;  // never used again, which is simple
+    known_.erase(pointer);
+    // Kept while a copy may go there that should have been recorded: it will find that this is not held.
+    if (!streams_.delayed()) std::free(pointer);
+  }
+
+ private:
+  Streams& streams_;
+  std::map<void*, Uses> known_;
 };
 
 }  // namespace simdev

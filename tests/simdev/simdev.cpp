@@ -1,7 +1,8 @@
 // A simulated accelerator for tests, torch's device type PrivateUse1: memory that crashes the process if the
 // host reads it, and counts of all that goes between host and device. Kernels are PyTorch's own for the CPU,
-// run on the device's mapping of that memory. Everything is done at once, so order and time are not
-// simulated.
+// run on the device's mapping of that memory. Everything is done at once, unless the streams are delayed:
+// then copies and operations into given tensors are done when something waits for them, and any other
+// operation when it is called, after what its own stream holds.
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -11,42 +12,25 @@
 #include <ATen/ops/empty_strided.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/view_native.h>
-#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/library.h>
 
-#include <cstring>
-#include <map>
-#include <mutex>
-#include <set>
+#include <algorithm>
 #include <string>
 
-#include "memory.h"
+#include "guard.h"
 
 namespace {
 
-std::recursive_mutex mutex;
-std::map<std::string, int64_t> counts;
-
-void count(const std::string& what, int64_t by = 1) {
-  const std::lock_guard lock(mutex);
-  counts[what] += by;
-}
-
-simdev::Memory& memory() {
-  static auto* const made = new simdev::Memory;  // tensors may outlive everything else
-  return *made;
-}
-
-const at::Device kDevice(at::kPrivateUse1, 0);
+using namespace simdev;
 
 struct Allocator final : at::Allocator {
   at::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, nullptr, &release, kDevice};
     const std::lock_guard lock(mutex);
     count("alloc");
-    void* const pointer = memory().allocate(bytes);
+    void* const pointer = memory().allocate(bytes, current_stream);
     return {pointer, pointer, &release, kDevice};
   }
   static void release(void* pointer) {
@@ -60,26 +44,23 @@ struct Allocator final : at::Allocator {
 } allocator;
 REGISTER_ALLOCATOR(at::kPrivateUse1, &allocator);
 
-// Page-locked memory of the host, without which no copy is asynchronous.
 struct Pinned final : at::HostAllocator {
   at::DataPtr allocate(size_t bytes) override {
-    void* const pointer = std::malloc(bytes == 0 ? 1 : bytes);
     const std::lock_guard lock(mutex);
-    known().insert(pointer);
+    void* const pointer = pinned_memory().allocate(bytes);
     return {pointer, pointer, &release, at::Device(at::kCPU)};
   }
   static void release(void* pointer) {
     const std::lock_guard lock(mutex);
-    known().erase(pointer);
-    std::free(pointer);
+    pinned_memory().release(pointer);
   }
-  static std::set<void*>& known() {
-    static auto* const pointers = new std::set<void*>;
-    return *pointers;
+  bool record_event(void* pointer, void*, c10::Stream stream) override {
+    const std::lock_guard lock(mutex);
+    pinned_memory().record(pointer, stream.id());
+    return true;
   }
   at::DeleterFnPtr raw_deleter() const override { return &release; }
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
-  bool record_event(void*, void*, c10::Stream) override { return true; }
   void empty_cache() override {}
   at::HostStats get_stats() override { return {}; }
   void reset_accumulated_stats() override {}
@@ -95,41 +76,11 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   at::Allocator* getPinnedMemoryAllocator() const override { return &pinned; }
   bool isPinnedPtr(const void* pointer) const override {
     const std::lock_guard lock(mutex);
-    return Pinned::known().contains(const_cast<void*>(pointer));
+    return pinned_memory().holds(const_cast<void*>(pointer));
   }
 } hooks;
 
-thread_local c10::StreamId current_stream = 0;
-
-struct Guard final : c10::impl::DeviceGuardImplInterface {
-  static constexpr at::DeviceType static_type = at::kPrivateUse1;
-  static c10::Stream stream(c10::StreamId id) { return c10::Stream(c10::Stream::UNSAFE, kDevice, id); }
-  at::DeviceType type() const override { return static_type; }
-  at::Device exchangeDevice(at::Device) const override { return kDevice; }
-  at::Device getDevice() const override { return kDevice; }
-  void setDevice(at::Device) const override {}
-  void uncheckedSetDevice(at::Device) const noexcept override {}
-  at::DeviceIndex deviceCount() const noexcept override { return 1; }
-  c10::Stream getStream(at::Device) const override { return stream(current_stream); }
-  c10::Stream exchangeStream(c10::Stream other) const override {
-    const c10::StreamId before = current_stream;
-    current_stream = other.id();
-    return stream(before);
-  }
-  void record(void**, const c10::Stream&, const at::DeviceIndex, const c10::EventFlag) const override {
-    count("event record");
-  }
-  void block(void*, const c10::Stream&) const override {}
-  bool queryEvent(void*) const override {
-    count("event query");
-    return true;
-  }
-  void destroyEvent(void*, const at::DeviceIndex) const noexcept override {}
-  bool queryStream(const c10::Stream&) const override { return true; }
-  void synchronizeStream(const c10::Stream&) const override { count("sync"); }
-  void synchronizeEvent(void*) const override { count("sync"); }
-  void synchronizeDevice(const at::DeviceIndex) const override { count("sync"); }
-};
+using simdev::Guard;
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
 // What a kernel sees of a tensor: one of the CPU over the same memory.
@@ -158,11 +109,23 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_bloc
   const bool leaves = !to.is_privateuseone(), enters = !from.is_privateuseone();
   const std::string way = leaves ? "device to host" : enters ? "host to device" : "kernel";
   count(way);
-  if (leaves || enters) {
-    count(way + " bytes", static_cast<int64_t>(from.nbytes()));
-    if (!non_blocking || !hooks.isPinnedPtr((leaves ? to : from).storage().data())) count("sync");
+  void* const host = leaves || enters ? (leaves ? to : from).storage().mutable_data() : nullptr;
+  const bool waits = (leaves || enters) && !(non_blocking && hooks.isPinnedPtr(host));
+  if (leaves || enters) count(way + " bytes", static_cast<int64_t>(from.nbytes()));
+  // Without the tensors' memory, which may be another's by then.
+  const auto borrowed = [](const at::Tensor& tensor) {
+    if (tensor.is_privateuseone()) return seen_by_kernel(tensor);
+    return at::from_blob(tensor.data_ptr(), tensor.sizes(), tensor.strides(), tensor.options());
+  };
+  const auto copy = [to = borrowed(to), from = waits ? seen_by_kernel(from) : borrowed(from), host, waits] {
+    if (host != nullptr && !waits && !hooks.isPinnedPtr(host)) count("given back too early");
+    to.copy_(from);
+  };
+  streams().queue(current_stream, copy);
+  if (waits) {
+    count("sync");
+    streams().run(current_stream);
   }
-  seen_by_kernel(to).copy_(seen_by_kernel(from));
   return to;
 }
 
@@ -170,6 +133,7 @@ at::Scalar item(const at::Tensor& tensor) {
   count("device to host");
   count("device to host bytes", static_cast<int64_t>(tensor.element_size()));
   count("sync");
+  streams().run(current_stream);
   return seen_by_kernel(tensor).item();
 }
 
@@ -179,6 +143,7 @@ const at::Tensor& resize(const at::Tensor& self, c10::SymIntArrayRef size, std::
       at::detail::computeStorageNbytesContiguous(sizes, self.element_size(), self.storage_offset());
   at::Storage storage = self.storage();
   if (storage.nbytes() < bytes) {
+    streams().run(current_stream);
     at::DataPtr grown = allocator.allocate(bytes);
     if (storage.nbytes() > 0) allocator.copy_data(grown.get(), storage.data(), storage.nbytes());
     storage.set_data_ptr(std::move(grown));
@@ -188,6 +153,17 @@ const at::Tensor& resize(const at::Tensor& self, c10::SymIntArrayRef size, std::
   return self;
 }
 
+// The one argument that the operation writes to and returns, if that is what it does.
+std::optional<size_t> written(const c10::FunctionSchema& schema) {
+  const auto is_written = [](const c10::Argument& of) {
+    return of.alias_info() != nullptr && of.alias_info()->isWrite();
+  };
+  const std::vector<c10::Argument>& given = schema.arguments();
+  const auto found = std::find_if(given.begin(), given.end(), is_written);
+  if (found == given.end() || schema.returns().size() != 1 || !is_written(schema.returns()[0])) return {};
+  return static_cast<size_t>(found - given.begin());
+}
+
 // Any other operation is a kernel. One whose result's size depends on data waits for it.
 void kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   count("kernel");
@@ -195,13 +171,15 @@ void kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stac
     count("device to host");
     count("sync");
   }
+  const size_t arguments = op.schema().arguments().size(), returns = op.schema().returns().size();
+  const std::optional<size_t> place = written(op.schema());
+  const at::Tensor result = place ? (*stack)[stack->size() - arguments + *place].toTensor() : at::Tensor();
   std::vector<std::pair<at::Tensor, at::Tensor>> given;
   const auto enter = [&given](const at::Tensor& tensor) {
     at::Tensor inside = seen_by_kernel(tensor);
     if (tensor.defined() && tensor.is_privateuseone()) given.emplace_back(inside, tensor);
     return inside;
   };
-  const size_t arguments = op.schema().arguments().size(), returns = op.schema().returns().size();
   for (size_t i = stack->size() - arguments; i < stack->size(); ++i) {
     c10::IValue& value = (*stack)[i];
     if (value.isTensor()) {
@@ -215,6 +193,15 @@ void kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stac
       value = at::Device(at::kCPU);
     }
   }
+  if (place) {
+    torch::jit::Stack own(stack->end() - static_cast<std::ptrdiff_t>(arguments), stack->end());
+    torch::jit::drop(*stack, arguments);
+    torch::jit::push(*stack, result);
+    return streams().queue(current_stream, [op, own]() mutable {
+      op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &own);
+    });
+  }
+  streams().run(current_stream);
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
   for (size_t i = stack->size() - returns; i < stack->size(); ++i) {
     if (!(*stack)[i].isTensor() || !(*stack)[i].toTensor().defined()) continue;
@@ -266,6 +253,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   at::RegisterPrivateUse1HooksInterface(&hooks);
   module.def("counts", [] { return counts; });
   module.def("reset", [] { counts.clear(); });
+  module.def("set_stream", [](int64_t id) { return std::exchange(current_stream, id); });
+  module.def("set_delayed", [](bool on) { streams().set_delayed(on); });
+  module.def("set_capturing", [](bool on) { capturing = on; });
+  module.def("hold", [] { set_ending(Ending::WhenLetGo); });
+  module.def("let_go", [] { set_ending(Ending::Soon); });
+  module.def("fail", [] { set_ending(Ending::Error); });
   module.def("peek", [](uintptr_t address) {  // what the host must not do
     return static_cast<int>(*reinterpret_cast<volatile uint8_t*>(address));
   });

@@ -1,0 +1,60 @@
+// The streams of the simulated device. Delayed, what is queued on one is done no sooner than something waits
+// for it, so that whatever nobody put in order is done in the wrong one.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+
+namespace simdev {
+
+// Reached when so much of what was queued on a stream is done.
+struct Point {
+  int64_t stream = 0;
+  uint64_t count = 0;
+};
+
+class Streams {
+ public:
+  void queue(int64_t stream, std::function<void()> work) {
+    if (!delayed_) return work();
+    streams_[stream].work.push_back(std::move(work));
+  }
+
+  Point now(int64_t stream) {
+    const Stream& at = streams_[stream];
+    return {stream, at.done + at.work.size()};
+  }
+  bool reached(const Point& point) { return streams_[point.stream].done >= point.count; }
+
+  void run_to(const Point& point) {
+    Stream& at = streams_[point.stream];
+    while (at.done < point.count) {
+      const std::function<void()> next = std::move(at.work.front());
+      at.work.pop_front();
+      ++at.done;
+      next();
+    }
+  }
+  void run(int64_t stream) { run_to(now(stream)); }
+  void run_all() {
+    for (const auto& [id, stream] : streams_) run(id);
+  }
+
+  bool delayed() const { return delayed_; }
+  void set_delayed(bool on) {
+    run_all();
+    delayed_ = on;
+  }
+
+ private:
+  struct Stream {
+    std::deque<std::function<void()>> work;
+    uint64_t done = 0;
+  };
+  std::map<int64_t, Stream> streams_;
+  bool delayed_ = false;
+};
+
+}  // namespace simdev
