@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -280,14 +282,24 @@ def test_settings_are_checked(arguments: dict[str, Any]) -> None:
         Codec(**arguments)
 
 
-def test_one_codec_in_many_threads() -> None:
+@pytest.fixture
+def _restless() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_restless")
+@pytest.mark.parametrize("point", [Point, lambda i, tensor: [i, tensor]])
+def test_one_codec_in_many_threads(point: Any) -> None:
     codec = Codec()
     failures: list[Any] = []
 
     def work(number: int) -> None:
         tensor = torch.full((3,), number)
-        for i in range(500):
-            value = {"n": number, "i": i, "t": tensor, "p": Point(i, tensor)}
+        for i in range(2000):
+            value = {"n": number, "i": i, "t": tensor, "p": point(i, tensor)}
             if not same(codec.unpack(codec.pack(value)), value):
                 failures.append(value)
 
@@ -297,7 +309,19 @@ def test_one_codec_in_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert codec.stats.frames == 2000
+    assert codec.stats.frames == 8000
+
+
+def test_the_end_of_a_frame_may_run_code_that_packs() -> None:
+    """What was packed used to get the numbers of what that code packed."""
+    codec, inner = Codec(), []
+    for number in range(3):
+        packed = codec.pack(["text", number])
+    watch = weakref.ref(packed[-1], lambda _: inner.append(codec.pack(["text", 99])))
+    del packed
+    packed = codec.pack(["text", 5])
+    assert watch() is None
+    assert [unpack(each) for each in (packed, *inner)] == [["text", 5], ["text", 99]]
 
 
 class Reentrant(Point):

@@ -50,14 +50,14 @@ bool Remembered::holds_values(const std::vector<uint8_t>& values, at::Device dev
 
 Ref Remembered::renew(const frame::Writer& bytes, const frame::Header& header, at::Device device,
                       size_t capacity) {
-  frame_ = {};
+  const Ref old = std::move(frame_);
   header_ = header;
   bytes_.assign(bytes.data(), bytes.data() + bytes.size());
   return make(device, capacity);
 }
 
 Ref Remembered::renew(const std::vector<uint8_t>& values, at::Device device, size_t capacity) {
-  frame_ = {};
+  const Ref old = std::move(frame_);
   std::copy(values.begin(), values.end(), bytes_.data() + header_.values_begin());
   return make(device, capacity);
 }
@@ -85,9 +85,14 @@ std::shared_ptr<Remembered> Frames::find(const frame::Writer& bytes, const frame
 }
 
 std::shared_ptr<Remembered> Frames::add(const frame::Header& header) {
-  if (known_.size() == kKept) known_.pop_back();
-  known_.insert(known_.begin(), std::make_shared<Remembered>(header));
-  return known_.front();
+  std::shared_ptr<Remembered> last;
+  if (known_.size() == kKept) {
+    last = std::move(known_.back());
+    known_.pop_back();
+  }
+  std::shared_ptr<Remembered> added = std::make_shared<Remembered>(header);
+  known_.insert(known_.begin(), added);
+  return added;
 }
 
 const std::shared_ptr<Remembered>& Frames::use(size_t index) {

@@ -53,8 +53,9 @@ class Remembered {
   uint64_t makes_ = 0;
 };
 
-// The few that were used last. Whatever may run Python code may change them too, and every allocation of an
-// object may, through the garbage collector.
+// The few that were used last. Whatever may run Python code, or let other threads run, may change them too:
+// every allocation of an object may, through the garbage collector, and so may the end of a tensor. Tensors
+// are therefore let go of last.
 class Frames {
  public:
   // The one of this structure, made the first; null where it is not known.

@@ -3,6 +3,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "csrc/codec/errors.h"
@@ -30,8 +31,13 @@ void Verifier::Expected::join_current_stream() {
   stream = *current;
 }
 
-void Verifier::Expected::confirm(uint64_t end) {
-  for (; known < end; ++known) unread.pop_front();
+std::vector<at::Tensor> Verifier::Expected::take(uint64_t end) {
+  std::vector<at::Tensor> taken;
+  for (; known < end; ++known) {
+    taken.push_back(std::move(unread.front()));
+    unread.pop_front();
+  }
+  return taken;
 }
 
 bool Verifier::Expected::wait() {
@@ -42,39 +48,42 @@ bool Verifier::Expected::wait() {
 }
 
 std::optional<Checked> Verifier::expect(const at::Tensor& frame, const std::string& codec) {
-  if (!expected_ || !device::current_stream(frame.device())) return std::nullopt;
-  const auto used = static_cast<int64_t>(expected_->frame.plan->layout.header.used);
-  const at::Tensor& on_device = expected_->on_device;
+  if (!device::current_stream(frame.device())) return std::nullopt;
+  if (expected_) poll(codec);
+  const std::shared_ptr<Expected> expected = expected_;
+  if (!expected) return std::nullopt;
+  const auto used = static_cast<int64_t>(expected->frame.plan->layout.header.used);
+  const at::Tensor& on_device = expected->on_device;
   if (frame.device() != on_device.device() || frame.numel() < used || !frame.is_contiguous()) {
     check(codec);
     return std::nullopt;
   }
-  poll(codec);
-  Expected& expected = *expected_;
-  expected.join_current_stream();
-  device::compare(frame.narrow(0, 0, on_device.numel()), on_device, expected.verdict);
-  expected.unread.push_back(frame);
-  if (!expected.outcome && !frame.is_cpu()) {
-    expected.outcome.emplace(device::as_bytes(expected.verdict));
-    expected.covered = expected.end();
+  expected->join_current_stream();
+  device::compare(frame.narrow(0, 0, on_device.numel()), on_device, expected->verdict);
+  expected->unread.push_back(frame);
+  ++frames_;
+  if (!expected->outcome && !frame.is_cpu()) {
+    expected->outcome.emplace(device::as_bytes(expected->verdict));
+    expected->covered = expected->end();
   }
-  return expected.frame;
+  return expected->frame;
 }
 
 // Looks at what is known of the outcome by now.
 void Verifier::poll(const std::string& codec) {
-  Expected& expected = *expected_;
-  if (expected.verdict.is_cpu()) {
-    if (is_set(expected.verdict)) refuse(expected_, codec);
-    expected.confirm(expected.end());
-  } else if (expected.outcome && expected.outcome->done()) {
-    if (is_set(*expected.outcome)) refuse(expected_, codec);
-    expected.confirm(expected.covered);
-    expected.outcome.reset();
+  const std::shared_ptr<Expected> expected = expected_;
+  if (expected->verdict.is_cpu()) {
+    expected->covered = expected->end();
+  } else if (!expected->outcome || !expected->outcome->done()) {
+    return;
   }
+  if (expected->outcome ? is_set(*expected->outcome) : is_set(expected->verdict)) refuse(expected, codec);
+  expected->outcome.reset();
+  const std::vector<at::Tensor> right = expected->take(expected->covered);
 }
 
 void Verifier::learn(const at::Tensor& frame, const Checked& read) {
+  ++frames_;
   if (expected_ && !expected_->unread.empty()) return;  // another thread's, since this one began to read
   forget();
   const frame::Header& header = read.plan->layout.header;
@@ -89,21 +98,21 @@ void Verifier::learn(const at::Tensor& frame, const Checked& read) {
   expected_ = std::make_shared<Expected>(Expected{{on_host, read.plan},
                                                   on_device,
                                                   at::zeros({1}, on_device.options().dtype(at::kInt)),
-                                                  device::current_stream(frame.device()).value()});
+                                                  device::current_stream(frame.device()).value(),
+                                                  frames_});
 }
 
 void Verifier::check(const std::string& codec) {
   const std::shared_ptr<Expected> expected = expected_;
-  if (!expected) return;
-  const uint64_t end = expected->end();
-  if (!expected->unread.empty() && expected->wait()) refuse(expected, codec);
-  expected->confirm(end);
-  expected->checked = end;
+  const uint64_t end = expected ? expected->end() : frames_;  // others may come while this waits
+  if (expected && !expected->unread.empty() && expected->wait()) refuse(expected, codec);
+  checked_ = std::max(checked_, end);
+  const std::vector<at::Tensor> right = expected ? expected->take(end) : std::vector<at::Tensor>();
 }
 
 void Verifier::refuse(std::shared_ptr<Expected> expected, const std::string& codec) {
-  const std::deque<at::Tensor> unread = expected->unread;
-  const uint64_t first = expected->known - expected->checked;
+  const uint64_t first = expected->known - std::min(expected->known, checked_);
+  const std::vector<at::Tensor> unread = expected->take(expected->end());
   const device::HostFrame& taken_for = expected->frame.bytes;
   if (expected == expected_) forget();
   for (size_t i = 0; i < unread.size(); ++i) {
@@ -119,5 +128,7 @@ void Verifier::refuse(std::shared_ptr<Expected> expected, const std::string& cod
   raise(structure::known().frame_error,
         codec + ": a frame was not what it was taken for when it arrived, and is now: it was written into");
 }
+
+void Verifier::forget() { const std::shared_ptr<Expected> old = std::move(expected_); }
 
 }  // namespace pipecodec::codec

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "csrc/codec/unpacker.h"
 #include "csrc/device/transfer.h"
@@ -38,7 +39,7 @@ class Verifier {
   // not.
   void check(const std::string& codec);
 
-  void forget() { expected_.reset(); }
+  void forget();
 
  private:
   // What frames are taken for, and which of them are known to be that.
@@ -48,17 +49,18 @@ class Verifier {
     at::Tensor verdict;    // one int32 beside them, 0 while all is well
     int64_t stream;        // behind which all is queued that concerns the two
 
-    std::deque<at::Tensor> unread{};  // frames whose verdict is not known
-    uint64_t known = 0;               // those before them
-    uint64_t checked = 0;             // those before the last check
+    uint64_t known;                   // the number of frames whose verdict is
+    std::deque<at::Tensor> unread{};  // those after them
 
     std::optional<device::Download> outcome{};  // of the verdict
     uint64_t covered = 0;                       // it is about the frames before this one
 
     uint64_t end() const { return known + unread.size(); }
     void join_current_stream();
-    void confirm(uint64_t end);  // the frames before that one
-    bool wait();                 // for the verdict on all of them
+    bool wait();  // for the verdict on all of them
+    // The frames before that one, which are right. To be let go of last: the end of a tensor may run Python
+    // code, or let other threads run, that use this very verifier.
+    std::vector<at::Tensor> take(uint64_t end);
   };
 
   void poll(const std::string& codec);
@@ -66,6 +68,8 @@ class Verifier {
 
   Read read_;
   bool static_values_;
+  uint64_t frames_ = 0;                 // that came, read or not
+  uint64_t checked_ = 0;                // those before the last check
   std::shared_ptr<Expected> expected_;  // another may be in its place after each wait, by another thread
 };
 
