@@ -129,12 +129,12 @@ def test_another_frame_of_another_stream_is_found(late: Device, checking: int) -
             receiver.unpack((value[0], frame.clone()))
     with (
         late.stream(checking),
-        pytest.raises(StructureChangedError, match="frame 1 .* TUPLE of 1 now and was LIST of 1"),
+        pytest.raises(StructureChangedError, match="frame 2 .* TUPLE of 1 now and was LIST of 1"),
     ):
         receiver.check()
 
 
-def test_a_forgotten_verdict_is_written_to_no_more(late: Device) -> None:
+def test_the_verdict_of_a_codec_that_is_gone_is_written_to_no_more(late: Device) -> None:
     value = on_device([torch.ones(2)])
     with late.stream(1):
         sender, receiver = expecting(value)
@@ -143,7 +143,7 @@ def test_a_forgotten_verdict_is_written_to_no_more(late: Device) -> None:
     with late.stream(2):
         receiver.unpack((value[0], wrong))
     with late.stream(1):
-        receiver.reset()
+        del receiver
         others = [torch.zeros(1, dtype=torch.int32, device="sim") for _ in range(8)]
         torch.accelerator.synchronize()
     assert [other.item() for other in others] == [0] * 8

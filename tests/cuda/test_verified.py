@@ -49,7 +49,7 @@ def test_another_frame_is_found_behind_a_busy_gpu() -> None:
         torch.cuda._sleep(BUSY // 4)
         for tensors in (right, wrong, right):
             receiver.unpack(tensors)
-    with pytest.raises(StructureChangedError, match="frame 1 .* TUPLE of 2 now and was LIST of 2"):
+    with pytest.raises(StructureChangedError, match="frame 2 .* TUPLE of 2 now and was LIST of 2"):
         receiver.check()
 
 
