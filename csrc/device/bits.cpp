@@ -21,18 +21,36 @@ at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Devic
   return at::empty(sizes(shape), at::TensorOptions().dtype(dtype).device(device));
 }
 
-// What the tensors' bits become in a buffer from `to` on, `bytes` in all: between the spans stand zeros.
-// `sources` keeps the memory that the pieces read.
-void add_pieces(std::vector<Piece>& pieces, std::vector<at::Tensor>& sources, uint8_t* to, uint64_t bytes,
-                at::Device device, std::span<const at::Tensor> tensors, std::span<const Span> spans) {
+bool in_order(const at::Tensor& tensor) {
+  return !tensor.is_conj() && !tensor.is_neg() && tensor.is_contiguous();
+}
+
+// A tensor of the buffer's device whose elements are not in order, in one pass.
+void put_in_order(const at::Tensor& buffer, uint64_t place, const at::Tensor& tensor) {
+  const at::IntArrayRef shape = tensor.sizes();
+  over_bytes(buffer, place, static_cast<frame::DType>(tensor.scalar_type()), {shape.data(), shape.size()})
+      .copy_(tensor.detach());
+}
+
+// What the tensors' bits become in the buffer from byte `begin` on: between the spans stand zeros. What is
+// not in order is copied at once. `sources` keeps the memory that the pieces read.
+void add_pieces(std::vector<Piece>& pieces, std::vector<at::Tensor>& sources, const at::Tensor& buffer,
+                uint64_t begin, std::span<const at::Tensor> tensors, std::span<const Span> spans) {
+  uint8_t* const to = static_cast<uint8_t*>(buffer.mutable_data_ptr()) + begin;
+  const uint64_t bytes = buffer.nbytes() - begin;
   pieces.push_back({nullptr, to, 0, bytes});
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
-    const at::Tensor& source = sources.emplace_back(bytes_on(tensors[i], device));
     uint8_t* const place = to + spans[i].place;
+    const uint64_t rest = static_cast<uint64_t>(to + bytes - place);
     pieces.back().room = static_cast<uint64_t>(place - pieces.back().to);
-    pieces.push_back({static_cast<const uint8_t*>(source.const_data_ptr()), place, spans[i].bytes,
-                      static_cast<uint64_t>(to + bytes - place)});
+    if (tensors[i].device() == buffer.device() && !in_order(tensors[i])) {
+      put_in_order(buffer, begin + spans[i].place, tensors[i]);
+      pieces.push_back({nullptr, place + spans[i].bytes, 0, rest - spans[i].bytes});
+      continue;
+    }
+    const at::Tensor& source = sources.emplace_back(bytes_on(tensors[i], buffer.device()));
+    pieces.push_back({static_cast<const uint8_t*>(source.const_data_ptr()), place, spans[i].bytes, rest});
   }
 }
 
@@ -40,9 +58,20 @@ void copy_each(const at::Tensor& buffer, uint64_t begin, std::span<const at::Ten
                std::span<const Span> spans) {
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
-    buffer.narrow(0, static_cast<int64_t>(begin + spans[i].place), static_cast<int64_t>(spans[i].bytes))
+    const uint64_t place = begin + spans[i].place;
+    if (tensors[i].device() == buffer.device() && !in_order(tensors[i])) {
+      put_in_order(buffer, place, tensors[i]);
+      continue;
+    }
+    buffer.narrow(0, static_cast<int64_t>(place), static_cast<int64_t>(spans[i].bytes))
         .copy_(bytes_on(tensors[i], buffer.device()), /*non_blocking=*/true);
   }
+}
+
+// True where the tensors' bits leave room for zeros.
+bool has_gaps(std::span<const at::Tensor> tensors, std::span<const Span> spans, uint64_t bytes) {
+  for (size_t i = 0; i < spans.size(); ++i) bytes -= tensors[i].defined() ? spans[i].bytes : 0;
+  return bytes != 0;
 }
 
 }  // namespace
@@ -77,7 +106,7 @@ bool has_memory(const at::Tensor& tensor) {
 }
 
 at::Tensor plain(const at::Tensor& tensor) {
-  if (!tensor.is_conj() && !tensor.is_neg() && tensor.is_contiguous()) return tensor.detach();
+  if (in_order(tensor)) return tensor.detach();
   return tensor.detach().resolve_conj().resolve_neg().contiguous();
 }
 
@@ -118,7 +147,9 @@ at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spa
       if (span.bytes == 0) continue;
       std::memset(out + end, 0, span.place - end);
       end = span.place + span.bytes;
-      if (tensors[i].defined()) {
+      if (tensors[i].defined() && tensors[i].is_cpu() && !in_order(tensors[i])) {
+        put_in_order(buffer, span.place, tensors[i]);
+      } else if (tensors[i].defined()) {
         std::memcpy(out + span.place, plain(tensors[i].cpu()).const_data_ptr(), span.bytes);
       } else {
         std::memset(out + span.place, 0, span.bytes);
@@ -130,11 +161,10 @@ at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spa
   if (const Kernels* const own = kernels(device)) {
     std::vector<Piece> pieces;
     std::vector<at::Tensor> sources;
-    add_pieces(pieces, sources, static_cast<uint8_t*>(buffer.mutable_data_ptr()), bytes, device, tensors,
-               spans);
+    add_pieces(pieces, sources, buffer, 0, tensors, spans);
     own->copy(device, pieces);
   } else {
-    buffer.zero_();
+    if (has_gaps(tensors, spans, bytes)) buffer.zero_();
     copy_each(buffer, 0, tensors, spans);
   }
   return buffer;
@@ -153,7 +183,7 @@ at::Tensor with_bits(const at::Tensor& bytes, uint64_t begin, std::span<const at
   auto* const to = static_cast<uint8_t*>(made.mutable_data_ptr());
   std::vector<Piece> pieces = {{static_cast<const uint8_t*>(bytes.const_data_ptr()), to, begin, begin}};
   std::vector<at::Tensor> sources;
-  add_pieces(pieces, sources, to + begin, bytes.nbytes() - begin, bytes.device(), tensors, spans);
+  add_pieces(pieces, sources, made, begin, tensors, spans);
   own->copy(bytes.device(), pieces);
   return made;
 }
