@@ -141,6 +141,14 @@ PYBIND11_MODULE(_C, m) {
       return structure::Ref::share(Py_None);
     });
   });
+  m.def("holders", [](const py::object& of) {
+    size_t count = 0;
+    call("holders", [&] {
+      count = tensor(of).storage().use_count();
+      return structure::Ref::share(Py_None);
+    });
+    return count;
+  });
   m.def("send", &send);
   m.def("receive", &receive);
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -144,6 +144,10 @@ class TunnelCodec(Codec):
     settled: bool = False
     """True once a value was sent, until ``reset``."""
 
+    take_gradient: Callable[[Tensor], bool] | None = None
+    """Called in backward with the gradient of a tunnel with one leaf, a tensor that may share its
+    memory with the leaf's gradient if it returns True: nobody else uses it from then on."""
+
     def pack(self, obj: Any, device: torch.device | str | int | None = None) -> tuple[Tensor, ...]:
         """Pack a value; see the class for the tensors."""
         return self.send(obj, None, device)
@@ -171,7 +175,7 @@ class TunnelCodec(Codec):
         self.settled = True
         if token is None:
             token = torch.zeros(0, device=frame.device, requires_grad=torch.is_grad_enabled())
-        return (enter_tunnel(tunnel, token, leaves), *slots, frame)
+        return (enter_tunnel(tunnel, token, leaves, self.take_gradient), *slots, frame)
 
     def receive(
         self, tensors: Sequence[Tensor], reuse: bool = True, known: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -18,13 +19,20 @@ __all__ = ["enter_tunnel", "leave_tunnel"]
 # gradient. In particular a tunnel must be used once, since autograd adds the gradients of two uses.
 
 
-def enter_tunnel(tunnel: _C.Tunnel, token: Tensor, leaves: tuple[Tensor, ...]) -> Tensor:
+def enter_tunnel(
+    tunnel: _C.Tunnel,
+    token: Tensor,
+    leaves: tuple[Tensor, ...],
+    take_gradient: Callable[[Tensor], bool] | None = None,
+) -> Tensor:
     """Return the 1-D float32 tensor that holds the bits of ``leaves``.
 
     Its gradient holds the bits of theirs, and reaches ``token`` (as zeros) in any case. A lone
-    contiguous leaf of a multiple of 16 bytes is not copied: the tunnel shares its memory.
+    contiguous leaf of a multiple of 16 bytes is not copied: the tunnel shares its memory. Nor is
+    its gradient where ``take_gradient``, which is given the tunnel's, says that nobody else will
+    use that tensor's memory.
     """
-    return cast(Tensor, _Entry.apply(tunnel, token, *leaves))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Entry.apply(tunnel, token, take_gradient, *leaves))  # type: ignore[no-untyped-call]
 
 
 def leave_tunnel(
@@ -53,17 +61,26 @@ class _Entry(Function):
     """Leaves to tunnel; backward: the tunnel's gradient to the leaves' gradients."""
 
     @staticmethod
-    def forward(ctx: Any, tunnel: _C.Tunnel, token: Tensor, *leaves: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        tunnel: _C.Tunnel,
+        token: Tensor,
+        take_gradient: Callable[[Tensor], bool] | None,
+        *leaves: Tensor,
+    ) -> Tensor:
         ctx.tunnel, ctx.token = tunnel, token.new_zeros(token.shape)
+        ctx.take_gradient = take_gradient
         return tunnel.gather(leaves, token.device, True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[2:]
-        # Copies: the gradient is the engine's buffer, and what is returned may become a .grad.
-        leaves = ctx.tunnel.scatter(gradient, False)
-        return (None, ctx.token, *(g if w else None for g, w in zip(leaves, wanted, strict=True)))
+        wanted = ctx.needs_input_grad[3:]
+        # Else copies: the gradient is the engine's buffer, and what is returned may become a .grad.
+        own = len(wanted) == 1 and ctx.take_gradient is not None and ctx.take_gradient(gradient)
+        leaves = ctx.tunnel.scatter(gradient, own)
+        gradients = (g if w else None for g, w in zip(leaves, wanted, strict=True))
+        return (None, ctx.token, None, *gradients)
 
 
 class _Exit(Function):

@@ -8,21 +8,23 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from benchmarks.realistic import realistic
 from benchmarks.structures import Structure, synthetic
-from pipecodec import Codec, origin, partition_modules
+from pipecodec import Codec, partition_modules
 from pipecodec.deepspeed import DeepSpeedPipeStageWrapper
 from pipecodec.deepspeed.batch import packing_batch_fn
 
 from .corpus import same
 from .simdev import Device, load
+from .simdev.__main__ import table
+from .simdev.steady import on_device, on_host, origin_receive, origin_send
 
 STRUCTURES = {structure.name: structure for structure in (*synthetic(), *realistic())}
 WORD = 4
@@ -37,20 +39,6 @@ pytestmark = pytest.mark.simdev
 @pytest.fixture(scope="module")
 def device() -> Device:
     return load()
-
-
-def on_device(value: Any) -> Any:
-    """Return the value with its tensors on the device, in the same strides, as leaves."""
-
-    def moved(leaf: torch.Tensor) -> torch.Tensor:
-        there = leaf.detach().to("sim")
-        return there.requires_grad_(leaf.requires_grad)
-
-    return pytree.tree_map_only(torch.Tensor, moved, value)
-
-
-def on_host(value: Any) -> Any:
-    return pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.detach().cpu(), value)
 
 
 def counted(device: Device, call: Any) -> tuple[Any, dict[str, int]]:
@@ -103,22 +91,13 @@ def test_numbers_that_may_differ_are_read_and_nothing_else_is(device: Device, na
     assert receiver.stats.reads == 3
 
 
-def the_origin(value: Any) -> Any:
-    """Send and receive by the functions of the file that this project grew out of."""
-    metadata, tensors = origin.flatten(value, torch.device("sim"))
-    text = list(origin.encode_metadata(metadata).encode())
-    frame = torch.tensor(text, dtype=torch.uint8, device="sim")
-    received = frame.cpu().numpy().tobytes().decode()
-    return origin.unflatten(tensors, origin.decode_metadata(received))
-
-
 @pytest.mark.parametrize(("name", "scalars"), [("S1", 1), ("S2", 4), ("S3", 1), ("S5", 0)])
 def test_the_origin_copies_and_waits_for_each_number_and_for_its_text(
     device: Device, name: str, scalars: int
 ) -> None:
     value = on_device(STRUCTURES[name].value)
     for _ in range(2):
-        _, counts = counted(device, lambda: the_origin(value))
+        _, counts = counted(device, lambda: origin_receive(origin_send(value)))
         assert counts[TO_DEVICE] == scalars + 1
         assert counts[WAITS] >= counts[TO_DEVICE] + 1
 
@@ -199,3 +178,31 @@ def test_the_host_cannot_read_the_device() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code])
     assert ended.returncode == -signal.SIGSEGV
+
+
+def test_each_leaf_is_copied_once(device: Device) -> None:
+    """In whatever order its elements are; and zeros are written only where there is room."""
+
+    def packing(*leaves: torch.Tensor) -> dict[str, int]:
+        value = [leaf.requires_grad_() for leaf in leaves]
+        Codec(transport="tunnel").pack(value)
+        device.reset()
+        tunnel, _ = Codec(transport="tunnel").pack(value)
+        counts = device.counts("kernel", "alloc")
+        bits = [on_host(leaf).contiguous().view(torch.uint8).flatten() for leaf in leaves]
+        size = on_host(tunnel).view(torch.uint8)
+        padded = [torch.nn.functional.pad(each, (0, -len(each) % 16)) for each in bits]
+        assert torch.equal(size, torch.cat(padded))
+        return counts
+
+    def matrix(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape).to("sim")
+
+    in_order = packing(matrix(4, 4), matrix(4, 4))
+    assert packing(matrix(4, 4).t(), matrix(4, 1).expand(4, 4)) == in_order
+    assert packing(matrix(2, 3), matrix(4, 4))["kernel"] == in_order["kernel"] + 1
+
+
+def test_the_page_shows_what_is_counted() -> None:
+    page = Path(__file__).resolve().parents[1] / "docs" / "gpu.md"
+    assert table() in page.read_text()

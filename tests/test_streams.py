@@ -12,7 +12,7 @@ import torch
 from pipecodec import Codec, FrameError, StructureChangedError
 
 from .simdev import Device, load
-from .test_round_trips import on_device, on_host
+from .simdev.steady import on_device, on_host
 
 LARGE = "x" * 5000
 EARLY = "given back too early"

@@ -84,13 +84,19 @@ def _micro_batch(case: Case, sender: TunnelCodec, receiver: TunnelCodec) -> dict
 
 
 def peaks(rank: Rank, stages: int) -> dict[str, dict[str, Allocated]]:
-    """Run in every rank: what this stage takes in a steady step of the engine, by case and way."""
+    """Run in every rank: what this stage takes in a steady step of the engine, by case and way.
+
+    At its peak that includes the buffer for gradients that the engine keeps from step to step.
+    """
     found: dict[str, dict[str, Allocated]] = {}
     for case in STORED:
         for way in (BY_HAND, PIPECODEC):
             engine = engine_of(way, case, stages)
             engine.train_batch(batches())
             engine.train_batch(batches())
-            with allocations() as found.setdefault(case.name, {})[way]:
+            kept = sum(buffer.nbytes for buffer in engine.grad_layer or ())
+            with allocations() as allocated:
                 engine.train_batch(batches())
+            found.setdefault(case.name, {})[way] = allocated
+            allocated.peak += kept
     return found

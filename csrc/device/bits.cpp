@@ -21,15 +21,30 @@ at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Devic
   return at::empty(sizes(shape), at::TensorOptions().dtype(dtype).device(device));
 }
 
+bool in_order(const at::Tensor& tensor) {
+  return !tensor.is_conj() && !tensor.is_neg() && tensor.is_contiguous();
+}
+
+// A tensor of the buffer's device whose elements are not in order, in one pass.
+void put_in_order(const at::Tensor& buffer, uint64_t place, const at::Tensor& tensor) {
+  const at::IntArrayRef shape = tensor.sizes();
+  over_bytes(buffer, place, static_cast<frame::DType>(tensor.scalar_type()), {shape.data(), shape.size()})
+      .copy_(tensor.detach());
+}
+
 // Fills the buffer: with what is placed already, the tensors' bits from byte `begin` on, and zeros.
 void copy_pieces(const Kernels& own, const at::Tensor& buffer, std::vector<Placed> placed, uint64_t begin,
                  std::span<const at::Tensor> tensors, std::span<const Span> spans) {
   std::vector<at::Tensor> sources;  // until they are read by what is queued then
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
-    const at::Tensor& source = sources.emplace_back(bytes_on(tensors[i], buffer.device()));
-    placed.push_back(
-        {static_cast<const uint8_t*>(source.const_data_ptr()), begin + spans[i].place, spans[i].bytes});
+    Placed& leaf = placed.emplace_back(Placed{nullptr, begin + spans[i].place, spans[i].bytes});
+    if (tensors[i].device() == buffer.device() && !in_order(tensors[i])) {
+      put_in_order(buffer, leaf.place, tensors[i]);
+    } else {
+      sources.push_back(bytes_on(tensors[i], buffer.device()));
+      leaf.from = static_cast<const uint8_t*>(sources.back().const_data_ptr());
+    }
   }
   own.copy(buffer.device(), tile(static_cast<uint8_t*>(buffer.mutable_data_ptr()), buffer.nbytes(), placed));
 }
@@ -38,9 +53,20 @@ void copy_each(const at::Tensor& buffer, uint64_t begin, std::span<const at::Ten
                std::span<const Span> spans) {
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
-    buffer.narrow(0, static_cast<int64_t>(begin + spans[i].place), static_cast<int64_t>(spans[i].bytes))
+    const uint64_t place = begin + spans[i].place;
+    if (tensors[i].device() == buffer.device() && !in_order(tensors[i])) {
+      put_in_order(buffer, place, tensors[i]);
+      continue;
+    }
+    buffer.narrow(0, static_cast<int64_t>(place), static_cast<int64_t>(spans[i].bytes))
         .copy_(bytes_on(tensors[i], buffer.device()), /*non_blocking=*/true);
   }
+}
+
+// True where the tensors' bits leave room for zeros.
+bool has_gaps(std::span<const at::Tensor> tensors, std::span<const Span> spans, uint64_t bytes) {
+  for (size_t i = 0; i < spans.size(); ++i) bytes -= tensors[i].defined() ? spans[i].bytes : 0;
+  return bytes != 0;
 }
 
 }  // namespace
@@ -75,7 +101,7 @@ bool has_memory(const at::Tensor& tensor) {
 }
 
 at::Tensor plain(const at::Tensor& tensor) {
-  if (!tensor.is_conj() && !tensor.is_neg() && tensor.is_contiguous()) return tensor.detach();
+  if (in_order(tensor)) return tensor.detach();
   return tensor.detach().resolve_conj().resolve_neg().contiguous();
 }
 
@@ -116,7 +142,9 @@ at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spa
       if (span.bytes == 0) continue;
       std::memset(out + end, 0, span.place - end);
       end = span.place + span.bytes;
-      if (tensors[i].defined()) {
+      if (tensors[i].defined() && tensors[i].is_cpu() && !in_order(tensors[i])) {
+        put_in_order(buffer, span.place, tensors[i]);
+      } else if (tensors[i].defined()) {
         std::memcpy(out + span.place, plain(tensors[i].cpu()).const_data_ptr(), span.bytes);
       } else {
         std::memset(out + span.place, 0, span.bytes);
@@ -128,7 +156,7 @@ at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spa
   if (const Kernels* const own = kernels(device)) {
     copy_pieces(*own, buffer, {}, 0, tensors, spans);
   } else {
-    buffer.zero_();
+    if (has_gaps(tensors, spans, bytes)) buffer.zero_();
     copy_each(buffer, 0, tensors, spans);
   }
   return buffer;

@@ -17,7 +17,7 @@ struct Piece {
   uint64_t room;
 };
 
-// Bytes that are to stand at a place in a buffer.
+// Bytes that are to stand at a place in a buffer; null where they do already.
 struct Placed {
   const uint8_t* from;
   uint64_t place;
@@ -31,7 +31,8 @@ inline std::vector<Piece> tile(uint8_t* to, uint64_t bytes, std::span<const Plac
   pieces.push_back({nullptr, to, 0, bytes});
   for (const Placed& each : placed) {
     pieces.back().room = static_cast<uint64_t>(to + each.place - pieces.back().to);
-    pieces.push_back({each.from, to + each.place, each.bytes, bytes - each.place});
+    const uint64_t done = each.from == nullptr ? each.bytes : 0;
+    pieces.push_back({each.from, to + each.place + done, each.bytes - done, bytes - each.place - done});
   }
   return pieces;
 }

@@ -1,4 +1,4 @@
-// Pieces fill a buffer without a gap, and none writes where another does.
+// Pieces fill a buffer but for what is there already, and none writes where another does.
 #include "csrc/device/piece.h"
 
 #include <vector>
@@ -12,15 +12,20 @@ namespace {
 void check(const std::vector<Placed>& placed, uint64_t bytes) {
   std::vector<uint8_t> buffer(bytes);
   const std::vector<Piece> pieces = tile(buffer.data(), bytes, placed);
-  const uint8_t* end = buffer.data();
+  std::vector<int> writers(bytes, 0);
   for (const Piece& piece : pieces) {
-    CHECK(piece.to == end);
     CHECK(piece.bytes <= piece.room);
-    end += piece.room;
+    for (uint64_t i = 0; i < piece.room; ++i) ++writers[static_cast<uint64_t>(piece.to - buffer.data()) + i];
   }
-  CHECK(end == buffer.data() + bytes);
+  for (const Placed& each : placed) {
+    if (each.from == nullptr) {
+      for (uint64_t i = 0; i < each.bytes; ++i) ++writers[each.place + i];
+    }
+  }
+  for (const int count : writers) CHECK(count == 1);
   CHECK(pieces.size() == placed.size() + 1);
   for (size_t i = 0; i < placed.size(); ++i) {
+    if (placed[i].from == nullptr) continue;
     CHECK(pieces[i + 1].from == placed[i].from);
     CHECK(pieces[i + 1].to == buffer.data() + placed[i].place);
     CHECK(pieces[i + 1].bytes == placed[i].bytes);
@@ -37,4 +42,5 @@ int main() {
   check({{source, 32, 5}}, 48);  // zeros before it
   check({{source, 0, 3}, {source, 16, 16}, {source, 32, 1}}, 48);
   check({{source, 0, 3}, {source + 9, 4096, 16}}, 5000);  // and where a gradient is missing
+  check({{nullptr, 0, 3}, {source, 16, 16}, {nullptr, 32, 5}, {nullptr, 48, 16}}, 64);  // there already
 }

@@ -13,6 +13,7 @@ from .batch import packing_batch_fn
 from .check import frame_check
 from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
+from .gradients import give_gradients_away
 from .meeting import before_collectives
 from .phases import separate_phases
 from .tie_check import watch_ties
@@ -91,6 +92,8 @@ def initialize(
     first = next((stage for stage in stages if stage.stage_id == 0), None)
     engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))
     separate_phases(engine, stages)
+    if schedule == "1f1b":
+        give_gradients_away(engine, stages)
     if isinstance(module, TiedWeights):
         sum_tied_gradients(engine)
         watch_ties(engine, check_ties_every)

@@ -77,6 +77,17 @@ def test_misaligned_leaves_keep_every_bit(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_leaves_whose_elements_are_not_in_order(device: str) -> None:
+    base = torch.arange(5000.0, device=device).reshape(50, 100)
+    turned = torch.complex(base, base + 1).conj()
+    odd = torch.arange(15, dtype=torch.uint8, device=device).reshape(3, 5)
+    value = [base.t(), base[:, 3:7], base[0].expand(7, 100), turned, turned.imag, base[1:]]
+    value = [leaf.detach().requires_grad_() for leaf in value]
+    _, got = cross([*value, odd.t(), odd[:, 1:]])
+    assert same(on("cpu", got), on("cpu", [*value, odd.t(), odd[:, 1:]]))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_unused_leaves_get_zeros(device: str) -> None:
     value = [torch.ones(5000, device=device, requires_grad=True) for _ in range(4)]
     sender, receiver = boundary()
