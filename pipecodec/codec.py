@@ -206,9 +206,13 @@ class TunnelCodec(Codec):
             raise
 
     def reset(self) -> None:
-        """Forget what the boundary agreed on: capacity, sizes, differentiable leaves."""
-        super().reset()
+        """Forget what the boundary agreed on: capacity, sizes, differentiable leaves.
+
+        Raises:
+            StructureChangedError: as ``check`` does, about the frames before.
+        """
         self.settled = False
+        super().reset()
 
 
 def _first_outside(opened: _C.Opened, received: Tensor) -> str:

@@ -184,7 +184,7 @@ def test_another_frame_on_the_device_is_found(device: Device) -> None:
     sender, receiver = (Codec(transport="tunnel", name="boundary 0→1") for _ in range(2))
     for value in (["a"], ["a"], ["b"]):
         receiver.unpack(sender.pack(on_device([torch.ones(2), *value])))
-    with pytest.raises(Exception, match=r"frame 1 .* outputs\[1\] is STR 'b' now and was STR 'a'"):
+    with pytest.raises(Exception, match=r"frame 2 .* outputs\[1\] is STR 'b' now and was STR 'a'"):
         receiver.check()
 
 

@@ -77,7 +77,7 @@ def test_another_frame_is_known_of_when_the_next_one_comes() -> None:
     for value in ([H], [H], [H, H]):
         receiver_input = sender.pack(value)
         receiver.unpack((receiver_input[0], receiver_input[-1]))
-    with pytest.raises(StructureChangedError, match="frame 1 .* LIST of 2 now and was LIST of 1"):
+    with pytest.raises(StructureChangedError, match="frame 2 .* LIST of 2 now and was LIST of 1"):
         receiver.unpack(sender.pack([H]))
 
 
@@ -120,6 +120,44 @@ def test_reset_forgets_what_is_expected() -> None:
     assert receiver.unpack(sender.pack({"h": H}))["h"] is H
     receiver.check()
     assert receiver.stats.reads == 2
+
+
+@pytest.mark.parametrize("transport", ["slots", "tunnel"])
+def test_reset_tells_of_a_frame_that_was_another(transport: str) -> None:
+    sender, receiver = pair(transport)
+    for wrong in (0, 0, 0, 1):
+        *tensors, frame = sender.pack([H.clone().requires_grad_()])
+        frame = frame.clone()
+        frame[20] ^= wrong
+        receiver.unpack((*tensors, frame))
+    with pytest.raises(StructureChangedError, match="frame 3 since .* it is damaged: "):
+        receiver.reset()
+    receiver.check()
+    receiver.reset()
+
+
+class Using:
+    """What uses a codec when it ends."""
+
+    def __init__(self, codec: Codec, packed: tuple[torch.Tensor, ...], forget: bool) -> None:
+        self.use = lambda: codec.reset() if forget else codec.unpack(packed)
+
+    def __del__(self) -> None:
+        self.use()
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_the_end_of_a_frame_may_run_code_that_unpacks(forget: bool) -> None:
+    sender, receiver = pair()
+    packed = sender.pack([H])
+    for _ in range(100):
+        receiver.unpack(packed)
+        for _ in range(3):
+            frame = packed[-1].clone()
+            frame.using = Using(receiver, packed, forget)  # type: ignore[attr-defined]
+            assert receiver.unpack((H, frame))[0] is H
+            del frame
+    receiver.check()
 
 
 def test_on_the_cpu_every_frame_is_read_unless_told_otherwise() -> None:

@@ -95,8 +95,10 @@ PyObject* codec_unpack(PyObject* self, PyObject* const* arguments, Py_ssize_t co
 }
 
 PyObject* codec_reset(PyObject* self, PyObject*) {
-  state(self).reset();
-  Py_RETURN_NONE;
+  return guarded(state(self).name(), [&] {
+    state(self).reset();
+    return Ref::share(Py_None);
+  });
 }
 
 PyObject* codec_stats(PyObject* self, void*) {

@@ -157,6 +157,7 @@ void Packer::reset() {
   capacity_ = configured_;
   agreed_.reset();
   router_.reset();
+  verifier_.check(name_);
   verifier_.forget();
 }
 

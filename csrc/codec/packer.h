@@ -58,7 +58,8 @@ class Packer {
   // Returns once every frame opened so far is known to be right. Throws PythonError.
   void check() { verifier_.check(name_); }
 
-  // Forgets the agreed capacity, signature and differentiable leaves, and what is expected.
+  // Forgets the agreed capacity, signature and differentiable leaves, and what is expected. Then throws as
+  // check does.
   void reset();
 
   // Whether all that is sent is for an evaluation.

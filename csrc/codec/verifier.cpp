@@ -2,6 +2,7 @@
 
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "csrc/codec/errors.h"
@@ -32,17 +33,18 @@ bool wait_for(const at::Tensor& verdict) {
 }  // namespace
 
 std::optional<Checked> Verifier::expect(const at::Tensor& frame, const std::string& codec) {
+  if (expected_) poll(codec);
   if (!expected_) return std::nullopt;
   if (frame.device() != on_device_.device() || frame.numel() < on_device_.numel() || !frame.is_contiguous()) {
     check(codec);
     return std::nullopt;
   }
-  poll(codec);
   unread_.push_back(frame);
+  ++count_;
   device::compare(frame.narrow(0, 0, on_device_.numel()), on_device_, verdict_);
   if (!outcome_ && !verdict_.is_cpu()) {
     outcome_.emplace(device::as_bytes(verdict_));
-    covered_ = unread_.size();
+    covered_ = count_;
   }
   return expected_;
 }
@@ -50,17 +52,27 @@ std::optional<Checked> Verifier::expect(const at::Tensor& frame, const std::stri
 // Looks at what is known of the outcome by now.
 void Verifier::poll(const std::string& codec) {
   if (verdict_.is_cpu()) {
-    covered_ = unread_.size();
+    covered_ = count_;
   } else if (!outcome_ || !outcome_->done()) {
     return;
   }
   if (outcome_ ? is_set(*outcome_) : is_set(verdict_)) refuse(codec);
-  unread_.erase(unread_.begin(), unread_.begin() + static_cast<std::ptrdiff_t>(covered_));
-  known_ += covered_;
   outcome_.reset();
+  const std::vector<at::Tensor> right = take_until(covered_);
+}
+
+std::vector<at::Tensor> Verifier::take_until(size_t end) {
+  std::vector<at::Tensor> taken;
+  while (count_ - unread_.size() < end) {
+    taken.push_back(std::move(unread_.front()));
+    unread_.pop_front();
+  }
+  return taken;
 }
 
 void Verifier::learn(const at::Tensor& frame, const Checked& read) {
+  if (expected_) return;  // of a thread that came meanwhile
+  ++count_;
   const frame::Header& header = read.plan->layout.header;
   const bool payload_covered = header.payload_bytes() > 0 && header.covered() == header.used;
   if (payload_covered || (header.values_bytes > 0 && !static_values_)) return forget();
@@ -73,25 +85,21 @@ void Verifier::learn(const at::Tensor& frame, const Checked& read) {
 }
 
 void Verifier::check(const std::string& codec) {
-  if (unread_.empty()) {
-    known_ = 0;
-    return;
-  }
-  if (wait_for(verdict_)) refuse(codec);
-  unread_.clear();
-  outcome_.reset();
-  known_ = 0;
+  const size_t end = count_;  // others may come while this waits
+  if (!unread_.empty() && wait_for(verdict_) && expected_) refuse(codec);
+  checked_ = std::max(checked_, end);
+  const std::vector<at::Tensor> right = take_until(end);
 }
 
 void Verifier::refuse(const std::string& codec) {
   const Checked expected = *std::move(expected_);
-  const std::deque<at::Tensor> unread = std::move(unread_);
-  const size_t known = known_;
+  const size_t first = count_ - unread_.size() - checked_;
+  const std::vector<at::Tensor> unread = take_until(count_);
   forget();
   for (size_t i = 0; i < unread.size(); ++i) {
     const device::HostFrame received = device::read_frame(unread[i]);
     if (std::memcmp(received.data, expected.bytes.data, expected.bytes.size) == 0) continue;
-    raise(structure::known().structure_changed, codec + ": frame " + std::to_string(known + i) +
+    raise(structure::known().structure_changed, codec + ": frame " + std::to_string(first + i) +
                                                     " since the last check (counted from 0) is not what it "
                                                     "was taken for, unread: " +
                                                     mismatch(expected, received) +
@@ -106,9 +114,8 @@ void Verifier::forget() {
   expected_.reset();
   on_device_.reset();
   verdict_.reset();
-  unread_.clear();
   outcome_.reset();
-  known_ = covered_ = 0;
+  const std::vector<at::Tensor> unread = take_until(count_);
 }
 
 }  // namespace pipecodec::codec

@@ -7,6 +7,7 @@
 #include <deque>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "csrc/codec/unpacker.h"
 #include "csrc/device/transfer.h"
@@ -41,6 +42,9 @@ class Verifier {
 
  private:
   void poll(const std::string& codec);
+  // Those of the unread frames before the one of this number. To be let go of last: the end of a tensor may
+  // run Python code, or let other threads run, that use this very verifier.
+  std::vector<at::Tensor> take_until(size_t end);
   [[noreturn]] void refuse(const std::string& codec);
 
   Read read_;
@@ -50,10 +54,11 @@ class Verifier {
   at::Tensor on_device_;             // they, too
   at::Tensor verdict_;               // one int32 beside them, 0 while all is well
 
-  std::deque<at::Tensor> unread_;            // frames whose verdict is not known
-  size_t known_ = 0;                         // those before them, since the last check
+  std::deque<at::Tensor> unread_;            // the last frames, whose verdict is not known
+  size_t count_ = 0;                         // of all frames, read or not
+  size_t checked_ = 0;                       // of those before the last check
   std::optional<device::Download> outcome_;  // of the verdict
-  size_t covered_ = 0;                       // frames of unread_ that it is about
+  size_t covered_ = 0;                       // of the frames that it is about, and those before them
 };
 
 }  // namespace pipecodec::codec
