@@ -43,6 +43,7 @@ def separate_phases(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) ->
                 engine.reset_activation_shape()
             for stage in stages:
                 stage.start_batch()
+                stage.recomputes = engine.module.activation_checkpoint_interval > 0
             return method(*args, **kwargs)
 
         return call
@@ -51,6 +52,7 @@ def separate_phases(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) ->
 
     @functools.wraps(evaluate)
     def eval_batch(*args: Any, **kwargs: Any) -> Any:
+        engine.total_loss = None  # the engine adds the last stage's output to what it has there
         with torch.inference_mode(False), torch.no_grad(), _evaluating(engine.module, stages):
             return evaluate(*args, **kwargs)
 
@@ -61,18 +63,14 @@ def separate_phases(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) ->
 
 @contextmanager
 def _evaluating(module: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Iterator[None]:
-    interval, recomputes = module.activation_checkpoint_interval, [s.recomputes for s in stages]
+    interval = module.activation_checkpoint_interval
     codecs = [stage.outgoing for stage in stages if stage.outgoing is not None]
     module.activation_checkpoint_interval = 0
-    for stage in stages:
-        stage.recomputes = False
     for codec in codecs:
         codec.evaluating = True
     try:
         yield
     finally:
         module.activation_checkpoint_interval = interval
-        for stage, before in zip(stages, recomputes, strict=True):
-            stage.recomputes = before
         for codec in codecs:
             codec.evaluating = False

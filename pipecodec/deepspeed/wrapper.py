@@ -200,6 +200,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         return env, torch.zeros(0, device=_device(env), requires_grad=True)
 
     def _run(self, env: dict[str, Any], token: torch.Tensor) -> Any:
+        if torch.is_grad_enabled() and not token.requires_grad:
+            token = token.requires_grad_()  # a batch has no gradient, and parameters may be frozen
         if hasattr(self, "anchor"):
             token = torch.cat([token, self.anchor[:0].to(token.dtype)])
         positional, keyword = self._stage.arguments(env)

@@ -1,0 +1,85 @@
+"""What a user may change between two batches of one engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pipecodec.demo.launch import Rank
+
+from .harness import values
+from .rows import ROWS
+from .stages import build
+from .table import Grid, engine_of, micro_batches
+
+GRID = Grid(3)
+ROW = replace(ROWS["checkpointing, reentrant"], config={})
+"""A value of which one tensor is worked on in place."""
+
+
+def losses_of(engine: Any, row: Any, steps: range) -> list[float]:
+    return [engine.train_batch(micro_batches(row, GRID, step)).item() for step in steps]
+
+
+def checkpointed(rank: Rank, interval: int, options: dict[str, Any]) -> list[float]:
+    row = replace(ROW, options=options)
+    engine = engine_of(row, build(row, 3), GRID)
+    losses = losses_of(engine, row, range(2))
+    engine.module.set_checkpoint_interval(interval)
+    losses += losses_of(engine, row, range(2, 4))
+    losses.append(engine.eval_batch(micro_batches(row, GRID, 4, evaluate=True)).item())
+    engine.module.set_checkpoint_interval(0)
+    return losses + losses_of(engine, row, range(4, 6))
+
+
+@pytest.mark.parametrize("options", [{}, {"dynamic_shape": True}])
+def test_checkpointing_may_be_turned_on_and_off(options: dict[str, Any]) -> None:
+    """What a stage did in place was done twice, and training went wrong without a word."""
+    assert values(checkpointed, 3, 1, options) == values(checkpointed, 3, 0, options)
+
+
+def frozen_later(rank: Rank, freeze: bool) -> list[float]:
+    """Freeze the first stage after a step, or else undo what later steps do to it."""
+    engine = engine_of(ROW, build(ROW, 3), GRID)
+    losses = losses_of(engine, ROW, range(1))
+    parameters = list(engine.module.parameters()) if rank.rank == 0 else []
+    before = [parameter.detach().clone() for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(not freeze)
+    for step in range(1, 4):
+        if freeze and step == 2:
+            engine.reset_activation_shape()
+        losses += losses_of(engine, ROW, range(step, step + 1))
+        now = zip(parameters, before, strict=True)
+        assert rank.rank != 0 or freeze is all(torch.equal(*pair) for pair in now)
+        with torch.no_grad():
+            for parameter, kept in zip(parameters, before, strict=True):
+                parameter.copy_(kept)
+    for parameter in parameters:
+        parameter.requires_grad_()
+    engine.reset_activation_shape()
+    return losses + losses_of(engine, ROW, range(4, 6))
+
+
+def test_the_first_stage_may_be_frozen_for_a_while() -> None:
+    assert values(frozen_later, 3, True) == values(frozen_later, 3, False)
+
+
+def logits_without_a_loss(rank: Rank) -> list[Any]:
+    engine = engine_of(ROW, build(ROW, 3), GRID)
+    outputs: list[Any] = []
+    for loss in (True, False, True):
+        batches = micro_batches(ROW, GRID, 0, evaluate=True)
+        found = engine.eval_batch(batches, compute_loss=loss, reduce_output=None, bcast_loss=False)
+        outputs.append(None if found is None else [output.tolist() for output in found])
+    losses_of(engine, ROW, range(1))
+    return outputs
+
+
+def test_evaluation_may_be_with_and_without_a_loss() -> None:
+    *others, last = values(logits_without_a_loss, 3)
+    assert others == [[None] * 3] * 2
+    assert last[0] == last[2] and last[0] != last[1]
