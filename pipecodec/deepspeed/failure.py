@@ -120,7 +120,7 @@ def _watched(method: Callable[..., Any], noticeboard: _Noticeboard) -> Callable[
             result = method(*args, **kwargs)
             noticeboard.busy = False
             return result
-        except Exception as error:
+        except BaseException as error:  # an interrupt too: the process may live on
             if not (noticeboard.busy or _lost_connection(error)):
                 raise
             noticeboard.failure = f"{method.__name__} failed before ({type(error).__name__})"
@@ -133,14 +133,14 @@ def _watched(method: Callable[..., Any], noticeboard: _Noticeboard) -> Callable[
                 traceback.clear_frames(error.__traceback__)
             with contextlib.suppress(Exception):
                 noticeboard.leave()
-            if text is None:
+            if text is None or not isinstance(error, Exception):
                 raise
             raise RemoteError(text) from error
 
     return call
 
 
-def _lost_connection(error: Exception) -> bool:
+def _lost_connection(error: BaseException) -> bool:
     """True if the error comes out of a communication, which another rank may have broken."""
     frames = traceback.extract_tb(error.__traceback__)
     return "/torch/distributed/" in frames[-1].filename.replace("\\", "/")
