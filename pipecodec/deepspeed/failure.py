@@ -39,9 +39,10 @@ def share_errors(engine: Any) -> Callable[[], None]:
     it before the engine's own collectives, in which they might wait for one that failed.
 
     The rank that fails raises its error as it is; on the others it is a ``RemoteError``, within
-    seconds, with that error's text. Where the process of a rank is gone without a word, the others
-    keep the error that tells of the lost connection. After an error the engine is of no more use,
-    and says so; one before a batch's first message, which every rank gets by itself, does no harm.
+    seconds, with that error's text; in the midst of a collective once the failed process ends.
+    Where the process of a rank is gone without a word, the others keep the error that tells of the
+    lost connection. After an error the engine is of no more use, and says so; one before a batch's
+    first message, which every rank gets by itself, does no harm.
     """
     noticeboard = _Noticeboard(engine.global_rank, engine.stage_id)
     run_schedule = engine._exec_schedule
