@@ -39,9 +39,10 @@ def share_errors(engine: Any) -> Callable[[], None]:
     it before the engine's own collectives, in which they might wait for one that failed.
 
     The rank that fails raises its error as it is; on the others it is a ``RemoteError``, within
-    seconds, with that error's text. Where the process of a rank is gone without a word, the others
-    keep the error that tells of the lost connection. After an error the engine is of no more use,
-    and says so; one before a batch's first message, which every rank gets by itself, does no harm.
+    seconds, with that error's text; in the midst of a collective once the failed process ends.
+    Where the process of a rank is gone without a word, the others keep the error that tells of the
+    lost connection. After an error the engine is of no more use, and says so; one before a batch's
+    first message, which every rank gets by itself, does no harm.
     """
     noticeboard = _Noticeboard(engine.global_rank, engine.stage_id)
     run_schedule = engine._exec_schedule
@@ -120,7 +121,7 @@ def _watched(method: Callable[..., Any], noticeboard: _Noticeboard) -> Callable[
             result = method(*args, **kwargs)
             noticeboard.busy = False
             return result
-        except Exception as error:
+        except BaseException as error:  # an interrupt too: the process may live on
             if not (noticeboard.busy or _lost_connection(error)):
                 raise
             noticeboard.failure = f"{method.__name__} failed before ({type(error).__name__})"
@@ -133,14 +134,14 @@ def _watched(method: Callable[..., Any], noticeboard: _Noticeboard) -> Callable[
                 traceback.clear_frames(error.__traceback__)
             with contextlib.suppress(Exception):
                 noticeboard.leave()
-            if text is None:
+            if text is None or not isinstance(error, Exception):
                 raise
             raise RemoteError(text) from error
 
     return call
 
 
-def _lost_connection(error: Exception) -> bool:
+def _lost_connection(error: BaseException) -> bool:
     """True if the error comes out of a communication, which another rank may have broken."""
     frames = traceback.extract_tb(error.__traceback__)
     return "/torch/distributed/" in frames[-1].filename.replace("\\", "/")

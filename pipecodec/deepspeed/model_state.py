@@ -70,6 +70,8 @@ def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str,
             module.load_state_dict(states[stage])
     except (ValueError, RuntimeError) as error:
         problem = str(error)
+    except Exception as error:  # what is no state dict, such as the None of other ranks
+        problem = f"{type(error).__name__}: {error}"
     fail_together(problem)
     if hasattr(engine.optimizer, "refresh_fp32_params"):  # all that there is for fp16 without ZeRO
         engine.optimizer.refresh_fp32_params()

@@ -22,6 +22,7 @@ def separate_phases(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) ->
     of shapes, one more message for each boundary. ``engine.reset_activation_shape()`` makes the
     ``stages`` of this rank agree anew as well.
 
+    Training checkpoints where the module's ``activation_checkpoint_interval`` says so at the time.
     Evaluation runs without checkpointing, and out of ``torch.inference_mode``: the engine could not
     use the buffers again that it makes there.
     """

@@ -120,6 +120,37 @@ def test_every_rank_ends_when_one_is_killed(where: Any, failing: int) -> None:
             assert "gloo/transport" in outcome.detail
 
 
+def interrupted(rank: Rank, kind: type[BaseException]) -> tuple[str, str]:
+    """Train until ``kind`` is raised in a forward on rank 1, whose process lives on."""
+    engine = engine_of(ROW, build(ROW, 3), GRID)
+
+    def interrupt() -> None:
+        raise kind("planted")
+
+    if rank.rank == 1:
+        in_forward(engine, interrupt)
+    with pytest.raises(BaseException) as caught:
+        for step in range(2):
+            engine.train_batch(micro_batches(ROW, GRID, step))
+    rank.say("error")
+    with pytest.raises(RuntimeError, match="train_batch failed before"):
+        engine.train_batch(micro_batches(ROW, GRID, 2))
+    time.sleep(2.0)
+    rank.say("exit")
+    return type(caught.value).__name__, str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_every_rank_is_told_of_an_interrupt(kind: type[BaseException]) -> None:
+    said: list[str] = []
+    ended = outcomes(interrupted, 3, kind, on_message=lambda _, what: said.append(what))
+    assert said == ["error"] * 3 + ["exit"] * 3
+    assert ended[1].value == (kind.__name__, "planted")
+    for outcome in (ended[0], ended[2]):
+        name, message = outcome.value
+        assert name == "RemoteError" and f"{kind.__name__}: planted" in message
+
+
 def refused(rank: Rank) -> float:
     engine = engine_of(ROW, build(ROW, 3), GRID)
     with torch.no_grad(), pytest.raises(RuntimeError, match="requires gradients enabled"):

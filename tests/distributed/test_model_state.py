@@ -176,6 +176,7 @@ def refusals(rank: Rank) -> list[str]:
 
     refused(load_model_state_dict, {k: v for k, v in state.items() if k != "stages.1.own.bias"})
     refused(load_model_state_dict, {**state, "stages.1.own.bias": torch.zeros(4)})
+    refused(load_model_state_dict, state if rank.rank == 0 else None)
     last = engine.module.forward_funcs[0].mod
     if rank.rank == 1:
         last.own = nn.Sequential(last.own)
@@ -190,10 +191,11 @@ def refusals(rank: Rank) -> list[str]:
 def test_every_rank_is_told_what_does_not_fit() -> None:
     first, second = values(refusals, 2)
     assert first == second
-    missing, shape, changed, *sharded = first
+    missing, shape, nothing, changed, *sharded = first
     assert "the state dict has no 'stages.1.own.bias', which is 'own.bias' of stage 1" in missing
     assert missing.endswith("(ranks 0, 1)")
     assert "size mismatch for own.bias" in shape and shape.endswith("(rank 1)")
+    assert nothing.endswith("(rank 1)")
     assert "stage 1 has no 'own.weight', which is the model's 'stages.1.own.weight'" in changed
     for message in sharded:
         assert message.startswith("own.weight of stage 0 is sharded over tensor-parallel ranks")
