@@ -41,7 +41,7 @@ def test_command_prints_tables_and_writes_json(
     for part in ("copies", "peaks"):
         assert [found["case"] for found in report[part]] == [case.name for case in STORED]
     assert "4 + 2 MiB float32                                6             6" in printed
-    assert "4 MiB float32, 2 stages                     12 + 4        28 + 0" in printed
+    assert "4 MiB float32, 2 stages                     16 + 0        28 + 0" in printed
 
 
 def test_failing_stages_are_reported() -> None:

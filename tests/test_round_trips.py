@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from benchmarks.structures import Structure, synthetic
 from pipecodec import Codec, partition_modules
 from pipecodec.deepspeed import DeepSpeedPipeStageWrapper
 from pipecodec.deepspeed.batch import packing_batch_fn
+from pipecodec.demo.launch import Rank
 
 from .corpus import same
+from .distributed.harness import values
 from .simdev import Device, load
 from .simdev.__main__ import table
 from .simdev.steady import on_device, on_host, origin_receive, origin_send
@@ -102,7 +105,8 @@ def test_the_origin_copies_and_waits_for_each_number_and_for_its_text(
         assert counts[WAITS] >= counts[TO_DEVICE] + 1
 
 
-def test_gradients_go_through_the_tunnel_without_a_wait(device: Device) -> None:
+def gradients(rank: Rank) -> None:
+    device = load()
     hidden = torch.arange(6.0).to("sim").requires_grad_()
     other = torch.ones(3, dtype=torch.float64).to("sim").requires_grad_()
     sender, receiver = (Codec(transport="tunnel") for _ in range(2))
@@ -121,8 +125,9 @@ def test_gradients_go_through_the_tunnel_without_a_wait(device: Device) -> None:
     assert other.grad.cpu().tolist() == [2.0] * 3
 
 
-def test_stages_wait_for_nothing_but_their_first_frame(device: Device) -> None:
+def stages(rank: Rank) -> None:
     """As the engine runs them: a batch is packed on the host, and its tensors go to the device."""
+    device = load()
 
     class First(nn.Module):
         def forward(self, ids: torch.Tensor, mask: torch.Tensor, step: int) -> dict[str, Any]:
@@ -160,6 +165,12 @@ def test_stages_wait_for_nothing_but_their_first_frame(device: Device) -> None:
         _, counts = counted(device, lambda tensors=tensors: micro_batch(tensors))
         assert counts == ONE_WORD
     assert torch.equal(weight.grad.cpu(), 4.0 * (torch.arange(8) <= 3).expand(4, 8))
+
+
+@pytest.mark.parametrize("backward", [gradients, stages])
+def test_backward_waits_for_nothing(backward: Callable[[Rank], None]) -> None:
+    """In a process of its own: autograd knows no device that comes after its first backward."""
+    values(backward, 1)
 
 
 def test_another_frame_on_the_device_is_found(device: Device) -> None:
