@@ -36,9 +36,6 @@ WORD = 4
 TO_DEVICE, TO_HOST, WAITS = "host to device", "device to host", "sync"
 
 
-pytestmark = pytest.mark.simdev
-
-
 @pytest.fixture(scope="module")
 def device() -> Device:
     return load()

@@ -18,9 +18,6 @@ LARGE = "x" * 5000
 EARLY = "given back too early"
 
 
-pytestmark = pytest.mark.simdev
-
-
 @pytest.fixture(scope="module")
 def device() -> Device:
     return load()
