@@ -29,9 +29,10 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        ctx.nothing = token.new_zeros(token.shape)  # on a device of its own: a loss may be moved
         # The same memory without being a view, so that a loss may still work in place.
         return tensor.detach()
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return gradient, gradient.new_zeros(0, dtype=torch.float32)
+        return gradient, ctx.nothing

@@ -285,6 +285,7 @@ PRECISIONS: dict[str, Row] = {
     for kind, arguments in {
         "trained": {"evaluate": _ALL},
         "frozen first": {"frozen": ("first",)},
+        "frozen middle": {"frozen": ("middle",)},
         "frozen all but last": {"frozen": ("first", "middle")},
         "adapters": {"adapters": True},
         "lone leaf, in place": {

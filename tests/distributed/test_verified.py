@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from pipecodec.demo.launch import Rank
 
+from ..simdev import load
 from .harness import values
 from .rows import ROWS
 from .stages import build
@@ -26,9 +32,35 @@ def stage_of(engine: Any) -> Any:
     return stage
 
 
-def plant(engine: Any, micro_batch: int) -> None:
-    """Change one bit of the structure in the frame of this rank's next such micro-batch."""
-    codec = stage_of(engine).outgoing
+@functools.cache
+def build_device() -> None:
+    """Compile the simulated device before ranks, which have a deadline, load it."""
+    subprocess.run([sys.executable, "-c", "from tests.simdev import load; load()"], check=True)
+
+
+def simulate(engine: Any) -> None:
+    """Let this rank's stage work on the simulated device; only messages are on the CPU."""
+    load()
+    wrapper = stage_of(engine)
+    for linear in wrapper.mod.modules():
+        if isinstance(linear, nn.Linear):
+            linear.forward = functools.partial(on_device, linear)  # type: ignore[method-assign]
+
+    def forward(tensors: tuple[torch.Tensor, ...]) -> Any:
+        sent = wrapper(tuple(tensor.to("sim") for tensor in tensors))
+        assert {tensor.device.type for tensor in ((sent,) if wrapper.last else sent)} == {"sim"}
+        return sent.cpu() if wrapper.last else tuple(tensor.cpu() for tensor in sent)
+
+    engine.module.forward_funcs = [forward]
+
+
+def on_device(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """Compute with parameters that stay where the engine has them."""
+    return nn.functional.linear(x, linear.weight.to("sim"), linear.bias.to("sim"))
+
+
+def plant(codec: Any, micro_batch: int) -> None:
+    """Change one bit of the structure in the frame of the codec's next such micro-batch."""
     send, sent = codec.send, []
 
     def send_another(*args: Any) -> Any:
@@ -47,29 +79,36 @@ def weights(engine: Any) -> list[list[float]]:
 
 
 def attempt(
-    rank: Rank, boundary: int, micro_batch: int, evaluate: bool, options: dict[str, Any]
+    rank: Rank, boundary: int, micro_batch: int, evaluate: bool, simulated: bool, options: Any
 ) -> tuple[str, str]:
     """Train a step, then run a batch in which the frame of one boundary is another."""
     row = replace(ROW, options={**UNREAD, **options})
     engine = engine_of(row, build(row, 3), GRID)
+    stage = stage_of(engine)
+    if simulated:
+        simulate(engine)
     run = engine.eval_batch if evaluate else engine.train_batch
     run(micro_batches(row, GRID, 0))
     before = weights(engine)
     if rank.rank == boundary:
-        plant(engine, micro_batch)
+        plant(stage.outgoing, micro_batch)
     with pytest.raises(Exception) as caught:
         run(micro_batches(row, GRID, 1))
     assert weights(engine) == before
-    incoming = stage_of(engine).incoming
-    assert rank.rank == 0 or incoming.stats.reads == 1
+    assert rank.rank == 0 or stage.incoming.stats.reads == 1
     return type(caught.value).__name__, str(caught.value)
 
 
+@pytest.mark.parametrize("simulated", [False, True])
 @pytest.mark.parametrize("evaluate", [False, True])
 @pytest.mark.parametrize("micro_batch", [0, LAST])
 @pytest.mark.parametrize("boundary", [0, 1])
-def test_every_rank_raises_and_none_steps(boundary: int, micro_batch: int, evaluate: bool) -> None:
-    results = values(attempt, 3, boundary, micro_batch, evaluate, {})
+def test_every_rank_raises_and_none_steps(
+    boundary: int, micro_batch: int, evaluate: bool, simulated: bool
+) -> None:
+    if simulated:
+        build_device()
+    results = values(attempt, 3, boundary, micro_batch, evaluate, simulated, {})
     names = [name for name, _ in results]
     assert names.pop(boundary + 1) == "StructureChangedError"
     assert names == ["RemoteError"] * 2
@@ -82,7 +121,7 @@ def test_every_rank_raises_and_none_steps(boundary: int, micro_batch: int, evalu
 
 @pytest.mark.parametrize("boundary", [0, 1])
 def test_ranks_tell_each_other_where_errors_are_not_shared(boundary: int) -> None:
-    results = values(attempt, 3, boundary, LAST, False, {"share_errors": False})
+    results = values(attempt, 3, boundary, LAST, False, False, {"share_errors": False})
     assert [name for name, _ in results] == ["StructureChangedError"] * 3
     messages = [message for _, message in results]
     assert f"boundary {boundary}→" in messages.pop(boundary + 1)
