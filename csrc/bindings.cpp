@@ -42,11 +42,12 @@ py::tuple send(const py::object& self, const py::object& value, const py::object
                         share(sent.tunnel), share(sent.slots));
 }
 
-template <class Open>
-std::unique_ptr<codec::Opened> opened(const std::string& name, Open open) {
+template <class Read>
+std::unique_ptr<codec::Opened> opened(const std::string& name, const py::object& tensors, Read read) {
   std::unique_ptr<codec::Opened> made;
   call(name.c_str(), [&] {
-    made = std::make_unique<codec::Opened>(open());
+    made = std::make_unique<codec::Opened>(tensors.ptr());
+    read(*made);
     return structure::Ref::share(Py_None);
   });
   return made;
@@ -56,8 +57,9 @@ std::unique_ptr<codec::Opened> receive(const py::object& self, const py::object&
                                        const py::object& known) {
   codec::Packer& packer = codec::packer_of(self.ptr());
   const py::object frame = known.is_none() ? known : py::make_tuple(known);
-  return opened(packer.name(),
-                [&] { return packer.open(tensors.ptr(), known.is_none() ? nullptr : frame.ptr()); });
+  return opened(packer.name(), tensors, [&](codec::Opened& arrived) {
+    packer.open(arrived, known.is_none() ? nullptr : frame.ptr());
+  });
 }
 
 // A row of frame::outline as Python values: (depth, path, label, type name, text, children, leaf or None),
@@ -109,11 +111,8 @@ PYBIND11_MODULE(_C, m) {
 
   py::class_<codec::Opened>(m, "Opened")
       .def(py::init([](const py::object& tensors) {
-        return opened("describe", [&] {
-          codec::Arrived arrived(tensors.ptr());
-          codec::Checked read = arrived.read(nullptr, codec::Compile::No);
-          return codec::Opened(std::move(arrived), std::move(read));
-        });
+        return opened("describe", tensors,
+                      [](codec::Opened& arrived) { arrived.read(nullptr, codec::Compile::No); });
       }))
       .def("tunnel",
            [](const codec::Opened& self) {

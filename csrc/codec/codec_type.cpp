@@ -88,7 +88,9 @@ void explain(PyObject* self) {
 
 PyObject* codec_unpack(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
   PyObject* const value = guarded(state(self).name(), [&] {
-    return state(self).open(unpacked(arguments, count, keywords)).build(0, nullptr);
+    Opened opened(unpacked(arguments, count, keywords));
+    state(self).open(opened);
+    return opened.build(0, nullptr);
   });
   if (value == nullptr) explain(self);
   return value;
@@ -183,9 +185,9 @@ PyObject* module_pack(PyObject*, PyObject* const* arguments, Py_ssize_t count, P
 
 PyObject* module_unpack(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
   return guarded("unpack", [&] {
-    Arrived arrived(unpacked(arguments, count, keywords));
-    Checked read = arrived.read(nullptr);
-    return Opened(std::move(arrived), std::move(read)).build(0, nullptr);
+    Opened opened(unpacked(arguments, count, keywords));
+    opened.read(nullptr);
+    return opened.build(0, nullptr);
   });
 }
 

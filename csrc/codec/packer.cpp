@@ -140,17 +140,21 @@ Sent Packer::send(PyObject* value, PyObject* device) {
   return sent;
 }
 
-Opened Packer::open(PyObject* tensors, PyObject* known) {
-  Arrived arrived(tensors);
+void Packer::open(Opened& arrived, PyObject* known) {
   const bool verified = known == nullptr && verifier_.applies(arrived.frame());
   if (verified) {
     std::optional<Checked> expected = verifier_.expect(arrived.frame(), name_);
-    if (expected) return Opened(std::move(arrived), *std::move(expected));
+    if (expected) return arrived.take_for(*std::move(expected));
   }
-  Checked read = known == nullptr ? arrived.read(&plans_) : Arrived(known).read(&plans_);
+  if (known != nullptr) {
+    Opened here(known);
+    here.read(&plans_);
+    arrived.take_for(here.checked());
+  } else {
+    arrived.read(&plans_);
+  }
   ++stats.reads;
-  if (verified) verifier_.learn(arrived.frame(), read);
-  return Opened(std::move(arrived), std::move(read));
+  if (verified) verifier_.learn(arrived.frame(), arrived.checked());
 }
 
 void Packer::reset() {

@@ -51,9 +51,9 @@ class Packer {
   structure::Ref pack(PyObject* value, PyObject* device);
   Sent send(PyObject* value, PyObject* device);
 
-  // What pack or send on the other side gave. `known` is the frame once more, on the CPU, or null. Throws
-  // PythonError, frame::Error.
-  Opened open(PyObject* tensors, PyObject* known = nullptr);
+  // Finds out what pack or send on the other side gave. `known` is the frame once more, on the CPU, in a
+  // tuple, or null. Throws PythonError, frame::Error.
+  void open(Opened& arrived, PyObject* known = nullptr);
 
   // Returns once every frame opened so far is known to be right. Throws PythonError.
   void check() { verifier_.check(name_); }

@@ -90,12 +90,12 @@ Plan::Plan(const uint8_t* frame, frame::Layout&& checked, Compile compile)
       slots_only(std::all_of(layout.leaves.begin(), layout.leaves.end(),
                              [](const Leaf& leaf) { return leaf.route == Route::Slot; })) {}
 
-Arrived::Arrived(PyObject* given) : tensors(as_tuple(given)) {
-  const Py_ssize_t count = PyTuple_GET_SIZE(tensors.get());
+Opened::Opened(PyObject* tensors) : tensors_(as_tuple(tensors)) {
+  const Py_ssize_t count = PyTuple_GET_SIZE(tensors_.get());
   if (count == 0) bad_slots("there is nothing to unpack: the last tensor must be the frame");
   PyTypeObject* const common = structure::known().tensor;
   for (Py_ssize_t i = 0; i < count; ++i) {
-    PyObject* const item = PyTuple_GET_ITEM(tensors.get(), i);
+    PyObject* const item = PyTuple_GET_ITEM(tensors_.get(), i);
     if (Py_TYPE(item) != common && !device::is_tensor(item)) {
       bad_slots("tensors[" + std::to_string(i) + "] is not a tensor; unpack takes what pack gave");
     }
@@ -106,17 +106,16 @@ Arrived::Arrived(PyObject* given) : tensors(as_tuple(given)) {
   }
 }
 
-const at::Tensor& Arrived::frame() const {
-  return device::unwrap(PyTuple_GET_ITEM(tensors.get(), PyTuple_GET_SIZE(tensors.get()) - 1));
+const at::Tensor& Opened::frame() const {
+  return device::unwrap(PyTuple_GET_ITEM(tensors_.get(), PyTuple_GET_SIZE(tensors_.get()) - 1));
 }
 
-Checked Arrived::read(Plans* plans, Compile compile) const {
-  device::HostFrame bytes = device::read_frame(frame());
-  std::shared_ptr<const Plan> plan =
-      plans != nullptr
-          ? plans->find(bytes.data, bytes.size)
-          : std::make_shared<const Plan>(bytes.data, frame::parse(bytes.data, bytes.size), compile);
-  return {std::move(bytes), std::move(plan)};
+void Opened::read(Plans* plans, Compile compile) {
+  checked_.bytes = device::read_frame(frame());
+  const device::HostFrame& bytes = checked_.bytes;
+  checked_.plan = plans != nullptr ? plans->find(bytes.data, bytes.size)
+                                   : std::make_shared<const Plan>(
+                                         bytes.data, frame::parse(bytes.data, bytes.size), compile);
 }
 
 std::vector<device::Span> Opened::tunnel_spans() const {
@@ -129,13 +128,15 @@ std::vector<device::Span> Opened::tunnel_spans() const {
   return spans;
 }
 
-std::vector<frame::Row> Opened::rows() const { return frame::outline(frame_.data, layout(), kRoot); }
+std::vector<frame::Row> Opened::rows() const { return frame::outline(checked_.bytes.data, layout(), kRoot); }
 
 PyObject* Opened::item(size_t i) const {
   return PyTuple_GET_ITEM(tensors_.get(), static_cast<Py_ssize_t>(i));
 }
 
-std::string Opened::path(size_t leaf) const { return frame::leaf_path(frame_.data, layout(), leaf, kRoot); }
+std::string Opened::path(size_t leaf) const {
+  return frame::leaf_path(checked_.bytes.data, layout(), leaf, kRoot);
+}
 
 void Opened::refuse_slot(size_t index, size_t first_slot) const {
   const Leaf& leaf = layout().leaves[index];
@@ -170,13 +171,13 @@ Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
     bad_slots("the frame describes " + std::to_string(layout().slots) + " slots, " + std::to_string(beside) +
               " tensors are " + "beside it" + (first_slot == 0 ? "" : ", the tunnel among them"));
   }
-  const uint8_t* const values = frame_.data + layout().header.values_begin();
-  if (plan_->slots_only) {
+  const uint8_t* const values = checked_.bytes.data + layout().header.values_begin();
+  if (checked_.plan->slots_only) {
     PyObject* const* const leaves = reinterpret_cast<PyTupleObject*>(tensors_.get())->ob_item + first_slot;
     const size_t count = layout().leaves.size();
     const size_t fitting = device::count_fitting(leaves, layout());
     if (fitting != count) refuse_slot(fitting, first_slot);
-    return plan_->value->build(values, {leaves, count});
+    return checked_.plan->value->build(values, {leaves, count});
   }
   std::vector<device::Span> payload_spans;
   for (const Leaf& leaf : layout().leaves) {
@@ -214,7 +215,7 @@ Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
     }
     leaves.push_back(owned.back().get());
   }
-  return plan_->value->build(values, leaves);
+  return checked_.plan->value->build(values, leaves);
 }
 
 }  // namespace pipecodec::codec

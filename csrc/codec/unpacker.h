@@ -55,29 +55,25 @@ struct Checked {
   std::shared_ptr<const Plan> plan;
 };
 
-// What arrived: tensors of which the last one can be a frame.
-class Arrived {
- public:
-  // `tensors` is a tuple or list. Throws PythonError.
-  explicit Arrived(PyObject* tensors);
-
-  const at::Tensor& frame() const;
-  // Reads the frame, for which the host waits; `plans` may be null. Throws PythonError, frame::Error.
-  Checked read(Plans* plans, Compile compile = Compile::Yes) const;
-
-  structure::Ref tensors;  // tuple
-};
-
-// A frame that was checked, before its leaves are there.
+// What arrived, and its frame, before the leaves are there.
 class Opened {
  public:
-  Opened(Arrived arrived, Checked frame)
-      : tensors_(std::move(arrived.tensors)), frame_(std::move(frame.bytes)), plan_(std::move(frame.plan)) {}
+  // `tensors` is a tuple or list of which the last one can be a frame. Throws PythonError.
+  explicit Opened(PyObject* tensors);
+
+  const at::Tensor& frame() const;
+
+  // Either of the two comes next. Reads the frame, for which the host waits; `plans` may be null. Throws
+  // PythonError, frame::Error.
+  void read(Plans* plans, Compile compile = Compile::Yes);
+  void take_for(Checked known) { checked_ = std::move(known); }
+
+  const Checked& checked() const { return checked_; }
 
   // Where the differentiable leaves stand in the tunnel, which is tensors[0] if the frame was sent through
   // one.
   std::vector<device::Span> tunnel_spans() const;
-  const frame::Layout& layout() const { return plan_->layout; }
+  const frame::Layout& layout() const { return checked_.plan->layout; }
   std::vector<frame::Row> rows() const;
 
   // The value. `first_slot` is 1 where tensors[0] is the tunnel; `tunnel` are the leaves that came through
@@ -91,8 +87,7 @@ class Opened {
   std::string path(size_t leaf) const;
 
   structure::Ref tensors_;  // tuple
-  device::HostFrame frame_;
-  std::shared_ptr<const Plan> plan_;
+  Checked checked_;
 };
 
 }  // namespace pipecodec::codec
