@@ -77,15 +77,6 @@ __device__ bool words_differ(const uint8_t* a, const uint8_t* b, uint64_t begin,
   return found;
 }
 
-__device__ void compare_share(const uint8_t* a, const uint8_t* b, uint64_t bytes, uint32_t* verdict) {
-  const uint64_t begin = blockIdx.x * kShare;
-  const uint64_t end = smaller(begin + kShare, bytes);
-  const bool found = aligned<uint4>(a, b)      ? words_differ<uint4>(a, b, begin, end)
-                     : aligned<uint32_t>(a, b) ? words_differ<uint32_t>(a, b, begin, end)
-                                               : words_differ<uint8_t>(a, b, begin, end);
-  if (found) atomicOr(verdict, 1u);
-}
-
 __global__ void __launch_bounds__(kThreads) copy_pieces(const Table __grid_constant__ table) {
   uint32_t piece = 0, end = table.count;
   while (piece < end) {
@@ -106,14 +97,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    compare_inline(const Inline __grid_constant__ expected, const uint8_t* received, uint64_t bytes,
-                   uint32_t* verdict) {
-  compare_share(expected.bytes, received, bytes, verdict);
-}
-
-__global__ void __launch_bounds__(kThreads)
-    compare_memory(const uint8_t* expected, const uint8_t* received, uint64_t bytes, uint32_t* verdict) {
-  compare_share(expected, received, bytes, verdict);
+    compare_bytes(const uint8_t* a, const uint8_t* b, uint64_t bytes, uint32_t* verdict) {
+  const uint64_t begin = blockIdx.x * kShare;
+  const uint64_t end = smaller(begin + kShare, bytes);
+  const bool found = aligned<uint4>(a, b)      ? words_differ<uint4>(a, b, begin, end)
+                     : aligned<uint32_t>(a, b) ? words_differ<uint32_t>(a, b, begin, end)
+                                               : words_differ<uint8_t>(a, b, begin, end);
+  if (found) atomicOr(verdict, 1u);
 }
 
 uint64_t shares(uint64_t bytes) { return (bytes + kShare - 1) / kShare; }
@@ -171,16 +161,5 @@ cudaError_t pipecodec_write(const uint8_t* bytes, uint64_t used, uint8_t* to, ui
 
 cudaError_t pipecodec_compare(const uint8_t* expected, const uint8_t* received, uint64_t bytes,
                               uint32_t* verdict, cudaStream_t stream) {
-  for (uint64_t at = 0; at < bytes; at += kPipecodecInline) {
-    const uint64_t part = bytes - at < kPipecodecInline ? bytes - at : kPipecodecInline;
-    if (const cudaError_t error =
-            launch(compare_inline, 1, stream, inlined(expected + at, part), received + at, part, verdict))
-      return error;
-  }
-  return cudaSuccess;
-}
-
-cudaError_t pipecodec_compare_memory(const uint8_t* expected, const uint8_t* received, uint64_t bytes,
-                                     uint32_t* verdict, cudaStream_t stream) {
-  return launch(compare_memory, shares(bytes), stream, expected, received, bytes, verdict);
+  return launch(compare_bytes, shares(bytes), stream, expected, received, bytes, verdict);
 }

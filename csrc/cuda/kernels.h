@@ -23,11 +23,8 @@ cudaError_t pipecodec_copy(const pipecodec::device::Piece* pieces, uint64_t coun
 cudaError_t pipecodec_write(const uint8_t* bytes, uint64_t used, uint8_t* to, uint64_t room,
                             cudaStream_t stream);
 
-// Sets the lowest bit of *verdict where `received` is not `expected`; otherwise leaves it as it is. `verdict`
-// and `received` lie on the device; `expected` on the host, which may change it as soon as this returns, with
-// one launch for each kPipecodecInline bytes, or on the device too.
+// Sets the lowest bit of *verdict where `received` is not `expected`; otherwise leaves it as it is. All of
+// them lie on the device.
 cudaError_t pipecodec_compare(const uint8_t* expected, const uint8_t* received, uint64_t bytes,
                               uint32_t* verdict, cudaStream_t stream);
-cudaError_t pipecodec_compare_memory(const uint8_t* expected, const uint8_t* received, uint64_t bytes,
-                                     uint32_t* verdict, cudaStream_t stream);
 }

@@ -19,21 +19,13 @@ void write(at::Device device, std::span<const uint8_t> bytes, uint8_t* to, uint6
   C10_CUDA_CHECK(pipecodec_write(bytes.data(), bytes.size(), to, room, c10::cuda::getCurrentCUDAStream()));
 }
 
-void compare(at::Device device, std::span<const uint8_t> expected, const uint8_t* received,
+void compare(at::Device device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
              uint32_t* verdict) {
   const c10::cuda::CUDAGuard guard(device);
-  C10_CUDA_CHECK(pipecodec_compare(expected.data(), received, expected.size(), verdict,
-                                   c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(pipecodec_compare(expected, received, bytes, verdict, c10::cuda::getCurrentCUDAStream()));
 }
 
-void compare_memory(at::Device device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
-                    uint32_t* verdict) {
-  const c10::cuda::CUDAGuard guard(device);
-  C10_CUDA_CHECK(
-      pipecodec_compare_memory(expected, received, bytes, verdict, c10::cuda::getCurrentCUDAStream()));
-}
-
-const Kernels kKernels = {copy, write, compare, compare_memory, kPipecodecInline};
+const Kernels kKernels = {copy, write, compare, kPipecodecInline};
 [[maybe_unused]] const Kernels* const entered = own_kernels[static_cast<size_t>(at::kCUDA)] = &kKernels;
 
 }  // namespace

@@ -18,13 +18,12 @@ struct Kernels {
   // Writes bytes of the host, which may change them at once, then zeros: `room` bytes in all.
   void (*write)(at::Device, std::span<const uint8_t> bytes, uint8_t* to, uint64_t room);
 
-  // Sets the lowest bit of *verdict, on the device, where `received` is not what is expected; otherwise
-  // leaves it as it is. What is expected lies on the host, which may change it at once, or on the device.
-  void (*compare)(at::Device, std::span<const uint8_t> expected, const uint8_t* received, uint32_t* verdict);
-  void (*compare_memory)(at::Device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
-                         uint32_t* verdict);
+  // Sets the lowest bit of *verdict where `received` is not what is expected; otherwise leaves it as it is.
+  // All of them are memory of the device.
+  void (*compare)(at::Device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
+                  uint32_t* verdict);
 
-  // Up to so many bytes of the host cost `write` and `compare` one launch.
+  // Up to so many bytes of the host cost `write` one launch.
   uint64_t one_launch;
 };
 

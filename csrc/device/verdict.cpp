@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "csrc/device/kernels.h"
-#include "csrc/device/transfer.h"
 
 namespace pipecodec::device {
 namespace {
@@ -14,33 +13,22 @@ const uint8_t* data(const at::Tensor& bytes) { return static_cast<const uint8_t*
 
 uint32_t* word(const at::Tensor& verdict) { return static_cast<uint32_t*>(verdict.mutable_data_ptr()); }
 
-void check(const at::Tensor& received, size_t expected, const at::Tensor& verdict) {
-  TORCH_CHECK(received.nbytes() == expected && received.scalar_type() == at::kByte &&
-                  received.is_contiguous() && verdict.scalar_type() == at::kInt && verdict.numel() == 1 &&
-                  verdict.device() == received.device(),
-              "what is compared must be as many bytes, and the verdict one int32 beside them");
+bool are_bytes(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kByte && tensor.is_contiguous();
 }
 
 }  // namespace
 
-void compare(const at::Tensor& received, std::span<const uint8_t> expected, const at::Tensor& verdict) {
-  check(received, expected.size(), verdict);
-  if (received.is_cpu()) {
-    if (!expected.empty() && std::memcmp(data(received), expected.data(), expected.size()) != 0) {
-      *word(verdict) |= 1;
-    }
-  } else if (const Kernels* const own = kernels(received.device())) {
-    own->compare(received.device(), expected, data(received), word(verdict));
-  } else {
-    compare(received, upload(expected, expected.size(), received.device()), verdict);
-  }
-}
-
 void compare(const at::Tensor& received, const at::Tensor& expected, const at::Tensor& verdict) {
-  if (expected.is_cpu()) return compare(received, {data(expected), expected.nbytes()}, verdict);
-  check(received, expected.nbytes(), verdict);
-  if (const Kernels* const own = kernels(received.device())) {
-    own->compare_memory(received.device(), data(expected), data(received), expected.nbytes(), word(verdict));
+  TORCH_CHECK(are_bytes(received) && are_bytes(expected) && received.numel() == expected.numel() &&
+                  received.device() == expected.device() && verdict.scalar_type() == at::kInt &&
+                  verdict.numel() == 1 && verdict.device() == received.device(),
+              "what is compared must be as many bytes, and the verdict one int32 beside them");
+  const size_t bytes = received.nbytes();
+  if (received.is_cpu()) {
+    if (bytes != 0 && std::memcmp(data(received), data(expected), bytes) != 0) *word(verdict) |= 1;
+  } else if (const Kernels* const own = kernels(received.device())) {
+    own->compare(received.device(), data(expected), data(received), bytes, word(verdict));
   } else {
     verdict.bitwise_or_(received.ne(expected).any());
   }

@@ -37,10 +37,11 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     ``name`` is the prefix of the stage's own names for what it gives (``submod_<stage_id>``).
     ``capacity``, ``differentiable`` and ``dynamic_shape`` are those of the codec of the boundary
     after this stage, ``read`` and ``values`` of the one before it, see :class:`pipecodec.Codec`;
-    with dynamic shapes every frame is read. ``recomputes`` tells that the engine runs the
-    stage again from the tensors it received (activation checkpointing): they are left as they are.
+    with dynamic shapes every frame is read. ``recomputes`` tells that the engine runs the stage
+    again from the tensors it received (activation checkpointing): they are left as they are.
     ``incoming`` and ``outgoing`` are the codecs of the boundaries before and after the stage, None
-    where there is none; ``take_packed_batches`` gives stage 0 an incoming one.
+    where there is none; ``take_packed_batches`` gives stage 0 an incoming one, ``end_in_loss`` the
+    last stage an outgoing one.
 
     A module without a trainable parameter gets one of one element, ``anchor``, whose gradient is
     always zero: the engine needs a parameter in every stage. It is not in the state dict.

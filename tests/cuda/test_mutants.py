@@ -81,10 +81,6 @@ MUTANTS = {
         "const uint32_t begin = static_cast<uint32_t>(blockIdx.x * kShare);",
     ),
     "compare: clears the verdict": ("if (found) atomicOr(verdict, 1u);", "*verdict = found;"),
-    "compare: second part of the host's bytes": (
-        "inlined(expected + at, part)",
-        "inlined(expected, part)",
-    ),
     "launch: another stream": ("config.stream = stream;", ""),
     "launch: a block too few": ("(bytes + kShare - 1) / kShare", "bytes / kShare"),
     "write: threads that overlap": (

@@ -166,10 +166,8 @@ void pieces_side_by_side_are_gathered() {
   }
 }
 
-uint32_t verdict_on(const Buffer& expected, const Buffer& received, uint64_t bytes, uint32_t verdict,
-                    bool inlined) {
-  const auto compare = inlined ? pipecodec_compare : pipecodec_compare_memory;
-  CHECK(compare(expected.data(), received.data(), bytes, &verdict, kStream) == cudaSuccess);
+uint32_t verdict_on(const Buffer& expected, const Buffer& received, uint64_t bytes, uint32_t verdict) {
+  CHECK(pipecodec_compare(expected.data(), received.data(), bytes, &verdict, kStream) == cudaSuccess);
   return verdict;
 }
 
@@ -183,31 +181,27 @@ std::vector<uint64_t> places_in(uint64_t size) {
 }
 
 void one_differing_bit_is_seen() {
-  for (const bool inlined : {true, false}) {
-    for (const uint64_t size : {1, 3, 4, 15, 16, 17, 33, 64, 260, 3584, 3586, 40000}) {
-      for (const uint64_t misaligned : {0, 1, 4}) {
-        const Buffer expected = Buffer::random(size, misaligned), received(size + 1, misaligned);
-        std::memcpy(received.data(), expected.data(), size);
-        CHECK(verdict_on(expected, received, size, 0, inlined) == 0);
-        CHECK(verdict_on(expected, received, size, 1, inlined) == 1);  // never cleared
-        CHECK(verdict_on(expected, received, size, 6, inlined) == 6);
-        for (const uint64_t i : places_in(size)) {
-          received.data()[i] ^= static_cast<uint8_t>(1 << below(8));
-          CHECK(verdict_on(expected, received, size, 6, inlined) == 7);
-          CHECK(verdict_on(expected, received, i, 0, inlined) == 0);  // it is outside
-          received.data()[i] = expected.data()[i];
-        }
+  for (const uint64_t size : {1, 3, 4, 15, 16, 17, 33, 64, 260, 3584, 3586, 40000}) {
+    for (const uint64_t misaligned : {0, 1, 4}) {
+      const Buffer expected = Buffer::random(size, misaligned), received(size + 1, misaligned);
+      std::memcpy(received.data(), expected.data(), size);
+      CHECK(verdict_on(expected, received, size, 0) == 0);
+      CHECK(verdict_on(expected, received, size, 1) == 1);  // never cleared
+      CHECK(verdict_on(expected, received, size, 6) == 6);
+      for (const uint64_t i : places_in(size)) {
+        received.data()[i] ^= static_cast<uint8_t>(1 << below(8));
+        CHECK(verdict_on(expected, received, size, 6) == 7);
+        CHECK(verdict_on(expected, received, i, 0) == 0);  // it is outside
+        received.data()[i] = expected.data()[i];
       }
     }
-    CHECK(verdict_on(Buffer(0), Buffer(0), 0, 0, inlined) == 0);
   }
+  CHECK(verdict_on(Buffer(0), Buffer(0), 0, 0) == 0);
 }
 
 void many_differing_bytes_are_seen() {
   const Buffer expected = Buffer::random(40000), received(40000);
-  for (const bool inlined : {true, false}) {
-    CHECK(verdict_on(expected, received, expected.size(), 0, inlined) == 1);
-  }
+  CHECK(verdict_on(expected, received, expected.size(), 0) == 1);
 }
 
 // The last blocks of tensors that no 32-bit number measures. Their memory is there where it is touched.
@@ -228,9 +222,9 @@ void sizes_have_64_bits() {
   CHECK(pipecodec_copy(&piece, 1, kStream) == cudaSuccess);
   CHECK(std::memcmp(from + begin, to + begin, kTail) == 0);
   uint32_t verdict = 0;
-  CHECK(pipecodec_compare_memory(from, to, kSize, &verdict, kStream) == cudaSuccess && verdict == 0);
+  CHECK(pipecodec_compare(from, to, kSize, &verdict, kStream) == cudaSuccess && verdict == 0);
   to[kSize - 1] ^= 4;
-  CHECK(pipecodec_compare_memory(from, to, kSize, &verdict, kStream) == cudaSuccess && verdict == 1);
+  CHECK(pipecodec_compare(from, to, kSize, &verdict, kStream) == cudaSuccess && verdict == 1);
   machine.first_block = 0;
   munmap(from, kSize);
   munmap(to, kSize);
