@@ -13,7 +13,16 @@ from ._C import pack, unpack
 from .errors import FrameError
 from .tunnel import enter_tunnel, leave_tunnel
 
-__all__ = ["Codec", "Differentiable", "Stats", "TunnelCodec", "pack", "unpack"]
+__all__ = [
+    "Codec",
+    "Differentiable",
+    "Stats",
+    "TunnelCodec",
+    "check_options",
+    "one_of",
+    "pack",
+    "unpack",
+]
 
 Differentiable = Literal["auto", "by-dtype"] | Collection[str]
 
@@ -82,17 +91,14 @@ class Codec(_C.Codec):
         dynamic_shape: bool = False,
     ) -> Codec:
         """Check the settings and make a codec, a TunnelCodec for transport "tunnel"."""
-        _one_of("read", read, "auto", "always", "verified")
-        _one_of("values", values, "dynamic", "static")
-        _one_of("transport", transport, "slots", "tunnel")
-        if isinstance(differentiable, str):
-            _one_of("differentiable", differentiable, "auto", "by-dtype")
-        if capacity is not None and (capacity <= 0 or capacity % 256 != 0):
-            raise ValueError(f"capacity must be a positive multiple of 256 bytes, not {capacity}")
-        if dynamic_shape and read == "verified":
-            raise ValueError(
-                'with dynamic_shape=True every frame is read: leave out read="verified"'
-            )
+        one_of("transport", transport, "slots", "tunnel")
+        check_options(
+            capacity=capacity,
+            read=read,
+            values=values,
+            differentiable=differentiable,
+            dynamic_shape=dynamic_shape,
+        )
         if transport == "tunnel" and cls is Codec:
             cls = TunnelCodec
         read = "always" if dynamic_shape else read
@@ -219,6 +225,33 @@ class TunnelCodec(Codec):
         super().reset()
 
 
+def check_options(
+    *, capacity: Any, read: Any, values: Any, differentiable: Any, dynamic_shape: Any
+) -> None:
+    """Raise ``ValueError`` for an option of a :class:`Codec` that has no such value.
+
+    Each is checked whatever the others are, and then what cannot be together.
+    """
+    one_of("read", read, "auto", "always", "verified")
+    one_of("values", values, "dynamic", "static")
+    if isinstance(differentiable, str):
+        one_of("differentiable", differentiable, "auto", "by-dtype")
+    elif not isinstance(differentiable, Collection):
+        raise ValueError(
+            f"differentiable must be 'auto', 'by-dtype' or a set of paths, not {differentiable!r}"
+        )
+    if not isinstance(dynamic_shape, bool):
+        raise ValueError(f"dynamic_shape must be True or False, not {dynamic_shape!r}")
+    if capacity is not None and not _positive_multiple(capacity, 256):
+        raise ValueError(f"capacity must be a positive multiple of 256 bytes, not {capacity!r}")
+    if dynamic_shape and read == "verified":
+        raise ValueError('with dynamic_shape=True every frame is read: leave out read="verified"')
+
+
+def _positive_multiple(value: Any, of: int) -> bool:
+    return isinstance(value, int) and value > 0 and value % of == 0
+
+
 def _first_outside(opened: _C.Opened, received: Tensor) -> str:
     """Say which leaf the tunnel that was received is too short for."""
     end = 0
@@ -237,7 +270,8 @@ def _first_outside(opened: _C.Opened, received: Tensor) -> str:
     return f"the tunnel, tensors[0], has only {received.nbytes} bytes"
 
 
-def _one_of(argument: str, value: object, *allowed: str) -> None:
+def one_of(argument: str, value: object, *allowed: str) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise ValueError(
             f"{argument} must be one of {', '.join(map(repr, allowed))}, not {value!r}"

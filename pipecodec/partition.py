@@ -13,6 +13,7 @@ from torch import nn
 from .codec import Codec
 from .liveness import Arg, analyze_signatures
 from .model_state import ModelState, Place, copied_from, locate
+from .signature import forward_parameters
 from .stage import Stage, bind_inputs
 from .ties import find_ties, memory_of
 
@@ -85,11 +86,13 @@ def partition_modules(
     """Describe hand-made stages.
 
     A stage takes the values that its ``forward`` names; one with a default is passed if there is
-    such a value, and ``*args`` and ``**kwargs`` take nothing. `outputs[k]` names what stage k
-    gives: a list of names (of the items of a tuple, or keys of a mapping), one string for the
-    whole value, or None. An undeclared stage gives the string keys of the mapping it returns, or
-    else its value, or the items of its tuple, to the next stage's arguments in order. The last
-    stage returns the output of the model, so its entry does not matter.
+    such a value, and ``*args`` and ``**kwargs`` take nothing. Where a forward names nothing else,
+    as that of ``torch.compile(stage)``, the names are those of the module that it wraps.
+    `outputs[k]` names what stage k gives: a list of names (of the items of a tuple, or keys of a
+    mapping), one string for the whole value, or None. An undeclared stage gives the string keys of
+    the mapping it returns, or else its value, or the items of its tuple, to the next stage's
+    arguments in order. The last stage returns the output of the model, so its entry does not
+    matter.
 
     All names share one space, and a name means its latest producer. `inputs` names the model's
     inputs; None takes the parameters of stage 0 and every argument that a later stage requires
@@ -170,12 +173,11 @@ def _check_names(names: list[str], where: str) -> None:
 def _parameters(k: int, stage: nn.Module) -> list[inspect.Parameter]:
     if not isinstance(stage, nn.Module):
         raise ValueError(f"stage {k} is a {type(stage).__name__}; every stage is an nn.Module")
-    every = inspect.signature(stage.forward).parameters.values()
-    named = [p for p in every if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    named = forward_parameters(stage)
     if not named:
         raise ValueError(
-            f"stage {k}: the forward of {type(stage).__name__} names no parameters; "
-            f"wrap it in a module whose forward names what it takes"
+            f"stage {k}: the forward of {type(stage).__name__} names no parameters, nor does that "
+            f"of a module it wraps; wrap it in a module whose forward names its arguments"
         )
     return named
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .. import _C
+from ..codec import check_options, one_of
 from ..logger import get_logger
 from ..registry import register_framework_dialect
 from .agree import agree
@@ -117,13 +118,24 @@ def pipeline_module(
         schedule: "1f1b", that of DeepSpeed's ``PipelineEngine``, or "dualpipev".
 
     Raises:
-        ValueError: a setting would destroy what crosses a boundary, the number of stages does not
-            fit, ranks were given different settings or configurations, a rank's own stage is on
-            the meta device, or copies of a tied weight differ.
+        ValueError: an option has no such value, a setting would destroy what crosses a boundary,
+            the number of stages does not fit, ranks were given different settings or
+            configurations, a rank's own stage is on the meta device, or copies of a tied weight
+            differ.
     """
     count = len(part.stages)
-    agree(
-        lambda: {
+
+    def describe() -> dict[str, Any]:
+        one_of("differentiable", differentiable, "auto", "by-dtype")
+        one_of("schedule", schedule, "1f1b", "dualpipev")
+        check_options(
+            capacity=capacity,
+            read=read,
+            values=values,
+            differentiable=differentiable,
+            dynamic_shape=dynamic_shape,
+        )
+        return {
             "frame format": _C.FORMAT_VERSION,
             "torch": torch.__version__,
             "capacity": capacity,
@@ -139,7 +151,8 @@ def pipeline_module(
             "tied weights": part.tie_weights,
             **comparable(config),
         }
-    )
+
+    agree(describe)
     wanted = topology.get_dim("pipe") * (2 if schedule == "dualpipev" else 1)
     if count != wanted:
         two = ", two on each rank" if schedule == "dualpipev" else ""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..codec import one_of
 from ..logger import get_logger
 
 __all__ = ["comparable", "protect_frames", "settings_of"]
@@ -42,8 +43,7 @@ def protect_frames(
     for shapes that change under a ``schedule`` that exchanges them once.
     """
     settings = settings_of(config)
-    if schedule not in ("1f1b", "dualpipev"):
-        raise ValueError(f"schedule must be '1f1b' or 'dualpipev', not {schedule!r}")
+    one_of("schedule", schedule, "1f1b", "dualpipev")
     if dynamic_shape and schedule == "dualpipev":
         raise ValueError(
             "DualPipeV exchanges the shapes of what crosses a boundary once, so dynamic_shape=True "

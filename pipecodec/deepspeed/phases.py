@@ -45,6 +45,8 @@ def separate_phases(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) ->
             for stage in stages:
                 stage.start_batch()
                 stage.recomputes = engine.module.activation_checkpoint_interval > 0
+            # Else an interval that was set as an attribute finds no layers, and runs none of them.
+            engine.module._precompute_checkpointable_values()
             return method(*args, **kwargs)
 
         return call

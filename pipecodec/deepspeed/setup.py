@@ -15,8 +15,9 @@ from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
 from .gradients import give_gradients_away
 from .meeting import before_collectives
+from .outputs import give_outputs
 from .phases import separate_phases
-from .tie_check import watch_ties
+from .tie_check import steps_between_checks, watch_ties
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
 from .wrapper import DeepSpeedPipeStageWrapper
@@ -72,7 +73,13 @@ def initialize(
     """
     import deepspeed
 
-    agree(lambda: {"correct_clipping": correct_clipping, "share_errors": share_errors})
+    agree(
+        lambda: {
+            "correct_clipping": correct_clipping,
+            "share_errors": share_errors,
+            "check_ties_every": steps_between_checks(check_ties_every),
+        }
+    )
     module = pipeline_module(
         part,
         topology=topology,
@@ -92,6 +99,7 @@ def initialize(
     first = next((stage for stage in stages if stage.stage_id == 0), None)
     engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))
     separate_phases(engine, stages)
+    give_outputs(engine, stages)
     if schedule == "1f1b":
         give_gradients_away(engine, stages)
     if isinstance(module, TiedWeights):

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .agree import agree
-
-__all__ = ["check_ties", "checksum", "watch_ties"]
+__all__ = ["check_ties", "checksum", "steps_between_checks", "watch_ties"]
 
 _CHUNK = 1 << 23
 """Bytes of a weight that are looked at together, of which some copies are made."""
@@ -26,12 +24,8 @@ def watch_ties(engine: Any, every: int) -> None:
     """Let ``train_batch`` of this engine fail where a tied weight is no longer one weight.
 
     Before each batch, if a stage has another parameter in its place; after every so many steps,
-    unless ``every`` is 0, if copies differ. Raises ``ValueError`` on all ranks if they do not give
-    the same number.
+    unless ``every`` is 0, if copies differ. All ranks give the same number.
     """
-    agree(lambda: {"check_ties_every": every})
-    if every < 0:
-        raise ValueError(f"check_ties_every={every}: give a number of steps, or 0 for never")
     train_batch, run_schedule = engine.train_batch, engine._exec_schedule
 
     def run(steps: Any) -> None:
@@ -47,6 +41,13 @@ def watch_ties(engine: Any, every: int) -> None:
 
     engine._exec_schedule = run
     engine.train_batch = watched
+
+
+def steps_between_checks(every: Any) -> int:
+    """Return ``every``; ``ValueError`` if it is no number of steps."""
+    if not isinstance(every, int) or every < 0:
+        raise ValueError(f"check_ties_every={every!r}: give a number of steps, or 0 for never")
+    return every
 
 
 def check_ties(module: Any, step: int) -> None:

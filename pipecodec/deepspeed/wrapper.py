@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from ..codec import Differentiable, TunnelCodec
 from ..liveness import Arg, arg_name
 from ..registry import register_framework_dialect
 from ..stage import Stage, bind_inputs
+from .recompute import recomputing, statistics_kept
 from .token import join
 
 __all__ = ["DeepSpeedPipeStageWrapper"]
@@ -41,7 +43,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     again from the tensors it received (activation checkpointing): they are left as they are.
     ``incoming`` and ``outgoing`` are the codecs of the boundaries before and after the stage, None
     where there is none; ``take_packed_batches`` gives stage 0 an incoming one, ``end_in_loss`` the
-    last stage an outgoing one.
+    last stage an outgoing one. While ``kept`` is a list, the last stage appends its outputs to it
+    and returns an empty tuple.
 
     A module without a trainable parameter gets one of one element, ``anchor``, whose gradient is
     always zero: the engine needs a parameter in every stage. It is not in the state dict.
@@ -85,7 +88,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         self.incoming = (
             None
             if stage_id == 0
-            else _boundary(stage_id, read="always" if dynamic_shape else read, values=values)
+            else _boundary(stage_id, read=read, values=values, dynamic_shape=dynamic_shape)
         )
         self.outgoing = (
             None
@@ -100,6 +103,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         self._auto = differentiable == "auto"
         self._packed: deque[torch.Tensor] = deque()
         self._token: torch.Tensor | None = None
+        self.kept: list[Any] | None = None
         if not any(parameter.requires_grad for parameter in mod.parameters()):
             self.anchor = nn.Parameter(torch.zeros(1))
 
@@ -206,7 +210,9 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         if hasattr(self, "anchor"):
             token = torch.cat([token, self.anchor[:0].to(token.dtype)])
         positional, keyword = self._stage.arguments(env)
-        output = self.mod(*positional, **keyword)  # 3
+        again = self.recomputes and recomputing()
+        with statistics_kept(self.mod) if again else nullcontext():
+            output = self.mod(*positional, **keyword)  # 3
         if self.last:
             return self._ended(output, token)
         self._stage.name_outputs(env, output)
@@ -215,6 +221,9 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         return self.outgoing.send(tuple(values), token, token.device)  # 5
 
     def _ended(self, output: Any, token: torch.Tensor) -> Any:
+        if self.kept is not None:
+            self.kept.append(output)
+            return ()
         if self.outgoing is None:
             return join(output, token)
         if self.recomputes:  # which passes nothing but tensors

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 
+from pipecodec.demo.device import DEVICES, place
 from pipecodec.demo.launch import Rank, run_ranks
 from pipecodec.demo.report import LIMIT, TIED_LIMIT, copy_difference, loss_difference, summary
 from pipecodec.demo.settings import BLOCKS, TITLES, Settings
@@ -31,12 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         print(f"the demo needs {' and '.join(missing)}; run: pip install 'pipecodec[demo]'")
         return 2
+    try:
+        placement = place(settings.device, settings.stages)
+    except ValueError as error:
+        print(error)
+        return 2
     _say(
         f"{TITLES[settings.model]}, {BLOCKS} blocks with random weights, learns to predict the "
         "text of the Python standard library byte by byte.\n"
         f"A step is {settings.micro_batches} micro-batches of {settings.batch} windows of "
         f"{settings.length // 2} to {settings.length - 1} bytes, padded to {settings.length}.\n\n"
-        f"{settings.stages} stages in {settings.stages} processes, DeepSpeed's pipeline over gloo:"
+        f"{settings.stages} stages in {settings.stages} processes, DeepSpeed's pipeline on "
+        f"{placement}:"
     )
     try:
         stages = _train(train_pipeline, settings.stages, settings)
@@ -48,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ChildProcessError as error:
         _say(f"\n{error}")
         return 2
-    _say("\n" + summary(stages, whole))
+    _say(f"\non                               {placement}\n" + summary(stages, whole))
     limit = TIED_LIMIT if settings.tied else LIMIT
     if not loss_difference(stages, whole) <= limit:
         _say(f"\nThe two trainings differ: more than {limit:.0e} in loss.")
@@ -81,6 +88,13 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
         help="sdpa sends a bool mask, eager a float32 one (default: %(default)s)",
     )
     parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default=Settings.device,
+        help="auto takes a GPU where there is one: one for each process over NCCL, or fewer that "
+        "they share over gloo (default: %(default)s)",
+    )
+    parser.add_argument(
         "--tied",
         action="store_true",
         help="share one weight between the first and the last stage: embedding and output head",
@@ -104,7 +118,13 @@ def _train(
         )
 
     outcomes = run_ranks(
-        function, processes, settings, timeout=_PATIENCE, stop_at_failure=True, on_message=show
+        function,
+        processes,
+        settings,
+        timeout=_PATIENCE,
+        stop_at_failure=True,
+        on_message=show,
+        device=settings.device,
     )
     failed = [outcome for outcome in outcomes if outcome.status not in ("ok", "killed")]
     if failed:

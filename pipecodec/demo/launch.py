@@ -1,4 +1,4 @@
-"""Run one function in N processes joined by gloo, and say how each of them ended."""
+"""Run one function in N processes of one machine, and say how each of them ended."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from pipecodec.demo.device import Placement, place, stage_through_host
+
 __all__ = ["Outcome", "Rank", "run_ranks"]
 
 _GRACE = 10.0
@@ -25,11 +27,17 @@ _GRACE = 10.0
 
 @dataclass(frozen=True)
 class Rank:
-    """What a rank's function is told: its number, the number of ranks, and a way to speak."""
+    """What a rank's function is told: its number, the number of ranks, and a way to speak.
+
+    ``device`` is the type of device that it computes on, ``backend`` the one to join the ranks
+    with.
+    """
 
     rank: int
     world: int
     say: Callable[[Any], None]
+    device: str = "cpu"
+    backend: str = "gloo"
 
 
 @dataclass
@@ -54,18 +62,24 @@ def run_ranks(
     timeout: float,
     stop_at_failure: bool = False,
     on_message: Callable[[int, Any], None] | None = None,
+    device: str = "cpu",
 ) -> list[Outcome]:
     """Call ``function(Rank, *args)`` in ``world`` processes and wait for all of them.
 
-    The processes are forked from a server that has made the slow imports once. ``function`` and
-    ``args`` must be picklable. Each process finds the environment that ``torch.distributed``
-    expects (a free port on the loopback interface) and has one thread for torch. After ``timeout``
-    seconds a rank dumps its stacks and ends. With ``stop_at_failure`` the first rank that fails
-    ends the others. ``on_message(rank, message)`` gets what ranks say. However this call ends, no
-    process of it is left.
+    The processes are forked from a server that has made the slow imports once; on GPUs, which a
+    forked process cannot use, each makes them itself. ``function`` and ``args`` must be picklable.
+    Each process finds the environment that ``torch.distributed`` expects (a free port on the
+    loopback interface) and has one thread for torch. After ``timeout`` seconds a rank dumps its
+    stacks and ends. With ``stop_at_failure`` the first rank that fails ends the others.
+    ``on_message(rank, message)`` gets each message of a rank. ``device`` is one of
+    ``pipecodec.demo.device.DEVICES``. However this call ends, no process of it is left. Raises
+    ``ValueError`` for a device that is not there.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipecodec.demo.preload"])
+    placement = place(device, world)
+    context: Any = multiprocessing.get_context("spawn")
+    if placement.device == "cpu":
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pipecodec.demo.preload"])
     port = _free_port()
     outcomes: dict[int, Outcome] = {}
     with (
@@ -80,7 +94,7 @@ def run_ranks(
             log = Path(folder, f"{rank}.log")
             process = context.Process(
                 target=_rank_main,
-                args=(function, args, rank, world, port, sender, str(log), timeout),
+                args=(function, args, rank, world, port, sender, str(log), timeout, placement),
             )
             process.start()
             sender.close()
@@ -146,6 +160,7 @@ def _rank_main(
     pipe: Connection,
     log: str,
     timeout: float,
+    placement: Placement,
 ) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
@@ -153,7 +168,7 @@ def _rank_main(
     faulthandler.dump_traceback_later(timeout, exit=True, file=descriptor)
     os.environ.update(
         RANK=str(rank),
-        LOCAL_RANK=str(rank),
+        LOCAL_RANK=str(rank % placement.gpus if placement.gpus else rank),
         WORLD_SIZE=str(world),
         LOCAL_SIZE=str(world),
         MASTER_ADDR="127.0.0.1",
@@ -163,8 +178,31 @@ def _rank_main(
 
     torch.set_num_threads(1)
     try:
-        value = function(Rank(rank, world, lambda message: pipe.send(("message", message))), *args)
+        if placement.device != "cpu":
+            _use_gpu(placement, rank)
+        told = Rank(
+            rank,
+            world,
+            lambda message: pipe.send(("message", message)),
+            placement.device,
+            placement.backend,
+        )
+        value = function(told, *args)
         pipe.send(("ok", value))
     except Exception:
         pipe.send(("error", traceback.format_exc()))
     faulthandler.cancel_dump_traceback_later()
+
+
+def _use_gpu(placement: Placement, rank: int) -> None:
+    import torch
+    import torch.distributed as dist
+
+    os.environ["PIPECODEC_DEVICE"] = placement.device
+    import pipecodec.demo.preload  # noqa: F401
+
+    torch.cuda.set_device(rank % placement.gpus)
+    if placement.staged:
+        stage_through_host()
+        # DeepSpeed would name a device, with which gloo cannot make further groups.
+        dist.init_process_group(placement.backend)

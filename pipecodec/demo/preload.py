@@ -1,8 +1,9 @@
-"""What the server that the demo's processes are forked from imports once; importing it has effects.
+"""Imported once by the server that the demo's processes are forked from; importing it has effects.
 
-It pins the processes to the CPU and to one thread each before torch and DeepSpeed read the
-environment, and it keeps DeepSpeed from compiling its shared-memory operator (minutes of compiling
-for an operator that only its inference engine uses).
+It pins the processes to one type of device (that in PIPECODEC_DEVICE, else the CPU) and to one
+thread each before torch and DeepSpeed read the environment, and it keeps DeepSpeed from compiling
+its shared-memory operator (minutes of compiling for an operator that only its inference engine
+uses).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import os
 
 os.environ.update(
-    DS_ACCELERATOR="cpu",
+    DS_ACCELERATOR=os.environ.get("PIPECODEC_DEVICE", "cpu"),
     OMP_NUM_THREADS="1",
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_VERBOSITY="error",

@@ -18,7 +18,8 @@ class Settings:
     """One training; ``micro_batches`` of ``batch`` windows padded to ``length`` make a step.
 
     ``model`` is a key of ``TITLES``; ``attention`` is Hugging Face's name of an implementation;
-    ``tied`` makes the token embedding and the output head one weight.
+    ``tied`` makes the token embedding and the output head one weight; ``device`` is one of
+    ``pipecodec.demo.device.DEVICES``.
     """
 
     model: str = "gpt2"
@@ -26,6 +27,7 @@ class Settings:
     steps: int = 40
     attention: str = "sdpa"
     tied: bool = False
+    device: str = "auto"
     batch: int = 8
     length: int = 128
     micro_batches: int = 4

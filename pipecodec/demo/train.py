@@ -53,7 +53,7 @@ def train_pipeline(rank: Rank, settings: Settings) -> Trained:
     import pipecodec.deepspeed
     from pipecodec.demo.models import build_model, causal_lm_loss, cut_into_stages
 
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    deepspeed.init_distributed(dist_backend=rank.backend, verbose=False)
     model = build_model(settings.model, attention=settings.attention, tied=settings.tied)
     names = {parameter: name for name, parameter in model.named_parameters()}
     engine, *_ = pipecodec.deepspeed.initialize(
@@ -90,15 +90,17 @@ def train_whole(rank: Rank, settings: Settings) -> Trained:
     from pipecodec.demo.models import build_model
 
     model = build_model(settings.model, attention=settings.attention, tied=settings.tied)
+    model.to(rank.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
     text = standard_library_text()
     losses = []
     for step in range(settings.steps):
         began = time.perf_counter()
         batch = _micro_batches(settings, text, step)
-        total = torch.zeros(())
+        total = torch.zeros((), device=rank.device)
         for inputs in batch:
-            loss = model(**inputs._asdict()).loss
+            here = {name: value.to(rank.device) for name, value in inputs._asdict().items()}
+            loss = model(**here).loss
             (loss / settings.micro_batches).backward()
             total += loss.detach()
         optimizer.step()
@@ -122,4 +124,4 @@ def _progress(step: int, loss: float, batch: list[MicroBatch], began: float) -> 
 
 
 def _arrays(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, Any]:
-    return {name: parameter.detach().numpy() for name, parameter in parameters}
+    return {name: parameter.detach().cpu().numpy() for name, parameter in parameters}
