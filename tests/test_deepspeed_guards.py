@@ -82,5 +82,7 @@ def test_refuses_changing_shapes_where_they_are_exchanged_once() -> None:
         ValueError, match="DualPipeV exchanges the shapes .* or use schedule='1f1b'"
     ):
         protect_frames({}, Topology(pipe=2), schedule="dualpipev", dynamic_shape=True)
-    with pytest.raises(ValueError, match="schedule must be '1f1b' or 'dualpipev', not 'gpipe'"):
+    with pytest.raises(
+        ValueError, match="schedule must be one of '1f1b', 'dualpipev', not 'gpipe'"
+    ):
         protect_frames({}, Topology(pipe=2), schedule="gpipe")

@@ -378,3 +378,62 @@ def test_overlapping_weights_of_two_stages_are_refused(stages, other):
 def test_overlapping_weights_within_a_stage_are_its_own_matter(stages):
     stages[1].transposed = nn.Parameter(stages[1].linear.weight.detach().t())
     assert tied(stages) == {}
+
+
+class HandsOn(nn.Module):
+    """Wraps a module as adapters and data parallelism do."""
+
+    def __init__(self, module, **others):
+        super().__init__()
+        self.base_model = module
+        for name, other in others.items():
+            self.add_module(name, other)
+
+    def forward(self, *args, **kwargs):
+        return self.base_model(*args, **kwargs)
+
+
+class Only(HandsOn):
+    def __init__(self, module):
+        super().__init__(module)
+        del self.base_model
+        self.layer = module
+
+    def forward(self, *args, **kwargs):
+        return self.layer(*args, **kwargs)
+
+
+def compiled_in_place(module):
+    module.compile(backend="eager")
+    return module
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda module: torch.compile(module, backend="eager"),
+        compiled_in_place,
+        nn.DataParallel,
+        HandsOn,
+        Only,
+        lambda module: HandsOn(module, prompt_encoder=nn.Linear(2, 2)),
+        lambda module: Only(HandsOn(torch.compile(module, backend="eager"))),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch.compile asks tensors for gradients, and warns
+def test_a_stage_may_be_wrapped(wrap):
+    """The names were those of the wrapper's forward, so none."""
+    plain = partition_modules([Embed(), Block(), Head()])
+    part = partition_modules([wrap(Embed()), wrap(Block()), wrap(Head())])
+    assert part.input_names == plain.input_names
+    assert part.liveness == plain.liveness
+    assert part.stage_id_2_arg_names == plain.stage_id_2_arg_names
+    ids = torch.tensor([[1, 2, 3]])
+    assert run_local(part, ids, mask=ids > 1).shape == run_local(plain, ids, mask=ids > 1).shape
+
+
+def test_a_wrapper_that_names_nothing_on_the_way_is_refused():
+    two = HandsOn(Block())
+    two.base_model = nn.ModuleList([Block(), Block()])
+    with pytest.raises(ValueError, match="HandsOn names no parameters, nor does that of"):
+        partition_modules([two])

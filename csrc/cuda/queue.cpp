@@ -1,5 +1,6 @@
 // Joins the kernels to torch: the tensors' device, its current stream, and errors as exceptions.
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -25,7 +26,11 @@ void compare(at::Device device, const uint8_t* expected, const uint8_t* received
   C10_CUDA_CHECK(pipecodec_compare(expected, received, bytes, verdict, c10::cuda::getCurrentCUDAStream()));
 }
 
-const Kernels kKernels = {copy, write, compare, kPipecodecInline};
+bool capturing() {
+  return c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
+}
+
+const Kernels kKernels = {copy, write, compare, capturing, kPipecodecInline};
 [[maybe_unused]] const Kernels* const entered = own_kernels[static_cast<size_t>(at::kCUDA)] = &kKernels;
 
 }  // namespace

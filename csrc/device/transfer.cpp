@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "csrc/device/bits.h"
+#include "csrc/device/torch_version.h"
 #include "csrc/structure/python.h"
 
 namespace pipecodec::device {
@@ -38,7 +39,7 @@ void keep_until_copied(const at::Tensor& host, at::HostAllocator* pinned, at::De
 
 }  // namespace
 
-bool capturing(at::Device device) { return stream_of(device).is_capturing(); }
+bool capturing(at::Device device) { return is_capturing(stream_of(device)); }
 
 at::Tensor upload(std::span<const uint8_t> bytes, size_t size, at::Device device) {
   TORCH_CHECK(

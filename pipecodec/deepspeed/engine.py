@@ -15,6 +15,7 @@ from ..registry import register_framework_dialect
 from .agree import agree
 from .guards import comparable, protect_frames, settings_of
 from .loss import loss_of
+from .model_loss import model_loss
 from .tied_module import TiedWeights
 from .ties import Ties, analyze_tie_ranks
 from .together import fail_together
@@ -108,7 +109,8 @@ def pipeline_module(
         part: the stages, as many as ``topology`` has along its axis "pipe"; with "dualpipev",
             where each rank holds two, twice as many.
         topology: a ``deepspeed.pipe.ProcessTopology``.
-        loss_fn: takes the last stage's output and the labels; None if that output is the loss.
+        loss_fn: takes the last stage's output and the labels; None: the loss is that output, its
+            entry or attribute ``loss``, or the first item of a tuple.
         config: DeepSpeed's configuration, the one that ``deepspeed.initialize`` is given as well.
         capacity, differentiable, read, values: of every boundary's codec, see
             :class:`pipecodec.Codec`. Frames that are not read are checked in engines that
@@ -184,7 +186,7 @@ def pipeline_module(
         part,
         stages,
         topology=topology,
-        loss_fn=None if loss_fn is None else loss_of(stages[-1], loss_fn),
+        loss_fn=loss_of(stages[-1], model_loss if loss_fn is None else loss_fn),
         config=config,
         dynamic_shape=dynamic_shape,
         schedule=schedule,

@@ -64,7 +64,7 @@ def test_streams_are_verified_in_order(wrong_on: int | None) -> None:
     if wrong_on is None:
         receiver.check()
     else:
-        with pytest.raises(StructureChangedError, match=f"frame {wrong_on} "):
+        with pytest.raises(StructureChangedError, match=f"frame {wrong_on + 1} "):  # 0: two()'s
             receiver.check()
     torch.cuda.synchronize()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +48,9 @@ def codecs() -> tuple[Any, Any]:
 def waits_are_errors() -> Iterator[None]:
     """What torch itself knows of; an event that the codec waits for is none of it."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says once that the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
@@ -57,8 +60,8 @@ def waits_are_errors() -> Iterator[None]:
 def goes_on_while_the_gpu_is_busy(call: Callable[[], Any]) -> Any:
     """Return what ``call`` gives, which must not wait for work that was queued before it."""
     torch.cuda._sleep(BUSY)
-    kept = call()  # allocates what it needs; allocating may wait
-    del kept
+    for _ in range(2):  # allocating may wait, and so does loading a kernel; the second round has
+        call()  # kernels of its own, such as one that adds to a gradient that is there
     with waits_are_errors():
         torch.cuda._sleep(BUSY)
         given = call()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,15 @@ from .rows import TABLES
 from .stages import WIDTH, Row, build
 from .training import Result, loss_fn
 
-__all__ = ["STEPS", "Grid", "engine_of", "micro_batches", "pipeline_rows", "whole_rows"]
+__all__ = [
+    "STEPS",
+    "Grid",
+    "engine_for",
+    "engine_of",
+    "micro_batches",
+    "pipeline_rows",
+    "whole_rows",
+]
 
 STEPS, ACCUMULATE = 3, 3
 
@@ -55,30 +63,45 @@ def micro_batches(
         }
 
 
-def engine_of(row: Row, model: nn.ModuleList, grid: Grid) -> Any:
-    """Return this rank's engine for the stages of ``model``."""
+def engine_for(
+    stages: Sequence[nn.Module],
+    grid: Grid,
+    *,
+    inputs: Sequence[str],
+    config: Mapping[str, Any],
+    **options: Any,
+) -> Any:
+    """Return this rank's engine for ``stages``, with SGD unless ``options`` say otherwise."""
     import deepspeed
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    config = {
+    merged = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": grid.accumulate,
         "gradient_clipping": 0.0,
         "steps_per_print": None,
         "zero_allow_untested_optimizer": True,
-        **row.config,
+        **config,
     }
     pipes = grid.processes // grid.replicas
+    given = {
+        "loss_fn": loss_fn,
+        "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        **options,
+    }
     return pipecodec.deepspeed.initialize(
-        pipecodec.partition_modules(list(model), ["x", "ids"]),
+        pipecodec.partition_modules(stages, inputs),
         topology=PipeDataParallelTopology(num_pp=pipes, num_dp=grid.replicas),
-        loss_fn=loss_fn,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         schedule=grid.schedule,
-        config=config,
-        **row.options,
+        config=merged,
+        **given,
     )[0]
+
+
+def engine_of(row: Row, model: nn.ModuleList, grid: Grid) -> Any:
+    """Return this rank's engine for the stages of ``model``."""
+    return engine_for(list(model), grid, inputs=["x", "ids"], config=row.config, **row.options)
 
 
 def pipeline_rows(rank: Rank, table: str, grid: Grid) -> dict[str, Result]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from pipecodec.demo.launch import Rank
 
 from .harness import values
 from .rows import ROWS
-from .stages import build
+from .stages import WIDTH, Row, build
 from .table import Grid, engine_of, micro_batches
 
 GRID = Grid(3)
@@ -28,7 +29,7 @@ def checkpointed(rank: Rank, interval: int, options: dict[str, Any]) -> list[flo
     row = replace(ROW, options=options)
     engine = engine_of(row, build(row, 3), GRID)
     losses = losses_of(engine, row, range(2))
-    engine.module.set_checkpoint_interval(interval)
+    engine.module.activation_checkpoint_interval = interval  # without its set_checkpoint_interval
     losses += losses_of(engine, row, range(2, 4))
     losses.append(engine.eval_batch(micro_batches(row, GRID, 4, evaluate=True)).item())
     engine.module.set_checkpoint_interval(0)
@@ -83,3 +84,33 @@ def test_evaluation_may_be_with_and_without_a_loss() -> None:
     *others, last = values(logits_without_a_loss, 3)
     assert others == [[None] * 3] * 2
     assert last[0] == last[2] and last[0] != last[1]
+
+
+class Normed(nn.Module):
+    def __init__(self, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(WIDTH, WIDTH), norm(WIDTH, track_running_stats=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = self.linear(x).unflatten(0, (-1, 2)).transpose(1, 2)  # batch, channels, 2
+        return self.norm(pairs).transpose(1, 2).flatten(0, 1)
+
+
+def statistics(rank: Rank, interval: int, reentrant: bool, norm: type[nn.Module]) -> Any:
+    torch.manual_seed(2)
+    stages = [Normed(norm), nn.Linear(WIDTH, 3)]
+    config = {"pipeline": {"activation_checkpoint_interval": interval, "use_reentrant": reentrant}}
+    engine = engine_of(Row(config=config), nn.ModuleList(stages), Grid(2))
+    for step in range(2):
+        engine.train_batch(micro_batches(ROW, Grid(2), step))
+    return {name: buffer.tolist() for name, buffer in stages[0].named_buffers()}
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.InstanceNorm1d])
+def test_a_recomputed_stage_counts_statistics_once(norm: type[nn.Module]) -> None:
+    """Each batch was counted twice, as with torch's own checkpointing."""
+    once, *_ = values(statistics, 2, 0, True, norm)
+    counted = 2 * Grid(2).accumulate if norm is nn.BatchNorm1d else 0
+    assert once["norm.num_batches_tracked"] == counted
+    for reentrant in (True, False):
+        assert values(statistics, 2, 1, reentrant, norm)[0] == once

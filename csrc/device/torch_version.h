@@ -1,0 +1,25 @@
+// The one place that knows how the versions of torch differ in what is used here. From 2.8 on.
+#pragma once
+
+#include <c10/core/Stream.h>
+#include <torch/version.h>
+
+#include "csrc/device/kernels.h"
+
+#define PIPECODEC_TORCH_AT_LEAST(major, minor) \
+  (TORCH_VERSION_MAJOR > (major) || (TORCH_VERSION_MAJOR == (major) && TORCH_VERSION_MINOR >= (minor)))
+
+namespace pipecodec::device {
+
+// True while what is queued on the stream, the device's current one, is captured into a graph. Before 2.12
+// torch told that of CUDA alone.
+inline bool is_capturing(const c10::Stream& stream) {
+#if PIPECODEC_TORCH_AT_LEAST(2, 12)
+  return stream.is_capturing();
+#else
+  const Kernels* const own = kernels(stream.device());
+  return own != nullptr && own->capturing();
+#endif
+}
+
+}  // namespace pipecodec::device
