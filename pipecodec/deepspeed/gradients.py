@@ -16,26 +16,55 @@ __all__ = ["give_gradients_away"]
 def give_gradients_away(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> None:
     """Let what the ``engine`` receives in backward belong to the ``stages`` of this rank.
 
-    It would receive the next gradient into the same buffer, by when this one may have become a
-    parameter's ``.grad``. So it forgets the buffer, and gets it back when the backward pass is over
-    if nothing else holds its memory then; else it allocates another one.
+    Such a gradient may become a parameter's ``.grad``, or be kept by a hook. The engine would
+    receive the next one, or an activation, into the same buffer. So it gets a buffer here that
+    nothing but gradients is received into, and another one as long as anything else holds this
+    one's memory.
     """
+    from deepspeed.runtime.pipe import schedule
 
-    def take(gradient: torch.Tensor) -> bool:
-        received, kept = engine.grad_layer, engine._grad_layer_buf
-        if not isinstance(received, list) or len(received) != 1:
-            return False
-        if received[0].data_ptr() != gradient.data_ptr():
-            return False
-        engine.grad_layer, engine._grad_layer_buf = None, []
+    buffer = _Buffer()
+    receive = engine._INSTRUCTION_MAP[schedule.RecvGrad]
 
-        def give_back() -> None:
-            if kept and kept[0] is received[0] and _C.holders(received[0]) == 1:
-                engine.grad_layer, engine._grad_layer_buf = received, kept
+    def receive_gradient(engine: Any, buffer_id: int) -> None:
+        engine.grad_layer = None
+        tunnel = engine.pipe_buffers["outputs"][buffer_id][0]
+        # The engine's own list is of buffers that it also receives activations into.
+        kept, engine._grad_layer_buf = engine._grad_layer_buf, [buffer.lend(tunnel)]
+        try:
+            receive(engine, buffer_id)
+        finally:
+            engine._grad_layer_buf = kept
+        buffer.lent()
 
-        torch.autograd.Variable._execution_engine.queue_callback(give_back)
-        return True
-
+    engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, schedule.RecvGrad: receive_gradient}
     for stage in stages:
         if stage.outgoing is not None:
-            stage.outgoing.take_gradient = take
+            stage.outgoing.take_gradient = buffer.give
+
+
+class _Buffer:
+    """Memory for one gradient at a time, used again once nobody else holds it."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+        self.known = 0
+
+    def lend(self, like: torch.Tensor) -> torch.Tensor:
+        """Return a tensor like that one, in memory that no other tensor lies in."""
+        # A storage counts the tensors that lie in it, so this one must never be handed out itself.
+        free = self.memory.shape == like.shape and self.memory.device == like.device
+        if not free or _C.holders(self.memory) > 1:
+            self.memory = torch.empty_like(like, requires_grad=False)
+        return self.memory.detach()
+
+    def lent(self) -> None:
+        """Note that from now on any further tensor in this memory is somebody else's."""
+        self.known = _C.holders(self.memory)
+
+    def give(self, gradient: torch.Tensor) -> bool:
+        """Return whether the memory of ``gradient`` is this one, and nobody else's."""
+        if gradient.data_ptr() != self.memory.data_ptr():
+            return False
+        known, self.known = self.known, 0  # given once
+        return known == _C.holders(self.memory)
