@@ -14,9 +14,12 @@ from .check import frame_check
 from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
 from .gradients import give_gradients_away
+from .loss_scale import scale_gradients
 from .meeting import before_collectives
 from .outputs import give_outputs
 from .phases import separate_phases
+from .presence import Presence, leave_unused_alone
+from .put_back import put_unused_back
 from .tie_check import steps_between_checks, watch_ties
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
@@ -102,9 +105,13 @@ def initialize(
     give_outputs(engine, stages)
     if schedule == "1f1b":
         give_gradients_away(engine, stages)
+    presence = Presence(engine)
     if isinstance(module, TiedWeights):
-        sum_tied_gradients(engine)
+        sum_tied_gradients(engine, presence)
         watch_ties(engine, check_ties_every)
+    leave_unused_alone(engine, presence)
+    put_unused_back(engine, presence)
+    scale_gradients(engine)
     if engine.using_bf16_optimizer:
         let_ranks_count_nothing(engine.optimizer)
     if correct_clipping:

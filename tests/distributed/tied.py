@@ -102,7 +102,7 @@ def _pipeline(rank: Rank, case: Case) -> Trained:
         if case.without == "broadcast":
             patch.setattr(PipelineModule, "_synchronize_tied_weights", lambda self: None)
         if case.without == "order":
-            patch.setattr(setup, "sum_tied_gradients", lambda engine: None)
+            patch.setattr(setup, "sum_tied_gradients", lambda engine, presence: None)
         engine = engine_of(case, part, loss)
     if case.without == "reduction":
         engine.module.get_tied_weights_and_groups = list

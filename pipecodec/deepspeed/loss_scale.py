@@ -1,0 +1,52 @@
+"""In fp16 without ZeRO the gradients carry the loss scale that the optimizer takes out of them.
+
+DeepSpeed's engine scales the loss for its ZeRO optimizers only, and calls no ``backward`` of the
+others, which would scale it: ``FP16_Optimizer`` and ``FP16_UnfusedOptimizer`` then divide by a
+scale that nobody multiplied with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["scale_gradients"]
+
+
+def scale_gradients(engine: Any) -> None:
+    """Let the gradient that leaves a loss be scaled where this engine's optimizer expects it.
+
+    The loss that is reported is not. The scale is that of the moment at which backward starts.
+    """
+    from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+    from deepspeed.runtime.pipe import schedule
+
+    if not isinstance(engine.optimizer, (FP16_Optimizer, FP16_UnfusedOptimizer)):
+        return
+    scaling = engine.optimizer.loss_scale_config
+    run_backward = engine._INSTRUCTION_MAP[schedule.BackwardPass]
+
+    def backward(engine: Any, buffer_id: int, **phase: int) -> None:
+        if not phase and engine.is_last_stage():
+            engine.loss = _Scale.apply(engine.loss, scaling.cur_scale)  # type: ignore[no-untyped-call]
+        elif phase and engine._is_loss_stage(**phase):
+            losses = engine.pipe_buffers["losses"]
+            losses[buffer_id] = _Scale.apply(losses[buffer_id], scaling.cur_scale)  # type: ignore[no-untyped-call]
+        run_backward(engine, buffer_id, **phase)
+
+    engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, schedule.BackwardPass: backward}
+
+
+class _Scale(torch.autograd.Function):
+    """Hands on a loss, and a gradient times the scale."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.scale = scale
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient * ctx.scale, None

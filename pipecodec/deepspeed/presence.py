@@ -1,0 +1,131 @@
+"""A parameter that no micro-batch of a step used, on no replica, has no gradient in that step.
+
+In one process ``.grad`` is then None, and an optimizer leaves the parameter alone: neither decay
+nor momentum moves it. DeepSpeed's engine makes zeros of None before it reduces, and ZeRO reduces
+those parameters only that have a gradient, whatever the other replicas have. So before any
+reduction the ranks that hold one parameter agree on whether it was used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from .accumulated import NONE, Accumulated, accumulated
+from .tied_module import TiedWeights
+
+__all__ = ["Presence", "leave_unused_alone"]
+
+
+class Presence:
+    """Which parameters of an engine's module nobody used in the step that ends.
+
+    A collective call makes one. ``unused`` holds those parameters once ``agree`` was called, until
+    it is called again.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self.gradients: Accumulated = accumulated(engine)
+        self.unused: set[torch.Tensor] = set()
+        self._module = engine.module
+        self._replicas, self._ties = _on_the_host(engine)
+
+    def agree(self) -> None:
+        """Find what is unused on all ranks, and give zeros to what others used.
+
+        A collective call of the ranks that hold the same stage, and of those that hold one tied
+        weight: one byte for each parameter. Nothing is sent where there is one replica and no tie.
+        """
+        parameters = list(self._module.parameters())
+        mine = [self.gradients.kind(parameter) for parameter in parameters]
+        kinds = torch.tensor(mine, dtype=torch.uint8)
+        if self._replicas is not None:
+            dist.all_reduce(kinds, dist.ReduceOp.MAX, self._replicas)
+        places = {id(parameter): place for place, parameter in enumerate(parameters)}
+        for group, copies in self._ties:
+            tied = [places[id(copy.weight)] for copy in copies]
+            shared = kinds[tied]
+            dist.all_reduce(shared, dist.ReduceOp.MAX, group)
+            kinds[tied] = shared
+        everyone = kinds.tolist()
+        self.unused = {p for p, kind in zip(parameters, everyone, strict=True) if kind == NONE}
+        for parameter, kind, own in zip(parameters, everyone, mine, strict=True):
+            if kind != own:
+                self.gradients.fill(parameter, kind)
+
+
+def leave_unused_alone(engine: Any, presence: Presence) -> None:
+    """Let this engine agree on what is unused before it reduces gradients, tied ones included.
+
+    Where the optimizer steps on the parameters themselves (fp32 without ZeRO), an unused one then
+    has no gradient from the reduction to the step.
+    """
+    from deepspeed.runtime.pipe import schedule
+
+    instructions = engine._INSTRUCTION_MAP
+    reduce_tied_grads = instructions[schedule.ReduceTiedGrads]
+    reduce_grads = instructions[schedule.ReduceGrads]
+    plain = engine.optimizer is engine.basic_optimizer
+
+    def then_reduce_tied_grads(engine: Any) -> None:
+        presence.agree()
+        reduce_tied_grads(engine)
+
+    def reduce_then_drop(engine: Any) -> None:
+        reduce_grads(engine)
+        if plain:
+            for parameter in presence.unused:
+                presence.gradients.drop(parameter)
+
+    engine._INSTRUCTION_MAP = {
+        **instructions,
+        schedule.ReduceTiedGrads: then_reduce_tied_grads,
+        schedule.ReduceGrads: reduce_then_drop,
+    }
+    if plain:
+        _clip_on_idle_ranks(engine)
+
+
+def _on_the_host(engine: Any) -> tuple[Any, list[tuple[Any, list[Any]]]]:
+    """Return the group of this stage's replicas, and the groups of tied copies with the copies.
+
+    None for a single replica. Who has a gradient is known on the host, so the groups talk there.
+    """
+    module, rank = engine.module, dist.get_rank()
+    ties: dict[tuple[int, ...], list[Any]] = {}
+    holders = []
+    if isinstance(module, TiedWeights):
+        holders = [tuple(ranks) for tie in module.tied_ranks for ranks in tie if len(ranks) > 1]
+        for comm in module.tied_comms.values():
+            ties.setdefault(tuple(comm["ranks"]), []).append(comm)
+    replicas = engine.grid.get_data_parallel_group()
+    groups = {ranks: comms[0]["group"] for ranks, comms in ties.items()}
+    if engine.device.type != "cpu" or dist.get_backend(replicas) != "gloo":
+        stages = [tuple(ranks) for ranks in engine.grid.dp_groups]
+        groups = {
+            ranks: dist.new_group(ranks, backend="gloo")  # by every rank, in one order
+            for ranks in dict.fromkeys([*stages, *holders])
+        }
+        replicas = next(groups[ranks] for ranks in stages if rank in ranks)
+    return (
+        replicas if len(engine.grid.dp_group) > 1 else None,
+        [(groups[ranks], [comm["module"] for comm in comms]) for ranks, comms in ties.items()],
+    )
+
+
+def _clip_on_idle_ranks(engine: Any) -> None:
+    """Let gradients be clipped where a rank has none in a step: DeepSpeed fails there."""
+    clip = engine.clip_fp32_gradients
+
+    def clip_fp32_gradients() -> None:
+        parameters = list(engine.module.parameters())
+        if any(parameter.grad is not None for parameter in parameters):
+            clip()
+            return
+        parameters[0].grad = torch.zeros_like(parameters[0])
+        clip()
+        parameters[0].grad = None
+
+    engine.clip_fp32_gradients = clip_fp32_gradients

@@ -1,0 +1,76 @@
+"""A parameter that no micro-batch of a step used has no gradient in it, as in one process.
+
+DeepSpeed's engine makes zeros of None before it reduces gradients, also with one replica, so that
+weight decay and momentum move the parameter; its ZeRO optimizer reduces the parameters that have a
+gradient on its rank, so that two replicas which use different layers add up gradients of different
+parameters, silently if these have one size.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from .harness import values
+from .precision import Case, train, whole
+
+PRECISIONS = ["fp32", "bf16", "fp16"]
+
+
+def check(cases: dict[str, Case], within: float = 0.0) -> None:
+    processes = {case.processes for case in cases.values()}
+    assert len(processes) == 1
+    ranks = values(train, processes.pop(), cases)
+    for name, case in cases.items():
+        losses, weights = whole(case)
+        for rank in ranks:
+            assert rank[name][0] == pytest.approx(losses, rel=0, abs=within), name
+            for key, value in rank[name][1].items():
+                assert value == pytest.approx(weights[key], rel=0, abs=within), (name, key)
+        seen = {key for rank in ranks for key in rank[name][1]}
+        assert seen == weights.keys(), name
+
+
+def named(*cases: Case) -> dict[str, Case]:
+    return {repr(case): case for case in cases}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_unused_parameters_are_left_alone(precision: str) -> None:
+    optimizers = ["sgd", "momentum", "adamw"]
+    check(named(*(Case(o, precision, zero) for o, zero in product(optimizers, (0, 1)))))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_replicas_may_use_other_layers(precision: str) -> None:
+    combinations = product(["momentum", "adamw"], (0, 1), ["unused", "other layers"])
+    check(named(*(Case(o, precision, zero, 2, routes) for o, zero, routes in combinations)))
+
+
+def test_a_stage_without_any_gradient_clips_with_the_others() -> None:
+    combinations = product(PRECISIONS, (0, 1))
+    cases = [
+        Case("adamw", precision, zero, 2, "idle", pipes=3, clip=0.3)
+        for precision, zero in combinations
+    ]
+    check(named(*(case for case in cases if case.precision != "bf16" or case.zero)), within=2.5e-7)
+    # Gradients are clipped in bf16, where a norm that was summed in another order rounds otherwise.
+    check(named(*(case for case in cases if case.precision == "bf16" and not case.zero)), 2e-3)
+
+
+ACCUMULATION = {
+    "bf16, fp32 accumulation, ZeRO": Case(
+        "adamw", "bf16", 1, 2, "other layers", config={"data_types": {"grad_accum_dtype": "fp32"}}
+    ),
+    "fp16, fp32 accumulation, ZeRO": Case(
+        "adamw", "fp16", 1, 2, "other layers", config={"data_types": {"grad_accum_dtype": "fp32"}}
+    ),
+    "bf16, at once": Case(
+        "momentum", "bf16", 0, 2, "unused", config={"bf16": {"immediate_grad_update": True}}
+    ),
+}
+
+
+def test_gradients_may_be_accumulated_in_other_ways() -> None:
+    check(ACCUMULATION)
