@@ -16,7 +16,12 @@ from .wrapper import DeepSpeedPipeStageWrapper
 if TYPE_CHECKING:
     from ..partition import Partition
 
-__all__ = ["checkpoint_state_dict", "load_model_state_dict", "model_state_dict"]
+__all__ = [
+    "checkpoint_state_dict",
+    "load_model_state_dict",
+    "model_state_dict",
+    "stages_of",
+]
 
 _IN_WRAPPER = "mod."
 
@@ -33,7 +38,7 @@ def model_state_dict(
     ``part.state_dict_to_model`` would, and for weights sharded over tensor-parallel ranks.
     """
     state = part.known_model_state()
-    stages = _stages(engine)
+    stages = stages_of(engine)
     fail_together(_sharded(stages))
     entries = {stage: _entries(module, masters) for stage, module in stages.items()}
     first = engine.grid.get_data_parallel_rank() == engine.grid.get_slice_parallel_rank() == 0
@@ -61,7 +66,7 @@ def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str,
     ``ValueError``, the same on every rank, where ``part.state_dict_from_model`` would, if a shape
     does not fit, and for weights sharded over tensor-parallel ranks.
     """
-    stages = _stages(engine)
+    stages = stages_of(engine)
     fail_together(_sharded(stages))
     problem = None
     try:
@@ -116,7 +121,7 @@ def checkpoint_state_dict(
     return part.state_dict_to_model(states)
 
 
-def _stages(engine: Any) -> dict[int, nn.Module]:
+def stages_of(engine: Any) -> dict[int, nn.Module]:
     """Return the modules of this rank's stages."""
     wrappers = [m for m in engine.module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
     return {wrapper.stage_id: wrapper.mod for wrapper in wrappers}

@@ -11,6 +11,7 @@ from . import failure
 from .agree import agree
 from .batch import packing_batch_fn
 from .check import frame_check
+from .checkpoint_guard import guard_checkpoints
 from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
 from .gradients import give_gradients_away
@@ -123,4 +124,5 @@ def initialize(
     if share_errors:
         actions.append(failure.share_errors(engine))
     before_collectives(engine, actions)
+    guard_checkpoints(engine, part)
     return initialized

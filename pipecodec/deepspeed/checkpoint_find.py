@@ -1,0 +1,84 @@
+"""Which checkpoint is meant, and that all ranks see the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .agree import agree
+from .checkpoint_files import INDEX, check_file, latest_tag, read_index, saved_files
+from .everywhere import everywhere, together
+from .together import fail_together
+
+__all__ = ["Checkpoint", "find"]
+
+_NAME = "load_checkpoint"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The checkpoint ``tag`` in the folder ``root``, and what our file in it says.
+
+    ``index`` is None if there is no such file: DeepSpeed alone saved it.
+    """
+
+    root: Path
+    tag: str
+    index: dict[str, Any] | None
+
+    @property
+    def folder(self) -> Path:
+        """The folder with the files."""
+        return self.root / self.tag
+
+    def problems(self, names: Iterable[str]) -> list[str]:
+        """Read these files through, and say what is wrong with them."""
+        index = self.index or {}
+        saved, checksums = index.get("files", {}), bool(index.get("checksums"))
+        found = [
+            problem
+            for name in dict.fromkeys(names)
+            if (problem := check_file(self.folder / name, saved.get(name), checksums=checksums))
+        ]
+        if saved and (others := [name for name in saved_files(self.folder) if name not in saved]):
+            found.append(f"{self.folder} has files of another checkpoint: {', '.join(others[:3])}")
+        return found
+
+
+def find(load_dir: Any, tag: Any) -> Checkpoint | None:
+    """Find a checkpoint on all ranks; None if ``tag`` is None and no rank has a file ``latest``.
+
+    A collective call. Raises ``ValueError``, the same on every rank, if a rank does not see it, or
+    if ranks see different ones.
+    """
+    root = together(_NAME, lambda: Path(os.fspath(load_dir)))
+    names = everywhere(_NAME, lambda: latest_tag(root) if tag is None else str(tag))
+    if tag is None and not any(names):
+        return None
+    own = latest_tag(root) if tag is None else str(tag)
+    fail_together(_unseen(root, own))
+    assert own is not None
+    index = together(_NAME, lambda: read_index(root / own))
+    agree(lambda: {"the tag of the checkpoint": own, f"{INDEX} of {own}": _digest(root / own)})
+    return Checkpoint(root, own, index)
+
+
+def _unseen(root: Path, tag: str | None) -> str | None:
+    if not root.is_dir():
+        return f"there is no folder {root} on this rank; all ranks need the checkpoint's files"
+    if tag is None:
+        return f"{root} has no file 'latest' on this rank, though it has one on others"
+    if not tag or not (root / tag).is_dir():
+        seen = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+        there = f"there are {', '.join(seen[:9])}" if seen else "there is none"
+        return f"there is no checkpoint {tag!r} in {root}; {there}"
+    return None
+
+
+def _digest(folder: Path) -> str:
+    path = folder / INDEX
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "not there"
