@@ -14,6 +14,7 @@ from .check import frame_check
 from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
 from .gradients import give_gradients_away
+from .groups import align_group_names
 from .meeting import before_collectives
 from .phases import separate_phases
 from .tie_check import watch_ties
@@ -87,6 +88,7 @@ def initialize(
     )
     kwargs.setdefault("model_parameters", [p for p in module.parameters() if p.requires_grad])
     initialized: tuple[Any, ...] = deepspeed.initialize(model=module, config=config, **kwargs)
+    align_group_names()  # an optimizer may have made groups
     engine = initialized[0]
     stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
     first = next((stage for stage in stages if stage.stage_id == 0), None)
