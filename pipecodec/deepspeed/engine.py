@@ -13,6 +13,7 @@ from ..codec import check_options, one_of
 from ..logger import get_logger
 from ..registry import register_framework_dialect
 from .agree import agree
+from .groups import align_group_names, name_groups_by_stage
 from .guards import comparable, protect_frames, settings_of
 from .loss import loss_of
 from .model_loss import model_loss
@@ -81,6 +82,7 @@ def deepspeed_pipe_engine(
         dynamic_shape=dynamic_shape,
         **options,
     )
+    name_groups_by_stage(model)
     for pairs in ties:
         logger.info("tying %s", _listed(pairs), ranks=0)
     if ties and not options:
@@ -163,6 +165,7 @@ def pipeline_module(
     recomputes = pipeline.get("activation_checkpoint_interval", 0) > 0
     own = topology.get_coord(torch.distributed.get_rank()).pipe
     fail_together(_on_meta(part, {own, count - 1 - own} if schedule == "dualpipev" else {own}))
+    align_group_names()
     stages = [
         DeepSpeedPipeStageWrapper(
             stage,

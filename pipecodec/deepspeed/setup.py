@@ -15,6 +15,7 @@ from .checkpoint_guard import guard_checkpoints
 from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
 from .gradients import give_gradients_away
+from .groups import align_group_names
 from .loss_scale import scale_gradients
 from .meeting import before_collectives
 from .outputs import give_outputs
@@ -98,6 +99,7 @@ def initialize(
     )
     kwargs.setdefault("model_parameters", [p for p in module.parameters() if p.requires_grad])
     initialized: tuple[Any, ...] = deepspeed.initialize(model=module, config=config, **kwargs)
+    align_group_names()  # an optimizer may have made groups
     engine = initialized[0]
     stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
     first = next((stage for stage in stages if stage.stage_id == 0), None)

@@ -1,0 +1,54 @@
+"""Process groups have one name on all ranks, whatever groups one stage made alone.
+
+torch names a group by how many groups the process has made before, and its members find each other
+by that name. Where one stage made a group of its own, as DeepSpeed's MoE layers do, the next group
+of all ranks has several names, and its members wait for each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import distributed_c10d
+
+__all__ = ["align_group_names", "name_groups_by_stage"]
+
+_APART = 1_000_000
+"""More groups than one stage makes."""
+
+
+def align_group_names() -> None:
+    """Let the groups that all ranks make from here on have one name each.
+
+    A collective call. Groups that exist keep their names.
+    """
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, distributed_c10d._world.group_count)
+    distributed_c10d._world.group_count = max(everyone)
+
+
+def name_groups_by_stage(module: Any) -> None:
+    """Let ``deepspeed.initialize`` make a stage's own groups while no other stage uses their names.
+
+    It calls ``set_deepspeed_parallelism`` of each module that has it, in the order of
+    ``named_modules``: with this, first that of the pipeline ``module``, last that of a child
+    without parameters. What stages make in between differs, and would meet under one name.
+    """
+    topology = module.topology()
+    ranks = topology.get_axis_list("pipe", module.stage_id)
+    contiguous = ranks == list(range(ranks[0], ranks[0] + len(ranks)))
+
+    def begin(*_: Any) -> None:
+        # DeepSpeed takes a stage's ranks to be contiguous; where they are not, its groups of
+        # experts span stages, which then have to agree on names.
+        distributed_c10d._world.group_count += _APART * module.stage_id * contiguous
+
+    module.set_deepspeed_parallelism = begin
+    module.add_module("group_names", _End())
+
+
+class _End(nn.Module):
+    def set_deepspeed_parallelism(self, *_: Any) -> None:
+        align_group_names()
