@@ -31,6 +31,7 @@ class Presence:
         self.unused: set[torch.Tensor] = set()
         self._module = engine.module
         self._replicas, self._ties = _on_the_host(engine)
+        self._talks = self._replicas is not None or bool(self._ties)
 
     def agree(self) -> None:
         """Find what is unused on all ranks, and give zeros to what others used.
@@ -40,6 +41,13 @@ class Presence:
         """
         parameters = list(self._module.parameters())
         mine = [self.gradients.kind(parameter) for parameter in parameters]
+        everyone = self._largest(parameters, mine) if self._talks else mine
+        self.unused = {p for p, kind in zip(parameters, everyone, strict=True) if kind == NONE}
+        for parameter, kind, own in zip(parameters, everyone, mine, strict=True):
+            if kind != own:
+                self.gradients.fill(parameter, kind)
+
+    def _largest(self, parameters: list[torch.Tensor], mine: list[int]) -> list[int]:
         kinds = torch.tensor(mine, dtype=torch.uint8)
         if self._replicas is not None:
             dist.all_reduce(kinds, dist.ReduceOp.MAX, self._replicas)
@@ -49,11 +57,8 @@ class Presence:
             shared = kinds[tied]
             dist.all_reduce(shared, dist.ReduceOp.MAX, group)
             kinds[tied] = shared
-        everyone = kinds.tolist()
-        self.unused = {p for p, kind in zip(parameters, everyone, strict=True) if kind == NONE}
-        for parameter, kind, own in zip(parameters, everyone, mine, strict=True):
-            if kind != own:
-                self.gradients.fill(parameter, kind)
+        found: list[int] = kinds.tolist()
+        return found
 
 
 def leave_unused_alone(engine: Any, presence: Presence) -> None:
