@@ -13,6 +13,7 @@ from .batch import packing_batch_fn
 from .check import frame_check
 from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
+from .flags import carry_flags
 from .gradients import give_gradients_away
 from .meeting import before_collectives
 from .phases import separate_phases
@@ -92,6 +93,7 @@ def initialize(
     first = next((stage for stage in stages if stage.stage_id == 0), None)
     engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))
     separate_phases(engine, stages)
+    carry_flags(engine, stages)
     if schedule == "1f1b":
         give_gradients_away(engine, stages)
     if isinstance(module, TiedWeights):

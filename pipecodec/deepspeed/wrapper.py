@@ -139,8 +139,10 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         return tensors
 
     def start_batch(self) -> None:
-        """Forget what was packed and not taken."""
+        """Forget what was packed and not taken, and what was sent."""
         self._packed.clear()
+        if self.outgoing is not None and self.outgoing.in_flight is not None:
+            self.outgoing.in_flight.clear()
 
     @property
     def batch_names(self) -> list[str]:
