@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "csrc/codec/codec_type.h"
+#include "csrc/codec/edges.h"
 #include "csrc/codec/errors.h"
 #include "csrc/codec/tunnel.h"
 #include "csrc/codec/unpacker.h"
@@ -106,6 +107,11 @@ PYBIND11_MODULE(_C, m) {
            [](const codec::Tunnel& self, const py::object& buffer, bool reuse) {
              return call("tunnel", [&] { return self.scatter(buffer.ptr(), reuse); });
            })
+      .def("unused",
+           [](const codec::Tunnel& self, const py::object& gradient) {
+             return call("tunnel", [&] { return self.unused(gradient.ptr()); });
+           })
+      .def_property_readonly("tail", &codec::Tunnel::has_tail)
       .def_property_readonly("nbytes", &codec::Tunnel::bytes)
       .def("__len__", &codec::Tunnel::leaves);
 
@@ -147,6 +153,12 @@ PYBIND11_MODULE(_C, m) {
       return structure::Ref::share(Py_None);
     });
     return count;
+  });
+  m.def("leave_out", [](const py::object& made, size_t index) {
+    call("leave_out", [&] {
+      codec::leave_out(tensor(made), index);
+      return structure::Ref::share(Py_None);
+    });
   });
   m.def("send", &send);
   m.def("receive", &receive);

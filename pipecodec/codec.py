@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -150,9 +152,22 @@ class TunnelCodec(Codec):
     settled: bool = False
     """True once a value was sent, until ``reset``."""
 
+    unused: Sequence[int] | None = None
+    """The leaves of the tunnel of a value sent that nobody used, during its backward pass; None:
+    its gradient says which. A value that is sent again in its backward pass (checkpointing) leaves
+    them out."""
+
+    in_flight: deque[tuple[_C.Tunnel, weakref.ref[Tensor]]] | None = None
+    """If not None, the tunnels of the values that were sent, but for those sent again."""
+
     take_gradient: Callable[[Tensor], bool] | None = None
     """Called in backward with the gradient of a tunnel with one leaf, a tensor that may share its
     memory with the leaf's gradient if it returns True: nobody else uses it from then on."""
+
+    note_unused: Callable[[list[int], _C.Tunnel], None] | None = None
+    """Called in backward with the indices of the received leaves that nobody used, and the tunnel.
+    With None the sender knows it from the tail of the gradient alone; a lone leaf has none, nor is
+    it read on other devices than the CPU, and gets zeros there."""
 
     def pack(self, obj: Any, device: torch.device | str | int | None = None) -> tuple[Tensor, ...]:
         """Pack a value; see the class for the tensors."""
@@ -179,9 +194,16 @@ class TunnelCodec(Codec):
         """
         frame, tunnel, leaves, slots = _C.send(self, obj, device)
         self.settled = True
+        again = in_backward()
+        if again and self.unused:
+            unused = frozenset(self.unused)
+            leaves = tuple(t.detach() if i in unused else t for i, t in enumerate(leaves))
         if token is None:
             token = torch.zeros(0, device=frame.device, requires_grad=torch.is_grad_enabled())
-        return (enter_tunnel(tunnel, token, leaves, self.take_gradient), *slots, frame)
+        entered = enter_tunnel(tunnel, token, leaves, self)
+        if self.in_flight is not None and not again:
+            self.in_flight.append((tunnel, weakref.ref(entered)))
+        return (entered, *slots, frame)
 
     def receive(
         self, tensors: Sequence[Tensor], reuse: bool = True, known: Tensor | None = None
@@ -209,7 +231,7 @@ class TunnelCodec(Codec):
             spans = opened.tunnel()
             if tensors[0].nbytes < spans.nbytes:
                 raise FrameError(f"{self.name}: {_first_outside(opened, tensors[0])}")
-            token, leaves = leave_tunnel(spans, tensors[0], reuse)
+            token, leaves = leave_tunnel(spans, tensors[0], reuse, self)
             return opened.build(leaves), token
         except FrameError:
             self.check()  # they may not fit because the frame is not what it was taken for
@@ -268,6 +290,11 @@ def _first_outside(opened: _C.Opened, received: Tensor) -> str:
                 f"tunnel, tensors[0], which has only {received.nbytes}"
             )
     return f"the tunnel, tensors[0], has only {received.nbytes} bytes"
+
+
+def in_backward() -> bool:
+    """Return whether a backward pass is running in this thread, which runs a stage again."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def one_of(argument: str, value: object, *allowed: str) -> None:

@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "csrc/codec/assemble.h"
+#include "csrc/codec/tunnel.h"
 #include "csrc/frame/outline.h"
 
 namespace pipecodec::codec {
@@ -11,7 +12,7 @@ namespace {
 using structure::Encoder;
 
 std::vector<uint64_t> sizes_of(const Routed& routed) {
-  std::vector<uint64_t> sizes{routed.tunnel_bytes};
+  std::vector<uint64_t> sizes{tunnel_size(routed.tunnel_spans, routed.tunnel_bytes)};
   for (const at::Tensor& slot : routed.slots) sizes.push_back(slot.nbytes());
   return sizes;
 }
@@ -76,7 +77,8 @@ std::string Agreed::difference(const Encoder& encoder, const Routed& routed, con
              " in the first micro-batch";
     }
   }
-  return "the differentiable leaves take " + std::to_string(routed.tunnel_bytes) + " bytes now and took " +
+  return "the differentiable leaves take " +
+         std::to_string(tunnel_size(routed.tunnel_spans, routed.tunnel_bytes)) + " bytes now and took " +
          std::to_string(sizes_[0]) + " in the first micro-batch";
 }
 

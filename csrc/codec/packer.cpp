@@ -5,6 +5,7 @@
 
 #include "csrc/codec/assemble.h"
 #include "csrc/codec/errors.h"
+#include "csrc/codec/tunnel.h"
 #include "csrc/device/object.h"
 #include "csrc/frame/header.h"
 
@@ -127,7 +128,7 @@ Sent Packer::send(PyObject* value, PyObject* device) {
     PyTuple_SET_ITEM(sent.tunnel.get(), static_cast<Py_ssize_t>(i), Py_NewRef(routed.tunnel[i]));
   }
   sent.slots = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(routed.slots.size())));
-  uint64_t bytes = routed.tunnel_bytes + capacity;
+  uint64_t bytes = tunnel_size(routed.tunnel_spans, routed.tunnel_bytes) + capacity;
   for (size_t i = 0; i < routed.slots.size(); ++i) {
     bytes += routed.slots[i].nbytes();
     PyTuple_SET_ITEM(sent.slots.get(), static_cast<Py_ssize_t>(i),

@@ -9,10 +9,26 @@ namespace pipecodec::codec {
 
 using structure::Ref;
 
+namespace {
+
+// In the tail of a gradient. A gradient made by hand, of zeros or of ones, has none.
+constexpr uint8_t kUnused = 0xA5;
+
+bool is_lone(const std::vector<device::Span>& spans, uint64_t bytes) {
+  return spans.size() == 1 && spans[0].bytes == bytes && bytes != 0;
+}
+
+}  // namespace
+
+uint64_t tunnel_size(const std::vector<device::Span>& spans, uint64_t bytes) {
+  if (is_lone(spans, bytes)) return bytes;
+  return std::max<uint64_t>(bytes + frame::round_up(spans.size(), frame::kAlignment), frame::kAlignment);
+}
+
 // True for a tensor, leaf or tunnel, whose elements are all of the tunnel's bytes. Without padding, so that
 // the tunnel has the same size whether it was copied or not.
 bool Tunnel::lone(const at::Tensor& tensor) const {
-  return spans_.size() == 1 && spans_[0].bytes == bytes_ && bytes_ != 0 && tensor.nbytes() == bytes_;
+  return is_lone(spans_, bytes_) && tensor.nbytes() == bytes_;
 }
 
 Ref Tunnel::gather(PyObject* tensors, PyObject* device, bool reuse) const {
@@ -35,22 +51,42 @@ Ref Tunnel::gather(PyObject* tensors, PyObject* device, bool reuse) const {
   const at::Device where = device::parse_device(device);
   const bool view =
       reuse && spans_.size() == 1 && leaves[0].defined() && leaves[0].device() == where && lone(leaves[0]);
-  const at::Tensor bytes =
-      view ? device::as_bytes(device::plain(leaves[0]))
-           : device::gather(leaves, spans_, std::max<uint64_t>(bytes_, frame::kAlignment), where);
-  const int64_t shape[] = {bytes.numel() / 4};
-  return device::wrap(device::over_bytes(bytes, 0, frame::DType::Float32, shape));
+  const at::Tensor made =
+      view ? device::as_bytes(device::plain(leaves[0])) : device::gather(leaves, spans_, bytes(), where);
+  if (has_tail() && where.is_cpu()) {
+    auto* const tail = static_cast<uint8_t*>(made.mutable_data_ptr()) + bytes_;
+    for (size_t i = 0; i < leaves.size(); ++i) tail[i] = leaves[i].defined() ? 0 : kUnused;
+  }
+  const int64_t shape[] = {made.numel() / 4};
+  return device::wrap(device::over_bytes(made, 0, frame::DType::Float32, shape));
 }
 
-Ref Tunnel::scatter(PyObject* buffer, bool reuse) const {
+Ref Tunnel::unused(PyObject* gradient) const {
+  const at::Tensor bytes = device::as_bytes(device::plain(checked(gradient)));
+  const uint8_t* const tail = static_cast<const uint8_t*>(bytes.const_data_ptr()) + bytes_;
+  Ref found = Ref::take(PyList_New(0));
+  for (size_t i = 0; i < spans_.size(); ++i) {
+    if (tail[i] != kUnused) continue;
+    const Ref index = Ref::take(PyLong_FromSize_t(i));
+    structure::check(PyList_Append(found.get(), index.get()));
+  }
+  return found;
+}
+
+const at::Tensor& Tunnel::checked(PyObject* buffer) const {
   if (!device::is_tensor(buffer)) raise(PyExc_TypeError, "the tunnel is a tensor");
   const at::Tensor& tensor = device::unwrap(buffer);
-  if (!device::has_memory(tensor) || tensor.scalar_type() != at::kFloat || tensor.nbytes() < bytes_) {
+  if (!device::has_memory(tensor) || tensor.scalar_type() != at::kFloat || tensor.nbytes() < bytes()) {
     raise(structure::known().frame_error,
-          "the tunnel must be float32 of at least " + std::to_string(bytes_ / 4) +
+          "the tunnel must be float32 of at least " + std::to_string(bytes() / 4) +
               " elements, with memory of its own; this one is " + c10::toString(tensor.scalar_type()) +
               (tensor.is_nested() ? std::string(", nested") : " with " + std::to_string(tensor.numel())));
   }
+  return tensor;
+}
+
+Ref Tunnel::scatter(PyObject* buffer, bool reuse) const {
+  const at::Tensor& tensor = checked(buffer);
   std::vector<at::Tensor> leaves;
   if (reuse && lone(tensor)) {
     leaves.push_back(

@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["recomputing", "statistics_kept"]
-
-
-def recomputing() -> bool:
-    """Return whether this forward runs inside a backward pass, as checkpointing has it."""
-    return torch._C._current_graph_task_id() != -1
+__all__ = ["statistics_kept"]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from .check import frame_check
 from .checkpoint_guard import guard_checkpoints
 from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
+from .flags import carry_flags
 from .gradients import give_gradients_away
 from .groups import align_group_names
 from .loss_scale import scale_gradients
@@ -106,6 +107,7 @@ def initialize(
     engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))
     separate_phases(engine, stages)
     give_outputs(engine, stages)
+    carry_flags(engine, stages)
     if schedule == "1f1b":
         give_gradients_away(engine, stages)
     presence = Presence(engine)

@@ -20,11 +20,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..codec import Differentiable, TunnelCodec
+from ..codec import Differentiable, TunnelCodec, in_backward
 from ..liveness import Arg, arg_name
 from ..registry import register_framework_dialect
 from ..stage import Stage, bind_inputs
-from .recompute import recomputing, statistics_kept
+from .recompute import statistics_kept
 from .token import join
 
 __all__ = ["DeepSpeedPipeStageWrapper"]
@@ -143,8 +143,10 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         return tensors
 
     def start_batch(self) -> None:
-        """Forget what was packed and not taken."""
+        """Forget what was packed and not taken, and what was sent."""
         self._packed.clear()
+        if self.outgoing is not None and self.outgoing.in_flight is not None:
+            self.outgoing.in_flight.clear()
 
     @property
     def batch_names(self) -> list[str]:
@@ -210,7 +212,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         if hasattr(self, "anchor"):
             token = torch.cat([token, self.anchor[:0].to(token.dtype)])
         positional, keyword = self._stage.arguments(env)
-        again = self.recomputes and recomputing()
+        again = self.recomputes and in_backward()
         with statistics_kept(self.mod) if again else nullcontext():
             output = self.mod(*positional, **keyword)  # 3
         if self.last:

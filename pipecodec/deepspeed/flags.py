@@ -1,0 +1,183 @@
+"""Which leaves of a boundary nobody used: from the host that ran backward to the one that will.
+
+Where the engine's messages lie on the CPU, most tunnels' gradients say it in their tail. The flags
+of all others (of a lone leaf, which crosses uncopied, or of a device that the host would have to
+wait for) go from host to host, a few bytes for each boundary and micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from .. import _C
+from ..tunnel import ENTERED
+from .wrapper import DeepSpeedPipeStageWrapper
+
+__all__ = ["carry_flags"]
+
+_TAG = 0x70636463
+"""Of the first boundary's messages, so that they are none of the engine's in the same group."""
+
+
+def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> None:
+    """Let a leaf that nobody used in a micro-batch have no gradient in the stage that sent it.
+
+    A collective call. What is behind such a leaf is left out of the backward pass, as if it had
+    never been sent: its parameters keep their ``.grad``, and no hook of it is called.
+    """
+    from deepspeed.runtime.pipe import schedule
+
+    by_phase = sorted(stages, key=lambda stage: stage.stage_id)  # DualPipeV has two, in this order
+    owners = _owners(engine, by_phase[0].total_stages)
+    group = _host_group()
+    tails = engine.device.type == "cpu"
+    roads: dict[int, _Road] = {}
+
+    def road(boundary: int) -> _Road:
+        if boundary not in roads:
+            here = owners[boundary - 1] == owners[boundary]
+            peer = {owners[boundary - 1], owners[boundary]} - {engine.global_rank}
+            roads[boundary] = (
+                _Inside() if here else _Between(peer.pop(), _TAG + boundary, group, tails)
+            )
+        return roads[boundary]
+
+    for stage in by_phase:
+        if stage.stage_id > 0:
+            assert stage.incoming is not None
+            stage.incoming.note_unused = road(stage.stage_id).post
+        if not stage.last:
+            assert stage.outgoing is not None
+            stage.outgoing.in_flight = deque()
+            road(stage.stage_id + 1)
+    run_backward = engine._INSTRUCTION_MAP[schedule.BackwardPass]
+
+    def backward(engine: Any, buffer_id: int, **options: Any) -> None:
+        stage = by_phase[options.get("phase", 0)]
+        codec = stage.outgoing
+        if stage.last or codec is None or codec.in_flight is None:
+            return run_backward(engine, buffer_id, **options)
+        tunnel, sent = codec.in_flight.popleft()
+        if len(tunnel) > 0:
+            road = roads[stage.stage_id + 1]
+            unused = road.take(tunnel, lambda: _gradient(engine, buffer_id))
+            _leave_out(sent(), unused)
+            codec.unused = unused
+        try:
+            run_backward(engine, buffer_id, **options)
+        finally:
+            codec.unused = None
+
+    run_schedule = engine._exec_schedule
+
+    def run(steps: Any) -> None:
+        try:
+            run_schedule(steps)
+        except BaseException:
+            for each in roads.values():
+                each.close()
+            raise
+
+    engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, schedule.BackwardPass: backward}
+    engine._exec_schedule = run
+
+
+class _Road(Protocol):
+    """The way of one boundary's flags, in the order of its micro-batches."""
+
+    def post(self, unused: list[int], tunnel: _C.Tunnel) -> None: ...
+
+    def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]: ...
+
+    def close(self) -> None: ...
+
+
+class _Inside:
+    """Of a boundary between two stages of this rank."""
+
+    def __init__(self) -> None:
+        self.posted: deque[list[int]] = deque()
+
+    def post(self, unused: list[int], tunnel: _C.Tunnel) -> None:
+        self.posted.append(unused)
+
+    def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
+        return self.posted.popleft()
+
+    def close(self) -> None:
+        self.posted.clear()
+
+
+class _Between:
+    """Of a boundary to another rank; ``tails``: what a tail says needs no message."""
+
+    PENDING = 32
+    """Messages that may be on their way before one is waited for; the peer takes each at once."""
+
+    def __init__(self, peer: int, tag: int, group: Any, tails: bool) -> None:
+        self.peer, self.tag, self.tails = peer, tag, tails
+        self.group = group
+        self.sending: deque[tuple[Any, bytearray]] = deque()
+
+    def post(self, unused: list[int], tunnel: _C.Tunnel) -> None:
+        if self.tails and tunnel.tail:
+            return
+        if len(self.sending) >= self.PENDING:
+            self.sending.popleft()[0].wait()
+        flags = _room(tunnel)
+        for index in unused:
+            flags[index] = 1
+        message = torch.frombuffer(flags, dtype=torch.uint8)
+        self.sending.append((dist.isend(message, self.peer, self.group(), self.tag), flags))
+
+    def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
+        if self.tails and tunnel.tail:
+            return tunnel.unused(gradient())
+        flags = _room(tunnel)
+        message = torch.frombuffer(flags, dtype=torch.uint8)
+        dist.recv(message, self.peer, self.group(), self.tag)
+        return [index for index, flag in enumerate(flags) if flag]
+
+    def close(self) -> None:
+        """Forget what was not taken: it would keep the connections of this rank open."""
+        self.sending.clear()
+
+
+def _room(tunnel: _C.Tunnel) -> bytearray:
+    return bytearray(-(-len(tunnel) // 16) * 16)
+
+
+def _host_group() -> Any:
+    """Return a function that gives a group whose messages lie on the CPU; a collective call."""
+    try:
+        dist.group.WORLD._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
+    except RuntimeError:
+        # By its name: a rank that fails drops its groups, and so closes their connections.
+        name = dist.new_group(backend="gloo").group_name
+        return lambda: dist.distributed_c10d._resolve_process_group(name)
+    return lambda: None
+
+
+def _owners(engine: Any, stages: int) -> list[int]:
+    """Return the rank of each stage, in this rank's pipeline."""
+    ranks = [engine.grid.stage_to_global(stage) for stage in range(engine.num_stages)]
+    return ranks + ranks[::-1] if stages > len(ranks) else ranks
+
+
+def _gradient(engine: Any, buffer_id: int) -> torch.Tensor:
+    """Return the gradient of the tunnel that this micro-batch sent."""
+    buffers = engine.pipe_buffers.get("grads")  # DualPipeV's
+    gradients = engine.grad_layer if buffers is None else buffers[buffer_id]
+    return gradients[0]  # type: ignore[no-any-return]
+
+
+def _leave_out(sent: torch.Tensor | None, unused: Sequence[int]) -> None:
+    """Cut leaves off a tunnel, unless it is sent again in its backward pass, without them then."""
+    if sent is not None and type(sent.grad_fn) is ENTERED:
+        for index in unused:
+            _C.leave_out(sent, 1 + index)  # the first is the token
