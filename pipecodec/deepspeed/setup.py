@@ -14,6 +14,7 @@ from .check import frame_check
 from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
 from .gradients import give_gradients_away
+from .groups import groups_of_this_rank
 from .loss_scale import scale_gradients
 from .meeting import before_collectives
 from .phases import separate_phases
@@ -76,6 +77,7 @@ def initialize(
     import deepspeed
 
     agree(lambda: {"correct_clipping": correct_clipping, "share_errors": share_errors})
+    parameters = [parameter for stage in part.stages for parameter in stage.parameters()]
     module = pipeline_module(
         part,
         topology=topology,
@@ -88,10 +90,11 @@ def initialize(
         values=values,
         schedule=schedule,
     )
-    kwargs.setdefault("model_parameters", [p for p in module.parameters() if p.requires_grad])
+    stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
+    given = [kwargs.get(name) for name in ("optimizer", "model_parameters", "lr_scheduler")]
+    kwargs.update(groups_of_this_rank(stages, parameters, *given))
     initialized: tuple[Any, ...] = deepspeed.initialize(model=module, config=config, **kwargs)
     engine = initialized[0]
-    stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
     first = next((stage for stage in stages if stage.stage_id == 0), None)
     engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))
     separate_phases(engine, stages)
