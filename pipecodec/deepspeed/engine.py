@@ -13,10 +13,10 @@ from ..codec import check_options, one_of
 from ..logger import get_logger
 from ..registry import register_framework_dialect
 from .agree import agree
-from .groups import align_group_names, name_groups_by_stage
 from .guards import comparable, protect_frames, settings_of
 from .loss import loss_of
 from .model_loss import model_loss
+from .process_groups import align_group_names, name_groups_by_stage
 from .tied_module import TiedWeights
 from .ties import Ties, analyze_tie_ranks
 from .together import fail_together

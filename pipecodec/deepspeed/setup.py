@@ -16,12 +16,13 @@ from .clipping import count_every_stage, let_ranks_count_nothing
 from .engine import pipeline_module
 from .flags import carry_flags
 from .gradients import give_gradients_away
-from .groups import align_group_names
 from .loss_scale import scale_gradients
 from .meeting import before_collectives
 from .outputs import give_outputs
+from .parameter_groups import groups_of_this_rank
 from .phases import separate_phases
 from .presence import Presence, leave_unused_alone
+from .process_groups import align_group_names
 from .put_back import put_unused_back
 from .tie_check import steps_between_checks, watch_ties
 from .tied_gradients import sum_tied_gradients
@@ -86,6 +87,7 @@ def initialize(
             "check_ties_every": steps_between_checks(check_ties_every),
         }
     )
+    parameters = [parameter for stage in part.stages for parameter in stage.parameters()]
     module = pipeline_module(
         part,
         topology=topology,
@@ -98,11 +100,12 @@ def initialize(
         values=values,
         schedule=schedule,
     )
-    kwargs.setdefault("model_parameters", [p for p in module.parameters() if p.requires_grad])
+    stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
+    given = [kwargs.get(name) for name in ("optimizer", "model_parameters", "lr_scheduler")]
+    kwargs.update(groups_of_this_rank(stages, parameters, *given))
     initialized: tuple[Any, ...] = deepspeed.initialize(model=module, config=config, **kwargs)
     align_group_names()  # an optimizer may have made groups
     engine = initialized[0]
-    stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
     first = next((stage for stage in stages if stage.stage_id == 0), None)
     engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))
     separate_phases(engine, stages)

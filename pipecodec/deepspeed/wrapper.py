@@ -47,7 +47,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     and returns an empty tuple.
 
     A module without a trainable parameter gets one of one element, ``anchor``, whose gradient is
-    always zero: the engine needs a parameter in every stage. It is not in the state dict.
+    always zero: the engine needs a parameter in every stage. ``add_filler`` makes others for the
+    optimizer's groups, which have no gradient. Neither is in the state dict.
     """
 
     def __init__(
@@ -142,6 +143,12 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             self._packed.append(tensors[-1])  # and is not read from the device again
         return tensors
 
+    def add_filler(self) -> nn.Parameter:
+        """Return a new parameter of one element, zero, for a group of the optimizer without one."""
+        filler = nn.Parameter(torch.zeros(1, device=next(self.parameters()).device))
+        self.register_parameter(f"filler{len(self._parameters)}", filler)
+        return filler
+
     def start_batch(self) -> None:
         """Forget what was packed and not taken, and what was sent."""
         self._packed.clear()
@@ -180,15 +187,15 @@ class DeepSpeedPipeStageWrapper(nn.Module):
                 codec.reset()
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Save nothing: the anchor, all that is the wrapper's own, is no part of the model."""
+        """Save nothing: anchor and fillers, all that is its own, are no part of the model."""
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *lists: list[str]
     ) -> None:
-        """Neither ask for the anchor nor refuse it."""
+        """Neither ask for the wrapper's own parameters nor refuse them."""
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
         for keys in lists[:2]:  # missing, unexpected
-            keys[:] = [key for key in keys if key != f"{prefix}anchor"]
+            keys[:] = [key for key in keys if key.removeprefix(prefix) not in self._parameters]
 
     def _receive(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

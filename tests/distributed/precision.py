@@ -7,7 +7,7 @@ torch's optimizer itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,8 +57,10 @@ ROUTES: dict[str, list[list[list[Route]]]] = {
 class Case:
     """What to train and how; ``routes`` is a key of ``ROUTES``.
 
-    ``scale`` is fp16's static loss scale, None a dynamic one that starts at 2**8. ``config`` is
-    merged into DeepSpeed's configuration.
+    ``scale`` is fp16's static loss scale, None a dynamic one that starts at 2**8. The first stage
+    is ``frozen``, the last one is ``bare`` of biases. ``grouped``: matrices decay and other
+    parameters do not; it says in which way this is told to ``initialize``. ``config`` is merged
+    into DeepSpeed's configuration.
     """
 
     optimizer: str = "adamw"
@@ -70,6 +72,8 @@ class Case:
     clip: float = 0.0
     scale: float | None = 64.0
     frozen: bool = False
+    bare: bool = False
+    grouped: str = ""
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -134,7 +138,73 @@ def build(case: Case) -> nn.ModuleList:
     stages = nn.ModuleList([*inner, Last(middle=False)])
     if case.frozen:
         stages[0].requires_grad_(False)
+    if case.bare:
+        for module in stages[-1].modules():
+            if isinstance(module, nn.Linear):
+                module.bias = None
     return stages
+
+
+def groups_of(parameters: Iterable[Any], empty: bool = True) -> list[dict[str, Any]]:
+    """Return groups by decay; without ``empty`` none that has no parameter."""
+    every = list(parameters)
+    groups = [
+        {"params": [p for p in every if p.ndim > 1], "weight_decay": 0.3, "kind": "matrices"},
+        {"params": [p for p in every if p.ndim <= 1], "weight_decay": 0.0, "lr": 0.05},
+    ]
+    return [group for group in groups if group["params"] or empty]
+
+
+def rates(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return a schedule with another rate for each group."""
+    each = [lambda step: 1 / (1 + step), lambda step: 1 + step]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, each[: len(optimizer.param_groups)])
+
+
+def given(case: Case, stages: nn.ModuleList) -> dict[str, Any]:
+    """Return what ``initialize`` is given to train with."""
+    make = OPTIMIZERS[case.optimizer]
+    trained = [p for p in stages.parameters() if p.requires_grad]
+    names = {p: name for name, p in stages.named_parameters()}
+
+    def by_name(parameters: Any) -> torch.optim.Optimizer:
+        assert all(parameter in names for parameter in parameters)
+        return make(groups_of(parameters))
+
+    ways: dict[str, Callable[[], dict[str, Any]]] = {
+        "": lambda: {"optimizer": make},
+        "function": lambda: {"optimizer": by_name, "lr_scheduler": rates},
+        "function without empty groups": lambda: {
+            "optimizer": lambda parameters: make(groups_of(parameters, empty=False)),
+            "lr_scheduler": rates,
+        },
+        "function of the whole model": lambda: {
+            "optimizer": lambda _: make(groups_of(trained)),
+            "lr_scheduler": rates,
+        },
+        "groups": lambda: {
+            "optimizer": make,
+            "model_parameters": iter(groups_of(trained)),
+            "lr_scheduler": rates,
+        },
+        "groups with names": lambda: {
+            "optimizer": make,
+            "model_parameters": [
+                {**group, "params": ((names[p], p) for p in group["params"])}
+                for group in groups_of(trained)
+            ],
+            "lr_scheduler": rates,
+        },
+        "groups for the configuration": lambda: {
+            "optimizer": None,
+            "model_parameters": groups_of(trained),
+            "lr_scheduler": rates,
+        },
+    }
+    if case.grouped == "object":
+        optimizer = make(groups_of(trained))
+        return {"optimizer": optimizer, "lr_scheduler": rates(optimizer)}
+    return ways[case.grouped]()
 
 
 def loss_fn(output: Tensor, target: Tensor) -> Tensor:
@@ -171,7 +241,7 @@ def engine_of(case: Case, stages: nn.ModuleList, **options: Any) -> Any:
         **{
             "loss_fn": loss_fn,
             "config": case.settings(),
-            "optimizer": OPTIMIZERS[case.optimizer],
+            **given(case, stages),
             **options,
         },
     )[0]
@@ -198,11 +268,12 @@ def whole(case: Case) -> tuple[list[float], dict[str, list[float]]]:
     masters = trained
     if case.precision != "fp32":
         masters = [p.detach().float().requires_grad_() for p in trained]
-    optimizer = OPTIMIZERS[case.optimizer](masters)
+    optimizer = OPTIMIZERS[case.optimizer](groups_of(masters) if case.grouped else masters)
     if case.precision == "fp16" and not case.zero:  # FP16_UnfusedOptimizer makes its state so
         for master in masters:
             master.grad = torch.zeros_like(master)
         optimizer.step()
+    schedule = rates(optimizer) if case.grouped else None
     scale = 1.0 if case.precision != "fp16" else case.scale or 2.0**8
     losses = []
     for step in range(len(ROUTES[case.routes])):
@@ -231,6 +302,8 @@ def whole(case: Case) -> tuple[list[float], dict[str, list[float]]]:
             for parameter, master in zip(trained, masters, strict=True):
                 parameter.copy_(master)
         optimizer.zero_grad()
+        if schedule is not None:
+            schedule.step()
     return losses, {name: p.flatten().tolist() for name, p in stages.named_parameters()}
 
 
