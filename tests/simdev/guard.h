@@ -3,6 +3,7 @@
 
 #include <c10/core/Device.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/version.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -67,7 +68,9 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     current_stream = other.id();
     return stream(before);
   }
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 12
   bool isStreamCapturing(const c10::Stream&) const override { return capturing; }
+#endif
   void record(void** event, const c10::Stream& stream, const c10::DeviceIndex,
               const c10::EventFlag) const override {
     const std::lock_guard lock(mutex);
