@@ -171,7 +171,7 @@ def pipeline_module(
         part,
         stages,
         topology=topology,
-        loss_fn=None if loss_fn is None else loss_of(stages[-1], loss_fn),
+        loss_fn=loss_of(stages[-1], loss_fn),
         config=config,
         dynamic_shape=dynamic_shape,
         schedule=schedule,

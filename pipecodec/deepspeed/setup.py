@@ -20,6 +20,7 @@ from .phases import separate_phases
 from .tie_check import watch_ties
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
+from .trained import require_gradients
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def initialize(
         let_ranks_count_nothing(engine.optimizer)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
+    if differentiable == "by-dtype":
+        require_gradients(engine, stages)
     actions = []
     unread = read == "verified" or (read == "auto" and engine.device.type != "cpu")
     if unread and not dynamic_shape:

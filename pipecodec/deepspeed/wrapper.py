@@ -19,11 +19,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..codec import Differentiable, TunnelCodec
+from .. import _C
+from ..codec import Differentiable, TunnelCodec, in_backward
 from ..liveness import Arg, arg_name
 from ..registry import register_framework_dialect
 from ..stage import Stage, bind_inputs
-from .token import join
+from ..tunnel import LEFT, entered_with_gradients
+from .token import join, join_loss, nothing_to_train
 
 __all__ = ["DeepSpeedPipeStageWrapper"]
 
@@ -100,6 +102,9 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         self._auto = differentiable == "auto"
         self._packed: deque[torch.Tensor] = deque()
         self._token: torch.Tensor | None = None
+        self._losses: deque[Any] = deque()
+        self._blind = False
+        self.output_is_loss = False
         if not any(parameter.requires_grad for parameter in mod.parameters()):
             self.anchor = nn.Parameter(torch.zeros(1))
 
@@ -141,6 +146,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     def start_batch(self) -> None:
         """Forget what was packed and not taken, and what was sent."""
         self._packed.clear()
+        self._losses.clear()
         if self.outgoing is not None and self.outgoing.in_flight is not None:
             self.outgoing.in_flight.clear()
 
@@ -154,8 +160,14 @@ class DeepSpeedPipeStageWrapper(nn.Module):
 
         Else the last stage ties every floating-point tensor of its output to its input itself.
         """
-        self.outgoing = TunnelCodec(
+        # What a value requires is seen where gradients are enabled; reentrant checkpointing runs
+        # the stage without them first, and every floating-point tensor is taken for differentiable.
+        self.outgoing = _LossCodec(
             transport="tunnel", differentiable="by-dtype", name="loss", dynamic_shape=True
+        )
+        self.outgoing.note_unused = self.outgoing.note_own
+        self._seen = TunnelCodec(
+            transport="tunnel", differentiable="auto", name="loss", dynamic_shape=True
         )
 
     def finish(self, output: Any) -> tuple[Any, torch.Tensor | None]:
@@ -164,6 +176,15 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             return self.outgoing.receive(output)
         token, self._token = self._token, None
         return output, token
+
+    def note_loss(self, loss: Any) -> None:
+        """Take note of a loss, before it was tied to the input, for when its output is recomputed.
+
+        An output that was sent without gradients counts as differentiable, so what the loss really
+        depends on is seen no earlier.
+        """
+        if self.recomputes and self._blind:
+            self._losses.append(getattr(loss, "grad_fn", None))
 
     def reset(self) -> None:
         """Forget the tensors and gradients that this stage's boundaries agreed on.
@@ -217,12 +238,25 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         return self.outgoing.send(tuple(values), token, token.device)  # 5
 
     def _ended(self, output: Any, token: torch.Tensor) -> Any:
+        if self.output_is_loss:
+            return join_loss(output, token)
         if self.outgoing is None:
             return join(output, token)
-        if self.recomputes:  # which passes nothing but tensors
-            return self.outgoing.send(output, token, token.device)
-        self._token = token
-        return output
+        if not self.recomputes:
+            self._token = token
+            return output
+        # Checkpointing passes nothing but tensors.
+        if torch.is_grad_enabled() and not in_backward():
+            self._blind = False
+            return self._seen.send(output, token, token.device)
+        sent = self.outgoing.send(output, token, token.device)
+        if not in_backward():
+            self._blind = True
+        elif self._blind:
+            loss = self._losses.popleft()
+            if not entered_with_gradients(sent[0]) and not _reaches_a_parameter(loss):
+                raise nothing_to_train()
+        return sent
 
     def _must_look(self) -> bool:
         """Return whether it can be seen with gradients enabled only what is differentiable.
@@ -234,6 +268,29 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             return False
         unsettled = self.dynamic_shape or not self.outgoing.settled
         return self.recomputes and self.training and self._auto and unsettled
+
+
+class _LossCodec(TunnelCodec):
+    """Sends what a checkpointed stage ends in to the loss function, in one process."""
+
+    def note_own(self, unused: list[int], tunnel: _C.Tunnel) -> None:
+        """Let the stage, which is run again now, leave out what the loss did not use."""
+        self.unused = unused
+
+
+def _reaches_a_parameter(node: Any) -> bool:
+    """Return whether a backward pass from ``node`` ends in a leaf, but for the stage's output."""
+    seen, open_ends = {node}, [node]
+    while open_ends:
+        node = open_ends.pop()
+        if node is None or type(node) is LEFT:
+            continue
+        if not node.next_functions:
+            return True
+        found = {next_node for next_node, _ in node.next_functions} - seen
+        seen |= found
+        open_ends += found
+    return False
 
 
 def _boundary(receiver: int, **settings: Any) -> TunnelCodec:
