@@ -61,6 +61,8 @@ def initialize(
       ranks call ``engine.reset_activation_shape()`` between two batches;
     - frames that were not read (``read``) are checked before gradients are reduced, and at the end
       of an evaluation: if one was not what it was taken for, no rank steps, and all raise;
+    - a value that nobody used in a micro-batch gives no gradient to the stage that sent it, instead
+      of zeros; a loss that depends on nothing trainable is torch's own error in training;
     - weights that stages share stay equal to the last bit, whatever the number of data-parallel
       replicas, and a copy without a gradient in a step does not hang the others. Every
       ``check_ties_every`` steps, if that is not 0, a checksum of each copy is compared, and a

@@ -19,12 +19,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .. import _C
 from ..codec import Differentiable, TunnelCodec, in_backward
 from ..liveness import Arg, arg_name
 from ..registry import register_framework_dialect
 from ..stage import Stage, bind_inputs
-from ..tunnel import LEFT, entered_with_gradients
+from ..tunnel import entered_with_gradients
+from .ending import codec_within, reaches_a_leaf
 from .token import join, join_loss, nothing_to_train
 
 __all__ = ["DeepSpeedPipeStageWrapper"]
@@ -162,13 +162,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         """
         # What a value requires is seen where gradients are enabled; reentrant checkpointing runs
         # the stage without them first, and every floating-point tensor is taken for differentiable.
-        self.outgoing = _LossCodec(
-            transport="tunnel", differentiable="by-dtype", name="loss", dynamic_shape=True
-        )
-        self.outgoing.note_unused = self.outgoing.note_own
-        self._seen = TunnelCodec(
-            transport="tunnel", differentiable="auto", name="loss", dynamic_shape=True
-        )
+        self.outgoing = codec_within("by-dtype")
+        self._seen = codec_within("auto")
 
     def finish(self, output: Any) -> tuple[Any, torch.Tensor | None]:
         """Return the module's output and the token, from what ``forward`` returned last."""
@@ -254,7 +249,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             self._blind = True
         elif self._blind:
             loss = self._losses.popleft()
-            if not entered_with_gradients(sent[0]) and not _reaches_a_parameter(loss):
+            if not entered_with_gradients(sent[0]) and not reaches_a_leaf(loss):
                 raise nothing_to_train()
         return sent
 
@@ -268,29 +263,6 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             return False
         unsettled = self.dynamic_shape or not self.outgoing.settled
         return self.recomputes and self.training and self._auto and unsettled
-
-
-class _LossCodec(TunnelCodec):
-    """Sends what a checkpointed stage ends in to the loss function, in one process."""
-
-    def note_own(self, unused: list[int], tunnel: _C.Tunnel) -> None:
-        """Let the stage, which is run again now, leave out what the loss did not use."""
-        self.unused = unused
-
-
-def _reaches_a_parameter(node: Any) -> bool:
-    """Return whether a backward pass from ``node`` ends in a leaf, but for the stage's output."""
-    seen, open_ends = {node}, [node]
-    while open_ends:
-        node = open_ends.pop()
-        if node is None or type(node) is LEFT:
-            continue
-        if not node.next_functions:
-            return True
-        found = {next_node for next_node, _ in node.next_functions} - seen
-        seen |= found
-        open_ends += found
-    return False
 
 
 def _boundary(receiver: int, **settings: Any) -> TunnelCodec:
