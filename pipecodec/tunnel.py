@@ -13,7 +13,15 @@ from torch.autograd.function import once_differentiable
 from . import _C
 from .errors import FrameError
 
-__all__ = ["ENTERED", "Receiver", "Sender", "enter_tunnel", "leave_tunnel"]
+__all__ = [
+    "ENTERED",
+    "LEFT",
+    "Receiver",
+    "Sender",
+    "enter_tunnel",
+    "entered_with_gradients",
+    "leave_tunnel",
+]
 
 # Bits of other dtypes are no float32 numbers: nothing may compute with a tunnel or with its
 # gradient. In particular a tunnel must be used once, since autograd adds the gradients of two uses.
@@ -76,6 +84,11 @@ def leave_tunnel(
     return token, tuple(leaves)
 
 
+def entered_with_gradients(tunnel: Tensor) -> bool:
+    """Return whether any leaf that ``enter_tunnel`` was given requires a gradient."""
+    return any(tunnel.grad_fn.needs_input_grad[3:])  # type: ignore[union-attr]
+
+
 class _Entry(Function):
     """Leaves to tunnel; backward: the tunnel's gradient to the gradients of the leaves used."""
 
@@ -133,5 +146,8 @@ class _Exit(Function):
         return None, ctx.tunnel.gather(gradients, ctx.device, True), None, None
 
 
-ENTERED = _Entry._backward_cls  # type: ignore[attr-defined]
+ENTERED = _Entry._backward_cls
 """The type of the autograd node of a tensor that ``enter_tunnel`` returned."""
+
+LEFT = _Exit._backward_cls
+"""The type of the autograd node of the tensors that ``leave_tunnel`` returned."""

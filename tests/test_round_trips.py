@@ -189,7 +189,7 @@ def test_the_host_cannot_read_the_device() -> None:
 
 
 def test_each_leaf_is_copied_once(device: Device) -> None:
-    """In whatever order its elements are; and zeros are written only where there is room."""
+    """In whatever order its elements are; zeros are written once, whatever the room between."""
 
     def packing(*leaves: torch.Tensor) -> dict[str, int]:
         value = [leaf.requires_grad_() for leaf in leaves]
@@ -200,7 +200,8 @@ def test_each_leaf_is_copied_once(device: Device) -> None:
         bits = [on_host(leaf).contiguous().view(torch.uint8).flatten() for leaf in leaves]
         size = on_host(tunnel).view(torch.uint8)
         padded = [torch.nn.functional.pad(each, (0, -len(each) % 16)) for each in bits]
-        assert torch.equal(size, torch.cat(padded))
+        tail = torch.zeros(16 * (len(leaves) > 1), dtype=torch.uint8)
+        assert torch.equal(size, torch.cat([*padded, tail]))
         return counts
 
     def matrix(*shape: int) -> torch.Tensor:
@@ -208,7 +209,7 @@ def test_each_leaf_is_copied_once(device: Device) -> None:
 
     in_order = packing(matrix(4, 4), matrix(4, 4))
     assert packing(matrix(4, 4).t(), matrix(4, 1).expand(4, 4)) == in_order
-    assert packing(matrix(2, 3), matrix(4, 4))["kernel"] == in_order["kernel"] + 1
+    assert packing(matrix(2, 3), matrix(4, 4))["kernel"] == in_order["kernel"]
 
 
 def test_the_page_shows_what_is_counted() -> None:

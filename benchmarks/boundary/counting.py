@@ -27,11 +27,13 @@ _METHODS = ("cpu", "numpy", "tolist", "to")
 class Counts:
     """What one rank saw in one step.
 
-    ``sent`` counts messages by (own stage, stage sent to), ``waits`` calls by name after which the
+    ``sent`` counts the engine's messages by (own stage, stage sent to), ``flags`` those of a few
+    bytes from host to host that go back beside a gradient, ``waits`` calls by name after which the
     host would wait for an accelerator. ``loss`` is the step's, which all ways have to share.
     """
 
     sent: Counter[tuple[int, int]] = field(default_factory=Counter)
+    flags: int = 0
     waits: Counter[str] = field(default_factory=Counter)
     loss: float = 0.0
 
@@ -106,26 +108,31 @@ def _steady_step(engine: Any) -> Counts:
     from deepspeed.runtime.pipe import p2p
 
     engine.train_batch(batches())
-    counts, plain = Counts(), p2p.send
+    counts, plain, plain_isend = Counts(), p2p.send, torch.distributed.isend
 
     def send(tensor: torch.Tensor, stage: int) -> Any:
         counts.sent[engine.stage_id, stage] += 1
         return plain(tensor, stage)
 
-    p2p.send = send
+    def isend(*args: Any) -> Any:
+        counts.flags += 1
+        return plain_isend(*args)
+
+    p2p.send, torch.distributed.isend = send, isend
     try:
         with counted_waits() as waits:
             loss = engine.train_batch(batches())
     finally:
-        p2p.send = plain
+        p2p.send, torch.distributed.isend = plain, plain_isend
     counts.waits, counts.loss = waits, loss.item()
     return counts
 
 
 def totals(per_rank: list[Counts]) -> tuple[dict[str, float], list[Counter[str]]]:
-    """Return messages "forward" and "back" for each micro-batch and boundary, and waits by stage.
+    """Return messages "forward", "back" and "flags" for each micro-batch and boundary, and waits.
 
-    Raises ``ValueError`` if boundaries differ, which they do not in a chain of equal stages.
+    Waits are by stage. Raises ``ValueError`` if boundaries differ, which they do not in a chain of
+    equal stages.
     """
     found: dict[str, set[float]] = {"forward": set(), "back": set()}
     for counts in per_rank:
@@ -134,4 +141,6 @@ def totals(per_rank: list[Counts]) -> tuple[dict[str, float], list[Counter[str]]
     if any(len(each) != 1 for each in found.values()):
         raise ValueError(f"boundaries differ in their messages: {found}")
     messages = {name: each.pop() for name, each in found.items()}
+    boundaries = len(per_rank) - 1
+    messages["flags"] = sum(counts.flags for counts in per_rank) / MICRO_BATCHES / boundaries
     return messages, [counts.waits for counts in per_rank]

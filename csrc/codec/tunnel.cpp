@@ -51,8 +51,8 @@ Ref Tunnel::gather(PyObject* tensors, PyObject* device, bool reuse) const {
   const at::Device where = device::parse_device(device);
   const bool view =
       reuse && spans_.size() == 1 && leaves[0].defined() && leaves[0].device() == where && lone(leaves[0]);
-  const at::Tensor made =
-      view ? device::as_bytes(device::plain(leaves[0])) : device::gather(leaves, spans_, bytes(), where);
+  const at::Tensor made = view ? device::as_bytes(device::plain(leaves[0]))
+                               : device::gather(leaves, spans_, tunnel_size(spans_, bytes_), where);
   if (has_tail() && where.is_cpu()) {
     auto* const tail = static_cast<uint8_t*>(made.mutable_data_ptr()) + bytes_;
     for (size_t i = 0; i < leaves.size(); ++i) tail[i] = leaves[i].defined() ? 0 : kUnused;
@@ -62,7 +62,7 @@ Ref Tunnel::gather(PyObject* tensors, PyObject* device, bool reuse) const {
 }
 
 Ref Tunnel::unused(PyObject* gradient) const {
-  const at::Tensor bytes = device::as_bytes(device::plain(checked(gradient)));
+  const at::Tensor bytes = device::as_bytes(device::plain(checked(gradient, tunnel_size(spans_, bytes_))));
   const uint8_t* const tail = static_cast<const uint8_t*>(bytes.const_data_ptr()) + bytes_;
   Ref found = Ref::take(PyList_New(0));
   for (size_t i = 0; i < spans_.size(); ++i) {
@@ -73,12 +73,12 @@ Ref Tunnel::unused(PyObject* gradient) const {
   return found;
 }
 
-const at::Tensor& Tunnel::checked(PyObject* buffer) const {
+const at::Tensor& Tunnel::checked(PyObject* buffer, uint64_t bytes) const {
   if (!device::is_tensor(buffer)) raise(PyExc_TypeError, "the tunnel is a tensor");
   const at::Tensor& tensor = device::unwrap(buffer);
-  if (!device::has_memory(tensor) || tensor.scalar_type() != at::kFloat || tensor.nbytes() < bytes()) {
+  if (!device::has_memory(tensor) || tensor.scalar_type() != at::kFloat || tensor.nbytes() < bytes) {
     raise(structure::known().frame_error,
-          "the tunnel must be float32 of at least " + std::to_string(bytes() / 4) +
+          "the tunnel must be float32 of at least " + std::to_string(bytes / 4) +
               " elements, with memory of its own; this one is " + c10::toString(tensor.scalar_type()) +
               (tensor.is_nested() ? std::string(", nested") : " with " + std::to_string(tensor.numel())));
   }
@@ -86,7 +86,7 @@ const at::Tensor& Tunnel::checked(PyObject* buffer) const {
 }
 
 Ref Tunnel::scatter(PyObject* buffer, bool reuse) const {
-  const at::Tensor& tensor = checked(buffer);
+  const at::Tensor& tensor = checked(buffer, bytes_);
   std::vector<at::Tensor> leaves;
   if (reuse && lone(tensor)) {
     leaves.push_back(

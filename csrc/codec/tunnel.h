@@ -29,12 +29,12 @@ class Tunnel {
   // The indices of the leaves for which there was None in the gradient that gather() made, as its tail says.
   structure::Ref unused(PyObject* gradient) const;
 
-  bool has_tail() const { return bytes() > bytes_ && !spans_.empty(); }
-  uint64_t bytes() const { return tunnel_size(spans_, bytes_); }
+  bool has_tail() const { return !spans_.empty() && tunnel_size(spans_, bytes_) > bytes_; }
+  uint64_t bytes() const { return bytes_; }  // of the leaves
   size_t leaves() const { return spans_.size(); }
 
  private:
-  const at::Tensor& checked(PyObject* buffer) const;
+  const at::Tensor& checked(PyObject* buffer, uint64_t bytes) const;
   bool lone(const at::Tensor& tensor) const;
 
   std::vector<device::Span> spans_;

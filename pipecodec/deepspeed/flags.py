@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from .. import _C
 from ..tunnel import ENTERED
@@ -61,7 +62,8 @@ def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Non
         stage = by_phase[options.get("phase", 0)]
         codec = stage.outgoing
         if stage.last or codec is None or codec.in_flight is None:
-            return run_backward(engine, buffer_id, **options)
+            run_backward(engine, buffer_id, **options)
+            return
         tunnel, sent = codec.in_flight.popleft()
         if len(tunnel) > 0:
             road = roads[stage.stage_id + 1]
@@ -159,7 +161,7 @@ def _host_group() -> Any:
     except RuntimeError:
         # By its name: a rank that fails drops its groups, and so closes their connections.
         name = dist.new_group(backend="gloo").group_name
-        return lambda: dist.distributed_c10d._resolve_process_group(name)
+        return lambda: distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined]
     return lambda: None
 
 

@@ -27,6 +27,7 @@ from .put_back import put_unused_back
 from .tie_check import steps_between_checks, watch_ties
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
+from .trained import require_gradients
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def initialize(
       ranks call ``engine.reset_activation_shape()`` between two batches;
     - frames that were not read (``read``) are checked before gradients are reduced, and at the end
       of an evaluation: if one was not what it was taken for, no rank steps, and all raise;
+    - a value that nobody used in a micro-batch gives no gradient to the stage that sent it, instead
+      of zeros; a loss that depends on nothing trainable is torch's own error in training;
     - weights that stages share stay equal to the last bit, whatever the number of data-parallel
       replicas, and a copy without a gradient in a step does not hang the others. Every
       ``check_ties_every`` steps, if that is not 0, a checksum of each copy is compared, and a
@@ -124,6 +127,8 @@ def initialize(
         let_ranks_count_nothing(engine.optimizer)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
+    if differentiable == "by-dtype":
+        require_gradients(engine, stages)
     actions = []
     unread = read == "verified" or (read == "auto" and engine.device.type != "cpu")
     if unread and not dynamic_shape:

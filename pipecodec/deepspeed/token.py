@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-__all__ = ["join"]
+__all__ = ["join", "join_loss", "nothing_to_train"]
 
 
 def join(output: Any, token: torch.Tensor | None) -> Any:
@@ -16,12 +16,36 @@ def join(output: Any, token: torch.Tensor | None) -> Any:
         return output
 
     def joined(leaf: Any) -> Any:
-        differentiable = isinstance(leaf, torch.Tensor) and (
-            leaf.is_floating_point() or leaf.is_complex()
-        )
-        return _Join.apply(leaf, token) if differentiable else leaf  # type: ignore[no-untyped-call]
+        return _Join.apply(leaf, token) if _can_have_one(leaf) else leaf  # type: ignore[no-untyped-call]
 
     return pytree.tree_map(joined, output)
+
+
+def join_loss(loss: Any, token: torch.Tensor | None) -> Any:
+    """Return ``loss`` with ``token`` in its history, if it has one.
+
+    Raises ``RuntimeError`` with torch's own text if it has none, where gradients are enabled: then
+    the token would be all that its backward pass reaches.
+    """
+    leaves = [leaf for leaf in pytree.tree_leaves(loss) if _can_have_one(leaf)]
+    if torch.is_grad_enabled() and leaves and not any(leaf.requires_grad for leaf in leaves):
+        raise nothing_to_train()
+    return join(loss, token)
+
+
+def nothing_to_train() -> RuntimeError:
+    """Return the error of a loss that no gradient of a trainable parameter depends on."""
+    return RuntimeError(
+        "element 0 of tensors does not require grad and does not have a grad_fn: the loss depends "
+        "on nothing that is trained. Is it detached, or is all it depends on frozen? A stage that "
+        "checkpoints reentrantly behind a frozen one gives no gradient unless its input requires "
+        "one: call enable_input_require_grads() on the model, or pass "
+        'differentiable="by-dtype"'
+    )
+
+
+def _can_have_one(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
 class _Join(torch.autograd.Function):

@@ -24,8 +24,10 @@ from ..codec import Differentiable, TunnelCodec, in_backward
 from ..liveness import Arg, arg_name
 from ..registry import register_framework_dialect
 from ..stage import Stage, bind_inputs
+from ..tunnel import entered_with_gradients
+from .ending import codec_within, reaches_a_leaf
 from .recompute import statistics_kept
-from .token import join
+from .token import join, nothing_to_train
 
 __all__ = ["DeepSpeedPipeStageWrapper"]
 
@@ -105,6 +107,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         self._packed: deque[torch.Tensor] = deque()
         self._token: torch.Tensor | None = None
         self.kept: list[Any] | None = None
+        self._losses: deque[Any] = deque()
+        self._blind = False
         if not any(parameter.requires_grad for parameter in mod.parameters()):
             self.anchor = nn.Parameter(torch.zeros(1))
 
@@ -152,6 +156,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     def start_batch(self) -> None:
         """Forget what was packed and not taken, and what was sent."""
         self._packed.clear()
+        self._losses.clear()
         if self.outgoing is not None and self.outgoing.in_flight is not None:
             self.outgoing.in_flight.clear()
 
@@ -165,9 +170,10 @@ class DeepSpeedPipeStageWrapper(nn.Module):
 
         Else the last stage ties every floating-point tensor of its output to its input itself.
         """
-        self.outgoing = TunnelCodec(
-            transport="tunnel", differentiable="by-dtype", name="loss", dynamic_shape=True
-        )
+        # What a value requires is seen where gradients are enabled; reentrant checkpointing runs
+        # the stage without them first, and every floating-point tensor is taken for differentiable.
+        self.outgoing = codec_within("by-dtype")
+        self._seen = codec_within("auto")
 
     def finish(self, output: Any) -> tuple[Any, torch.Tensor | None]:
         """Return the module's output and the token, from what ``forward`` returned last."""
@@ -175,6 +181,15 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             return self.outgoing.receive(output)
         token, self._token = self._token, None
         return output, token
+
+    def note_loss(self, loss: Any) -> None:
+        """Take note of a loss, before it was tied to the input, for when its output is recomputed.
+
+        An output that was sent without gradients counts as differentiable, so what the loss really
+        depends on is seen no earlier.
+        """
+        if self.recomputes and self._blind:
+            self._losses.append(getattr(loss, "grad_fn", None))
 
     def reset(self) -> None:
         """Forget the tensors and gradients that this stage's boundaries agreed on.
@@ -235,10 +250,21 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             return ()
         if self.outgoing is None:
             return join(output, token)
-        if self.recomputes:  # which passes nothing but tensors
-            return self.outgoing.send(output, token, token.device)
-        self._token = token
-        return output
+        if not self.recomputes:
+            self._token = token
+            return output
+        # Checkpointing passes nothing but tensors.
+        if torch.is_grad_enabled() and not in_backward():
+            self._blind = False
+            return self._seen.send(output, token, token.device)
+        sent = self.outgoing.send(output, token, token.device)
+        if not in_backward():
+            self._blind = True
+        elif self._blind:
+            loss = self._losses.popleft()
+            if not entered_with_gradients(sent[0]) and not reaches_a_leaf(loss):
+                raise nothing_to_train()
+        return sent
 
     def _must_look(self) -> bool:
         """Return whether it can be seen with gradients enabled only what is differentiable.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import pipecodec
 from pipecodec.demo.launch import Rank
 
-from .harness import values
+from .harness import outcomes, values
 
 WIDTH, BATCH = 8, 4
 
@@ -246,3 +247,96 @@ def test_parameters_have_gradients_where_they_have_in_one_process(world: int) ->
             for step, (here, there) in enumerate(zip(found, gradients_alone, strict=True)):
                 differs = [key for key in there if here[key] != there[key]]
                 assert not differs, f"{name}, stage {stage}, step {step}"
+
+
+def trained_beside(rank: Rank, names: list[str]) -> dict[str, dict[int, Any]]:
+    """Train as on a device whose memory the host would have to wait for: no tail is read."""
+    from torch.distributed import distributed_c10d
+
+    from pipecodec.deepspeed import flags
+
+    class Beside(flags._Between):
+        def __init__(self, peer: int, tag: int, group: Any, tails: bool) -> None:
+            super().__init__(peer, tag, group, tails=False)
+
+    def group_of_its_own() -> Any:
+        name = torch.distributed.new_group(backend="gloo").group_name
+        return lambda: distributed_c10d._resolve_process_group(name)
+
+    flags._Between, flags._host_group = Beside, group_of_its_own  # type: ignore[misc]
+    return trained(rank, names)
+
+
+def test_flags_of_all_leaves_go_from_host_to_host_where_a_tail_would_be_waited_for() -> None:
+    names = ["3 stages", "dynamic, reentrant", "lone leaf"]
+    per_rank = values(trained_beside, 3, names)
+    for name in names:
+        assert [own[name][stage] for stage, own in enumerate(per_rank)] == alone(CASES[name])
+
+
+def left_without_flags(rank: Rank, killed: bool) -> None:
+    """Let the last stage end after it sent a gradient, but not which leaves it is of."""
+    import deepspeed
+    from deepspeed.runtime.pipe import schedule
+    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    case = Case(2, ((0, 0),), lone=True)
+    engine, *_ = pipecodec.deepspeed.initialize(
+        pipecodec.partition_modules(case.build(), ["x", "use"]),
+        topology=PipeDataParallelTopology(num_pp=2, num_dp=1),
+        loss_fn=loss_of,
+        config={"train_micro_batch_size_per_gpu": BATCH, "gradient_accumulation_steps": 2},
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+    )
+    send_gradient = engine._INSTRUCTION_MAP[schedule.SendGrad]
+
+    def send_and_end(engine: Any, buffer_id: int) -> None:
+        send_gradient(engine, buffer_id)
+        if killed:
+            os._exit(3)
+        raise ValueError("ended after its gradient")
+
+    if rank.rank == 1:
+        (stage,) = engine.module.forward_funcs
+        stage.incoming.note_unused = lambda unused, tunnel: None
+        engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, schedule.SendGrad: send_and_end}
+    engine.train_batch(micro_batches(case, 0))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_flags_that_never_come_are_an_error(killed: bool) -> None:
+    first, last = outcomes(left_without_flags, 2, killed)
+    assert first.status == "error" and last.status == ("died" if killed else "error")
+    assert ("Connection" in first.detail) if killed else ("after its gradient" in first.detail)
+
+
+def by_hand(value: Any, loss_of_received: Any, cut: bool) -> None:
+    """Run a value through a boundary in one process; ``cut``: as an engine does, with copies."""
+    sender, receiver = (pipecodec.Codec(transport="tunnel") for _ in range(2))
+    sent = sender.pack(value)
+    if not cut:
+        loss_of_received(receiver.receive(sent)).backward()
+        return
+    arrived = tuple(t.detach().clone().requires_grad_(t.is_floating_point()) for t in sent)
+    loss_of_received(receiver.receive(arrived)).backward()
+    sent[0].backward(arrived[0].grad)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_codecs_without_an_engine_say_it_in_the_tail(cut: bool) -> None:
+    used, unused = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(3))
+    by_hand({"a": used * 2, "b": unused * 2}, lambda got: got[0]["a"].sum() + got[1].sum(), cut)
+    assert unused.grad is None and used.grad.tolist() == [2.0] * 4
+    lone = nn.Parameter(torch.ones(4))
+    by_hand(lone * 2, lambda got: got[1].sum(), cut)
+    assert lone.grad.tolist() == [0.0] * 4 if cut else lone.grad is None
+
+
+def test_gradients_that_are_made_by_hand_have_no_tail() -> None:
+    """Of zeros, or of ones: neither says that a leaf was not used."""
+    for value in (0.0, 1.0):
+        weight = nn.Parameter(torch.ones(2))
+        tunnel, _ = pipecodec.Codec(transport="tunnel").pack([weight * 2, weight * 3])
+        tunnel.backward(torch.full_like(tunnel, value))
+        assert weight.grad.tolist() == [5 * value] * 2

@@ -1,0 +1,39 @@
+"""From a checkpointed last stage to the loss function: what crosses there, and what it trains."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from .. import _C
+from ..codec import TunnelCodec
+from ..tunnel import LEFT
+
+__all__ = ["codec_within", "reaches_a_leaf"]
+
+
+def codec_within(differentiable: Literal["auto", "by-dtype"]) -> TunnelCodec:
+    """Return a codec whose two sides are in one process, where a value may be sent again."""
+    codec = TunnelCodec(
+        transport="tunnel", differentiable=differentiable, name="loss", dynamic_shape=True
+    )
+
+    def note_unused(unused: list[int], tunnel: _C.Tunnel) -> None:
+        codec.unused = unused  # for the stage, which is recomputed next and leaves them out
+
+    codec.note_unused = note_unused
+    return codec
+
+
+def reaches_a_leaf(node: Any) -> bool:
+    """Return whether backward from ``node`` ends in a leaf that did not come out of a tunnel."""
+    seen, unvisited = {node}, [node]
+    while unvisited:
+        node = unvisited.pop()
+        if node is None or type(node) is LEFT:
+            continue
+        if not node.next_functions:
+            return True
+        found = {following for following, _ in node.next_functions} - seen
+        seen |= found
+        unvisited += found
+    return False
