@@ -51,7 +51,7 @@ def saving(engine: Any, part: Partition) -> Callable[..., bool]:
         exclude_frozen_parameters: bool = False,
     ) -> bool:
         client_state = {} if client_state is None else client_state
-        everywhere(_NAME, lambda: _check(save_dir, tag, client_state))
+        everywhere(_NAME, lambda: _check(engine, save_dir, tag, client_state))
         folder = Path(save_dir)
         name = f"global_step{engine.global_steps}" if tag is None else str(tag)
         agree(
@@ -107,7 +107,7 @@ def files_of(everyone: list[dict[str, Any]]) -> dict[str, list[int]]:
     return {name: saved for theirs in everyone for name, saved in theirs["files"].items()}
 
 
-def _check(save_dir: Any, tag: Any, client_state: Any) -> None:
+def _check(engine: Any, save_dir: Any, tag: Any, client_state: Any) -> None:
     if not save_dir:
         raise ValueError(f"save_dir must be the path of a folder, not {save_dir!r}")
     os.fspath(save_dir)
@@ -115,6 +115,11 @@ def _check(save_dir: Any, tag: Any, client_state: Any) -> None:
         raise ValueError(f"the tag {tag!r} is empty, or begins or ends in space; give another one")
     if not isinstance(client_state, Mapping):
         raise ValueError(f"client_state is a {type(client_state).__name__}; give a dict")
+    if engine.zero_elastic_checkpoint() and "step" not in engine.optimizer.param_groups[0]:
+        raise ValueError(
+            "DeepSpeed saves no step count of this optimizer under zero_optimization."
+            "elastic_checkpoint, and could not load the checkpoint; set it to false"
+        )
     if taken := sorted(key for key in client_state if key in _TAKEN):
         raise ValueError(
             f"client_state has {', '.join(map(repr, taken))}, and would replace what DeepSpeed "
