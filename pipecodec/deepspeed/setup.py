@@ -11,10 +11,11 @@ from . import failure
 from .agree import agree
 from .batch import packing_batch_fn
 from .check import frame_check
-from .clipping import count_every_stage, let_ranks_count_nothing
+from .clipping import count_every_stage, let_ranks_count_nothing, tag_gradients
 from .engine import pipeline_module
 from .gradients import give_gradients_away
 from .groups import groups_of_this_rank
+from .guards import say_default_clipping
 from .loss_scale import scale_gradients
 from .meeting import before_collectives
 from .phases import separate_phases
@@ -90,6 +91,7 @@ def initialize(
         values=values,
         schedule=schedule,
     )
+    say_default_clipping(config)
     stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
     given = [kwargs.get(name) for name in ("optimizer", "model_parameters", "lr_scheduler")]
     kwargs.update(groups_of_this_rank(stages, parameters, *given))
@@ -109,6 +111,8 @@ def initialize(
     scale_gradients(engine)
     if engine.using_bf16_optimizer:
         let_ranks_count_nothing(engine.optimizer)
+    if hasattr(engine.optimizer, "fp32_groups"):  # FP16_UnfusedOptimizer
+        tag_gradients(engine.optimizer)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
     actions = []

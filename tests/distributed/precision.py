@@ -58,7 +58,8 @@ class Case:
     """What to train and how; ``routes`` is a key of ``ROUTES``.
 
     ``scale`` is fp16's static loss scale, None a dynamic one that starts at 2**8. The first stage
-    is ``frozen``, the last one is ``bare`` of biases. ``grouped``: matrices decay and other
+    is ``frozen``, the last one is ``bare`` of biases, ``tied`` to it by the
+    matrix of the first expert. ``grouped``: matrices decay and other
     parameters do not; it says in which way this is told to ``initialize``. ``config`` is merged
     into DeepSpeed's configuration.
     """
@@ -73,6 +74,7 @@ class Case:
     scale: float | None = 64.0
     frozen: bool = False
     bare: bool = False
+    tied: bool = False
     grouped: str = ""
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -138,6 +140,8 @@ def build(case: Case) -> nn.ModuleList:
     stages = nn.ModuleList([*inner, Last(middle=False)])
     if case.frozen:
         stages[0].requires_grad_(False)
+    if case.tied:
+        stages[-1].experts[0].weight = stages[0].experts[0].weight
     if case.bare:
         for module in stages[-1].modules():
             if isinstance(module, nn.Linear):
@@ -226,7 +230,9 @@ def train(
     return {name: _train(rank, name, case) for name, case in cases.items()}
 
 
-def engine_of(case: Case, stages: nn.ModuleList, **options: Any) -> Any:
+def engine_of(
+    case: Case, stages: nn.ModuleList, inputs: list[str] | None = None, **options: Any
+) -> Any:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
@@ -236,9 +242,9 @@ def engine_of(case: Case, stages: nn.ModuleList, **options: Any) -> Any:
     accelerator.supported_dtypes = lambda self: list(DTYPES.values())
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     return pipecodec.deepspeed.initialize(
-        pipecodec.partition_modules(list(stages), ["hidden", "route"]),
-        topology=PipeDataParallelTopology(num_pp=case.pipes, num_dp=case.replicas),
+        pipecodec.partition_modules(list(stages), inputs or ["hidden", "route"]),
         **{
+            "topology": PipeDataParallelTopology(num_pp=case.pipes, num_dp=case.replicas),
             "loss_fn": loss_fn,
             "config": case.settings(),
             **given(case, stages),

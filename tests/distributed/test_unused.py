@@ -9,6 +9,7 @@ parameters, silently if these have one size.
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -74,3 +75,12 @@ ACCUMULATION = {
 
 def test_gradients_may_be_accumulated_in_other_ways() -> None:
     check(ACCUMULATION)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+def test_tied_weights_that_no_copy_used_are_left_alone(clip: float) -> None:
+    tied: dict[str, Any] = {"replicas": 2, "routes": "other layers", "clip": clip, "tied": True}
+    # The sum of the copies' gradients is rounded in another order than one process does.
+    check(named(*(Case("momentum", "fp32", zero, **tied) for zero in (0, 1))), within=2.5e-7)
+    halves = product(["bf16", "fp16"], (0, 1))
+    check(named(*(Case("momentum", half, zero, **tied) for half, zero in halves)), within=1e-3)
