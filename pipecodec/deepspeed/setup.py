@@ -68,12 +68,18 @@ def initialize(
       replicas, and a copy without a gradient in a step does not hang the others. Every
       ``check_ties_every`` steps, if that is not 0, a checksum of each copy is compared, and a
       difference is an error on every rank;
+    - a parameter that no micro-batch of a step used, on no replica, is left alone by the optimizer,
+      and one that some replicas used gets the mean of all, with ZeRO too;
+    - in fp16 without ZeRO the gradient that leaves the loss is scaled, as with ZeRO;
     - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
-      ``correct_clipping`` is False (DeepSpeed counts those of the first stage).
+      ``correct_clipping`` is False (DeepSpeed counts those of the first stage). Where the
+      configuration has no ``gradient_clipping``, rank 0 logs that DeepSpeed clips to 1.0.
 
     ``kwargs`` are those of ``deepspeed.initialize``, such as ``optimizer`` (also a function of the
     parameters), ``lr_scheduler`` and ``training_data``; ``model_parameters`` are by default all
-    that require a gradient. Raises ``ValueError`` as :func:`pipeline_module` does.
+    that require a gradient. Both may be over the whole model, with groups, of which each rank keeps
+    its own parameters. Raises ``ValueError`` as :func:`pipeline_module` does, and for a parameter
+    in two groups or in no stage.
     """
     import deepspeed
 
