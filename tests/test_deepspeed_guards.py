@@ -32,6 +32,10 @@ class Topology:
             {"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}},
             "offload_optimizer is not covered",
         ),
+        (
+            {"zero_optimization": {"stage": 1, "round_robin_gradients": True}},
+            "round_robin_gradients reorders",
+        ),
         ({"fp16": {"fp16_master_weights_and_grads": True}}, "needs ZeRO's offloading"),
         ({"bf16": {"bf16_master_weights_and_grads": True}}, "needs ZeRO's offloading"),
         ({"torch_autocast": {"enabled": True}}, r"torch_autocast\.enabled lets .* use fp16"),

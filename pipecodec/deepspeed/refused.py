@@ -23,6 +23,10 @@ _REFUSED = {
     "zero_optimization.offload_param": _OFFLOAD,
     "zero_optimization.cpu_offload": _OFFLOAD,
     "zero_optimization.zenflow": _OFFLOAD,
+    "zero_optimization.round_robin_gradients": (
+        "reorders master weights, which DeepSpeed then looks for in the old order when they are "
+        "read or loaded; leave it out"
+    ),
     "fp16.fp16_master_weights_and_grads": _MASTERS,
     "bf16.bf16_master_weights_and_grads": _MASTERS,
     "bfloat16.bf16_master_weights_and_grads": _MASTERS,

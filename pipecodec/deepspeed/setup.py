@@ -16,6 +16,7 @@ from .engine import pipeline_module
 from .gradients import give_gradients_away
 from .groups import groups_of_this_rank
 from .guards import say_default_clipping
+from .inner import correct_optimizer
 from .loss_scale import scale_gradients
 from .meeting import before_collectives
 from .phases import separate_phases
@@ -108,6 +109,7 @@ def initialize(
     separate_phases(engine, stages)
     if schedule == "1f1b":
         give_gradients_away(engine, stages)
+    correct_optimizer(engine)
     presence = Presence(engine)
     if isinstance(module, TiedWeights):
         sum_tied_gradients(engine, presence)

@@ -29,6 +29,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
     "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1, weight_decay=0.1),
 }
 
 ROUTES: dict[str, list[list[list[Route]]]] = {
@@ -325,9 +326,9 @@ def _clip(case: Case, masters: list[Tensor]) -> None:
 
 def _step(case: Case, optimizer: Any, masters: list[Tensor]) -> None:
     optimizer.step()
-    flat = case.zero or case.precision == "bf16"
-    if flat and case.optimizer == "adamw":
-        # Flat optimizers count the steps of a group, not those of a parameter.
+    fused = "optimizer" in case.config and "torch_adam" not in case.config["optimizer"]["params"]
+    if case.optimizer == "adamw" and (case.zero or case.precision == "bf16" or fused):
+        # Flat optimizers, and FusedAdam, count the steps of a group, not those of a parameter.
         steps = max(int(state["step"]) for state in optimizer.state.values())
         for master in masters:
             state = optimizer.state[master]
