@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipecodec.deepspeed.guards import protect_frames
+from pipecodec.deepspeed.guards import protect_frames, say_default_clipping
 
 
 class Topology:
@@ -27,15 +27,45 @@ class Topology:
     [
         ({"fp16": {"enabled": True, "auto_cast": True}}, r"fp16\.auto_cast casts .* set it to"),
         ({"has_bool_tensors": True}, "has_bool_tensors casts .* leave it out"),
+        ({"zero_optimization": {"stage": 2}}, r"zero_optimization\.stage is 2, .* with 0 and 1"),
+        (
+            {"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "cpu"}}},
+            "offload_optimizer is not covered",
+        ),
+        (
+            {"zero_optimization": {"stage": 1, "round_robin_gradients": True}},
+            "round_robin_gradients reorders",
+        ),
+        ({"fp16": {"fp16_master_weights_and_grads": True}}, "needs ZeRO's offloading"),
+        ({"bf16": {"bf16_master_weights_and_grads": True}}, "needs ZeRO's offloading"),
+        ({"torch_autocast": {"enabled": True}}, r"torch_autocast\.enabled lets .* use fp16"),
+        ({"optimizer": {"type": "Adam", "legacy_fusion": True}}, "legacy_fusion finds the norm"),
+        ({"data_efficiency": {"enabled": True}}, "data_efficiency.* leave it out"),
     ],
 )
-def test_refuses_casts(config: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_refuses_what_the_engine_gets_wrong(
+    config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         protect_frames(config, Topology(pipe=2))
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message):
         protect_frames(str(path), Topology(pipe=2))
+
+
+def test_accepts_settings_that_are_off() -> None:
+    off = {"stage": 1, "offload_optimizer": {"device": "none"}, "cpu_offload": False}
+    protect_frames(
+        {"zero_optimization": off, "torch_autocast": {"enabled": False}}, Topology(pipe=2)
+    )
+
+
+def test_says_that_deepspeed_clips_by_default(caplog: pytest.LogCaptureFixture) -> None:
+    say_default_clipping({"gradient_clipping": 0.0})
+    assert not caplog.records
+    say_default_clipping({})
+    assert ["clipped to a norm of 1.0" in record.message for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("dims", [{"pipe": 2}, {"pipe": 2, "model": 1, "data": 4}])

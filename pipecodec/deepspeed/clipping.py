@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["count_every_stage", "let_ranks_count_nothing"]
+__all__ = ["count_every_stage", "let_ranks_count_nothing", "tag_gradients"]
 
 
 def count_every_stage(module: torch.nn.Module, tensor_parallel_rank: int) -> None:
@@ -40,3 +40,22 @@ def let_ranks_count_nothing(optimizer: Any) -> None:
         return [optimizer.fp32_groups_gradients_flat[0].new_zeros(1)], found[1]
 
     optimizer.get_grads_for_norm = get_grads_for_norm
+
+
+def tag_gradients(optimizer: Any) -> None:
+    """Let DeepSpeed's ``FP16_UnfusedOptimizer`` know of gradients what it knows of parameters.
+
+    It asks the gradients themselves whether their norm is counted on this rank: a tied weight would
+    count with each copy, and a parameter that tensor-parallel ranks share out on the first only.
+    """
+    step = optimizer.step
+
+    def tagged_step(*args: Any, **kwargs: Any) -> Any:
+        for group in optimizer.fp16_groups:
+            for parameter in group:
+                for tag in ("ds_pipe_replicated", "model_parallel", "tensor_model_parallel"):
+                    if parameter.grad is not None and hasattr(parameter, tag):
+                        setattr(parameter.grad, tag, getattr(parameter, tag))
+        return step(*args, **kwargs)
+
+    optimizer.step = tagged_step

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..codec import one_of
 from ..logger import get_logger
+from .refused import refuse_settings
 
-__all__ = ["comparable", "protect_frames", "settings_of"]
+__all__ = ["comparable", "protect_frames", "say_default_clipping", "settings_of"]
 
 logger = get_logger("deepspeed")
 
@@ -39,8 +40,8 @@ def protect_frames(
     ``config`` is as in ``settings_of``. With tensor parallelism in
     ``topology`` the engine cuts the first tensor of every message into parts unless its
     ``pipeline`` section says otherwise; a dict is changed in place and a warning says so. Raises
-    ``ValueError`` for a setting that casts tensors on their way, for that section in a file, and
-    for shapes that change under a ``schedule`` that exchanges them once.
+    ``ValueError`` for a setting that the engine gets wrong, for that section in a file, and for
+    shapes that change under a ``schedule`` that exchanges them once.
     """
     settings = settings_of(config)
     one_of("schedule", schedule, "1f1b", "dualpipev")
@@ -49,16 +50,7 @@ def protect_frames(
             "DualPipeV exchanges the shapes of what crosses a boundary once, so dynamic_shape=True "
             "cannot hold with schedule='dualpipev'; pad to one shape, or use schedule='1f1b'"
         )
-    if settings.get("fp16", {}).get("auto_cast"):
-        raise ValueError(
-            "fp16.auto_cast casts every floating-point tensor that enters a stage to half "
-            "precision, and with it the bytes of all values between stages; set it to false"
-        )
-    if settings.get("has_bool_tensors"):
-        raise ValueError(
-            "has_bool_tensors casts the last tensor of every message to half precision and back, "
-            "and with it the frame; leave it out, bool tensors cross without it"
-        )
+    refuse_settings(settings)
     pipeline = settings.get("pipeline", {})
     left_on = [name for name in _PARTITIONED if pipeline.get(name, True)]
     if topology.get_dim("model") <= 1 or not left_on:
@@ -75,6 +67,16 @@ def protect_frames(
         " and pipeline.".join(left_on),
         ranks=0,
     )
+
+
+def say_default_clipping(config: Any) -> None:
+    """Log on rank 0 that gradients are clipped, unless the configuration says so or otherwise."""
+    if "gradient_clipping" not in settings_of(config):
+        logger.warning(
+            "gradients are clipped to a norm of 1.0, as DeepSpeed does where the configuration has "
+            "no gradient_clipping; set it, 0.0 for none",
+            ranks=0,
+        )
 
 
 def settings_of(config: Any) -> Mapping[str, Any]:

@@ -12,10 +12,12 @@ from .agree import agree
 from .batch import packing_batch_fn
 from .check import frame_check
 from .checkpoint_guard import guard_checkpoints
-from .clipping import count_every_stage, let_ranks_count_nothing
+from .clipping import count_every_stage, let_ranks_count_nothing, tag_gradients
 from .engine import pipeline_module
 from .flags import carry_flags
 from .gradients import give_gradients_away
+from .guards import say_default_clipping
+from .inner import correct_optimizer
 from .loss_scale import scale_gradients
 from .meeting import before_collectives
 from .outputs import give_outputs
@@ -74,12 +76,18 @@ def initialize(
       replicas, and a copy without a gradient in a step does not hang the others. Every
       ``check_ties_every`` steps, if that is not 0, a checksum of each copy is compared, and a
       difference is an error on every rank;
+    - a parameter that no micro-batch of a step used, on no replica, is left alone by the optimizer,
+      and one that some replicas used gets the mean of all, with ZeRO too;
+    - in fp16 without ZeRO the gradient that leaves the loss is scaled, as with ZeRO;
     - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
-      ``correct_clipping`` is False (DeepSpeed counts those of the first stage).
+      ``correct_clipping`` is False (DeepSpeed counts those of the first stage). Where the
+      configuration has no ``gradient_clipping``, rank 0 logs that DeepSpeed clips to 1.0.
 
     ``kwargs`` are those of ``deepspeed.initialize``, such as ``optimizer`` (also a function of the
     parameters), ``lr_scheduler`` and ``training_data``; ``model_parameters`` are by default all
-    that require a gradient. Raises ``ValueError`` as :func:`pipeline_module` does.
+    that require a gradient. Both may be over the whole model, with groups, of which each rank keeps
+    its own parameters. Raises ``ValueError`` as :func:`pipeline_module` does, and for a parameter
+    in two groups or in no stage.
     """
     import deepspeed
 
@@ -103,6 +111,7 @@ def initialize(
         values=values,
         schedule=schedule,
     )
+    say_default_clipping(config)
     stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
     given = [kwargs.get(name) for name in ("optimizer", "model_parameters", "lr_scheduler")]
     kwargs.update(groups_of_this_rank(stages, parameters, *given))
@@ -116,6 +125,7 @@ def initialize(
     carry_flags(engine, stages)
     if schedule == "1f1b":
         give_gradients_away(engine, stages)
+    correct_optimizer(engine)
     presence = Presence(engine)
     if isinstance(module, TiedWeights):
         sum_tied_gradients(engine, presence)
@@ -125,6 +135,8 @@ def initialize(
     scale_gradients(engine)
     if engine.using_bf16_optimizer:
         let_ranks_count_nothing(engine.optimizer)
+    if hasattr(engine.optimizer, "fp32_groups"):  # FP16_UnfusedOptimizer
+        tag_gradients(engine.optimizer)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
     if differentiable == "by-dtype":

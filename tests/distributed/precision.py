@@ -29,6 +29,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
     "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1, weight_decay=0.1),
 }
 
 ROUTES: dict[str, list[list[list[Route]]]] = {
@@ -58,7 +59,8 @@ class Case:
     """What to train and how; ``routes`` is a key of ``ROUTES``.
 
     ``scale`` is fp16's static loss scale, None a dynamic one that starts at 2**8. The first stage
-    is ``frozen``, the last one is ``bare`` of biases. ``grouped``: matrices decay and other
+    is ``frozen``, the last one is ``bare`` of biases, ``tied`` to it by the
+    matrix of the first expert. ``grouped``: matrices decay and other
     parameters do not; it says in which way this is told to ``initialize``. ``config`` is merged
     into DeepSpeed's configuration.
     """
@@ -73,6 +75,7 @@ class Case:
     scale: float | None = 64.0
     frozen: bool = False
     bare: bool = False
+    tied: bool = False
     grouped: str = ""
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -138,6 +141,8 @@ def build(case: Case) -> nn.ModuleList:
     stages = nn.ModuleList([*inner, Last(middle=False)])
     if case.frozen:
         stages[0].requires_grad_(False)
+    if case.tied:
+        stages[-1].experts[0].weight = stages[0].experts[0].weight
     if case.bare:
         for module in stages[-1].modules():
             if isinstance(module, nn.Linear):
@@ -226,7 +231,9 @@ def train(
     return {name: _train(rank, name, case) for name, case in cases.items()}
 
 
-def engine_of(case: Case, stages: nn.ModuleList, **options: Any) -> Any:
+def engine_of(
+    case: Case, stages: nn.ModuleList, inputs: list[str] | None = None, **options: Any
+) -> Any:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
@@ -236,9 +243,9 @@ def engine_of(case: Case, stages: nn.ModuleList, **options: Any) -> Any:
     accelerator.supported_dtypes = lambda self: list(DTYPES.values())
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     return pipecodec.deepspeed.initialize(
-        pipecodec.partition_modules(list(stages), ["hidden", "route"]),
-        topology=PipeDataParallelTopology(num_pp=case.pipes, num_dp=case.replicas),
+        pipecodec.partition_modules(list(stages), inputs or ["hidden", "route"]),
         **{
+            "topology": PipeDataParallelTopology(num_pp=case.pipes, num_dp=case.replicas),
             "loss_fn": loss_fn,
             "config": case.settings(),
             **given(case, stages),
@@ -319,9 +326,9 @@ def _clip(case: Case, masters: list[Tensor]) -> None:
 
 def _step(case: Case, optimizer: Any, masters: list[Tensor]) -> None:
     optimizer.step()
-    flat = case.zero or case.precision == "bf16"
-    if flat and case.optimizer == "adamw":
-        # Flat optimizers count the steps of a group, not those of a parameter.
+    fused = "optimizer" in case.config and "torch_adam" not in case.config["optimizer"]["params"]
+    if case.optimizer == "adamw" and (case.zero or case.precision == "bf16" or fused):
+        # Flat optimizers, and FusedAdam, count the steps of a group, not those of a parameter.
         steps = max(int(state["step"]) for state in optimizer.state.values())
         for master in masters:
             state = optimizer.state[master]

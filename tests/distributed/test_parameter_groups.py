@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipecodec.deepspeed.inner import count_steps_by_group
 from pipecodec.demo.launch import Rank
 
 from .harness import values
@@ -50,6 +51,20 @@ def test_replicas_clip_with_groups_that_a_stage_lacks() -> None:
         if precision != "bf16" or zero
     ]
     check(named(*cases), within=2.5e-7)
+
+
+def test_adagrad_keeps_its_groups_and_its_schedule_with_zero() -> None:
+    """DeepSpeed made another one, of a single group with default options."""
+    check(named(*(Case("adagrad", "fp32", zero, grouped="function") for zero in (0, 1))))
+
+
+def test_steps_are_counted_by_group_where_parameters_miss_some() -> None:
+    """FusedAdam, which needs a compiler, takes the count of the last parameter with a gradient."""
+    first, last, new = (torch.nn.Parameter(torch.ones(1)) for _ in range(3))
+    optimizer = torch.optim.SGD([first, last, new], lr=0.1)
+    optimizer.state[first]["step"], optimizer.state[last]["step"] = 1, 5
+    count_steps_by_group(optimizer)
+    assert (optimizer.state[first]["step"], optimizer.param_groups[0]["step"]) == (5, 5)
 
 
 def refused(rank: Rank, stage: int) -> list[str]:

@@ -8,12 +8,18 @@ parameters, silently if these have one size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
+
+from pipecodec.demo.launch import Rank
 
 from .harness import values
-from .precision import Case, train, whole
+from .precision import Case, engine_of, loss_fn, train, whole
 
 PRECISIONS = ["fp32", "bf16", "fp16"]
 
@@ -74,3 +80,67 @@ ACCUMULATION = {
 
 def test_gradients_may_be_accumulated_in_other_ways() -> None:
     check(ACCUMULATION)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+def test_tied_weights_that_no_copy_used_are_left_alone(clip: float) -> None:
+    tied: dict[str, Any] = {"replicas": 2, "routes": "other layers", "clip": clip, "tied": True}
+    # The sum of the copies' gradients is rounded in another order than one process does.
+    check(named(*(Case("momentum", "fp32", zero, **tied) for zero in (0, 1))), within=2.5e-7)
+    halves = product(["bf16", "fp16"], (0, 1))
+    check(named(*(Case("momentum", half, zero, **tied) for half, zero in halves)), within=1e-3)
+
+
+class Words(nn.Module):
+    """An embedding with a sparse gradient, which only some batches look into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(10, 4, sparse=True)
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, ids: Tensor, look: bool) -> Tensor:
+        return self.linear(self.words(ids) if look else ids[:, None].float().expand(-1, 4))
+
+
+LOOK = [[True, True], [True, False], [False, True], [False, False], [True, True]]
+
+
+def word_batches(step: int, replica: int) -> Iterator[Any]:
+    for index in range(2):
+        random = torch.Generator().manual_seed(100 * step + 10 * replica + index)
+        ids = torch.randint(0, 10, (4,), generator=random)
+        yield (ids, LOOK[step][replica]), torch.randn(4, 4, generator=random)
+
+
+def look_up(rank: Rank) -> tuple[list[float], list[float] | None]:
+    torch.manual_seed(1)
+    stages = nn.ModuleList([Words(), nn.Linear(4, 4)])
+    case = Case("sgd", replicas=2)
+    engine = engine_of(case, stages, ["ids", "look"])
+    replica = engine.grid.get_data_parallel_rank()
+    losses = [engine.train_batch(word_batches(step, replica)).item() for step in range(len(LOOK))]
+    words = stages[0].words.weight
+    return losses, words.flatten().tolist() if engine.grid.get_stage_id() == 0 else None
+
+
+def test_sparse_gradients_of_one_replica_meet_none_of_the_other() -> None:
+    """The engine gave the other replica dense zeros, which it reduces in another collective."""
+    ranks = values(look_up, 4)
+    torch.manual_seed(1)
+    stages = nn.ModuleList([Words(), nn.Linear(4, 4)])
+    optimizer = torch.optim.SGD(stages.parameters(), lr=0.1)
+    for step in range(len(LOOK)):
+        losses = [
+            loss_fn(stages[1](stages[0](*given)), target)
+            for replica in range(2)
+            for given, target in word_batches(step, replica)
+        ]
+        loss = sum(losses[1:], losses[0]) / 4
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        for rank in ranks:
+            assert rank[0][step] == pytest.approx(loss.item(), rel=1e-6)
+    words = stages[0].words.weight.flatten().tolist()
+    assert ranks[0][1] == ranks[1][1] == pytest.approx(words, rel=1e-6)
