@@ -191,24 +191,28 @@ def _mean(losses: list[list[Tensor]]) -> float:
 def _saved(optimizer: Any, parameter: nn.Parameter) -> Callable[[], None]:
     """Note a parameter's weights and moments; the function returned puts them back."""
     master, start = _master(optimizer, parameter)
-    moments = optimizer.state.get(master, {})
-    end = start + parameter.numel()
-    kept = {
-        key: value.reshape(-1)[start:end].clone()
-        for key, value in moments.items()
-        if torch.is_tensor(value) and value.numel() == master.numel()
-    }
+    state, end = optimizer.state.get(master, {}), start + parameter.numel()
+    alone = parameter.numel() == master.numel()
+    kept = {key: part.clone() for key, part in _parts(state, master, start, end, alone)}
     weight, full = parameter.detach().clone(), master.detach().reshape(-1)[start:end].clone()
 
     def restore() -> None:
         with torch.no_grad():
             parameter.copy_(weight)
             master.reshape(-1)[start:end] = full
-            for key, value in optimizer.state.get(master, {}).items():
-                if torch.is_tensor(value) and value.numel() == master.numel():
-                    value.reshape(-1)[start:end] = kept.get(key, torch.zeros_like(full))
+            for key, part in _parts(optimizer.state.get(master, {}), master, start, end, alone):
+                part.copy_(kept[key]) if key in kept else part.zero_()
 
     return restore
+
+
+def _parts(
+    state: dict[str, Any], master: Tensor, start: int, end: int, alone: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the moments of a part of ``master``; with its count of steps if it is alone there."""
+    for key, value in state.items():
+        if torch.is_tensor(value) and (alone or value.numel() == master.numel()):
+            yield key, value.reshape(-1)[start:end] if value.numel() > 1 else value
 
 
 def _master(optimizer: Any, parameter: nn.Parameter) -> tuple[Tensor, int]:
