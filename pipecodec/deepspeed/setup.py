@@ -14,6 +14,7 @@ from .check import frame_check
 from .checkpoint_guard import guard_checkpoints
 from .clipping import count_every_stage, let_ranks_count_nothing, tag_gradients
 from .engine import pipeline_module
+from .first_step import undo_first_step
 from .flags import carry_flags
 from .gradients import give_gradients_away
 from .guards import say_default_clipping
@@ -125,6 +126,7 @@ def initialize(
     carry_flags(engine, stages)
     if schedule == "1f1b":
         give_gradients_away(engine, stages)
+    undo_first_step(engine)
     correct_optimizer(engine)
     presence = Presence(engine)
     if isinstance(module, TiedWeights):

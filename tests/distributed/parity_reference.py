@@ -78,6 +78,7 @@ def _flat(cell: Cell) -> Result:
         config=cell.engine_config(),
     )
     optimizer = engine.optimizer
+    _begin_anew(optimizer)
 
     def step(gradients: Gradients) -> None:
         put_back = [_saved(optimizer, p) for p, g in gradients.items() if g is None]
@@ -96,6 +97,15 @@ def _flat(cell: Cell) -> Result:
     result = _train(cell, model, step, scale, lambda loss: loss * scale())
     result.masters = masters_of(optimizer, names)
     return result
+
+
+def _begin_anew(optimizer: Any) -> None:
+    """Undo the step with zeros that DeepSpeed's fp16 optimizers without ZeRO take when made."""
+    if hasattr(optimizer, "fp32_groups"):
+        optimizer.optimizer.state.clear()
+        for own, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+            for parameter, master in zip(own, masters, strict=True):
+                master.data = parameter.detach().float()
 
 
 def _train(
