@@ -84,11 +84,12 @@ class _Here:
         self, stages: Sequence[DeepSpeedPipeStageWrapper], model: Iterable[torch.nn.Parameter]
     ) -> None:
         self._stages = stages
-        own = [parameter for stage in stages for parameter in stage.parameters()]
+        # Stages share tied weights.
+        own = dict.fromkeys(parameter for stage in stages for parameter in stage.parameters())
         self._own = set(own)
         self._anchors = [stage.anchor for stage in stages if hasattr(stage, "anchor")]
         self.trained = [parameter for parameter in own if parameter.requires_grad]
-        self._model = [*model]
+        self._model = list(dict.fromkeys(model))
         self._known = {*self._model, *own}
 
     def arguments(self, given: Any) -> Any:
