@@ -8,7 +8,14 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from .error_text import summary, transportable
+from .together import on_all_ranks
+
 __all__ = ["agree", "agree_on_copies"]
+
+
+_VALUE = 2000
+"""Characters of a setting that a message shows."""
 
 
 class Copy(Protocol):
@@ -37,17 +44,17 @@ def agree(describe: Callable[[], Mapping[str, Any]]) -> None:
     except Exception as caught:
         error = caught
     everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, (settings, None if error is None else repr(error)))
+    dist.all_gather_object(everyone, (settings, None if error is None else summary(error)))
     if error is not None:
-        raise error
+        raise on_all_ranks(error)
     for rank, (_, failure) in enumerate(everyone):
         if failure is not None:
-            raise ValueError(f"rank {rank} cannot be set up: {failure}")
+            raise on_all_ranks(ValueError(f"rank {rank} cannot be set up: {failure}"))
     for name in dict.fromkeys(name for theirs, _ in everyone for name in theirs):
         values = [theirs.get(name, "nothing") for theirs, _ in everyone]
         if any(value != values[0] for value in values):
-            raise ValueError(
-                f"ranks differ in {name}: {_by_value(values)}; give all ranks the same"
+            raise on_all_ranks(
+                ValueError(f"ranks differ in {name}: {_by_value(values)}; give all ranks the same")
             )
 
 
@@ -103,5 +110,6 @@ def _by_value(values: list[Any]) -> str:
     for rank, value in enumerate(values):
         ranks.setdefault(value if isinstance(value, str) else repr(value), []).append(str(rank))
     return "; ".join(
-        f"{value} on rank{'s' * (len(who) > 1)} {', '.join(who)}" for value, who in ranks.items()
+        f"{transportable(value, _VALUE)} on rank{'s' * (len(who) > 1)} {', '.join(who)}"
+        for value, who in ranks.items()
     )

@@ -1,147 +1,230 @@
 """An error on one rank becomes known on all of them.
 
-A rank that fails stops talking, and its neighbours find a closed connection, which says nothing of
-why. So it writes its error into the store that the ranks met in, where they look for it.
+All ranks make the same calls in one order (set-up, batches, checkpoints). A rank that fails in one
+writes its error into the store that the ranks met in, and ends its communication, so that whoever
+waits for it notices. Each rank has a ``Watcher`` beside, which sees what the failed rank cannot
+say: that it ended, that it makes another call, or that it alone raised an error of its own.
 
-Where nothing more goes between neighbours, ranks would wait for each other in collectives on groups
-that the failed process keeps open. So all meet before those, in a group that a rank which fails
-closes.
+No rank may step if another failed in the same batch. So all meet before gradients are reduced, in a
+group on the host.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import time
-import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 
-__all__ = ["RemoteError", "share_errors"]
+from .error_text import summary, trace
+from .together import raised_on_all_ranks
+from .watcher import Watcher, watcher
+
+__all__ = ["RemoteError", "call_on_all_ranks", "set_up_on_all_ranks", "share_errors"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _PATIENCE = 3.0
-"""Seconds in which an error may become known: a rank writes it before it closes connections."""
+"""Seconds in which the reason of a lost connection may become known."""
 
-_POLL = 0.05
+
+_OF = " of "
+"""Parts the name of a method from what of its arguments ranks give alike."""
 
 
 class RemoteError(RuntimeError):
-    """What another rank failed with; the message holds that rank's traceback."""
+    """What another rank failed with; the message holds that rank's error and its traceback."""
 
 
-def share_errors(engine: Any) -> Callable[[], None]:
-    """Let ``train_batch`` and ``eval_batch`` of this engine fail on all ranks with one error.
+class _Engine:
+    """What an engine's calls share: its watcher, and whether messages of a batch are under way."""
 
-    A collective call. It returns a function in which all ranks meet on the host; they have to call
-    it before the engine's own collectives, in which they might wait for one that failed.
+    def __init__(self, watcher: Watcher, stage: int | None) -> None:
+        self.watcher = watcher
+        self.place = f"rank {watcher.rank}" + ("" if stage is None else f", stage {stage}")
+        self.busy = False
 
-    The rank that fails raises its error as it is; on the others it is a ``RemoteError``, within
-    seconds, with that error's text; in the midst of a collective once the failed process ends.
-    Where the process of a rank is gone without a word, the others keep the error that tells of the
-    lost connection. After an error the engine is of no more use, and says so; one before a batch's
-    first message, which every rank gets by itself, does no harm.
-    """
-    noticeboard = _Noticeboard(engine.global_rank, engine.stage_id)
-    run_schedule = engine._exec_schedule
-
-    def run(steps: Any) -> None:
-        noticeboard.busy = True
-        run_schedule(steps)
-
-    engine._exec_schedule = run
-    for name in ("train_batch", "eval_batch"):
-        setattr(engine, name, _watched(getattr(engine, name), noticeboard))
-    return noticeboard.meet
-
-
-class _Noticeboard:
-    """The first error of all ranks, in the store that they share."""
-
-    def __init__(self, rank: int, stage: int) -> None:
-        self.store = distributed_c10d.PrefixStore(
-            "pipecodec/failure", distributed_c10d._get_default_store()
-        )
-        self.rank, self.stage = rank, stage
-        self.ranks = dist.get_world_size()
-        self.group: Any = dist.new_group(backend="gloo")
-        self.busy = False  # between the first message of a batch and its end
-        self.failure = ""
-
-    def meet(self) -> None:
-        """Return once all ranks are here; an error if one of them has left."""
-        dist.barrier(group=self.group)
-
-    def write(self, error: BaseException) -> bool:
-        """Say what went wrong here; False if another rank was first."""
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        mine = f"rank {self.rank}, stage {self.stage}:\n{text}"
-        written: bytes = self.store.compare_set("error", "", mine)
-        return written.decode(errors="replace") == mine
-
-    def read(self, patience: float) -> str | None:
-        """Return what another rank wrote, or will have written in so many seconds."""
-        deadline = time.monotonic() + patience
-        while not self.store.check(["error"]):
-            if time.monotonic() >= deadline:
-                return None
-            time.sleep(_POLL)
-        text: bytes = self.store.get("error")
-        return text.decode(errors="replace")
-
-    def leave(self) -> None:
-        """Close this rank's connections, so that its neighbours notice, and let all of them read.
-
-        The store lives in the process of rank 0, which therefore waits for the others.
-        """
-        self.store.add("done", 1)
-        group, self.group = self.group, None
-        dist.destroy_process_group(group)
-        del group
-        with contextlib.suppress(Exception):
-            distributed_c10d._abort_process_group()
-        deadline = time.monotonic() + _PATIENCE
-        while self.rank == 0 and self.store.add("done", 0) < self.ranks:
-            if time.monotonic() >= deadline:
-                return
-            time.sleep(_POLL)
-
-
-def _watched(method: Callable[..., Any], noticeboard: _Noticeboard) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if noticeboard.failure:
+    def run(self, name: str, method: Callable[[], Any]) -> Any:
+        """Return ``method()``, a call of which all ranks make one named ``name``."""
+        watcher = self.watcher
+        if watcher.calls.inside:  # a call within a call is no call of its own
+            return method()
+        if watcher.failure:
             raise RuntimeError(
-                f"{noticeboard.failure}, and the ranks of this engine talk no more; load a "
+                f"{watcher.failure}, and the ranks of this engine talk no more; load a "
                 "checkpoint in new processes"
             )
+        if watcher.reason is not None:
+            watcher.failure = f"another rank failed before {name}"
+            raise RemoteError(watcher.reason)
+        watcher.calls.enter(name)
         try:
-            result = method(*args, **kwargs)
-            noticeboard.busy = False
-            return result
+            result = method()
         except BaseException as error:  # an interrupt too: the process may live on
-            if not (noticeboard.busy or _lost_connection(error)):
-                raise
-            noticeboard.failure = f"{method.__name__} failed before ({type(error).__name__})"
-            text = None
-            with contextlib.suppress(Exception):  # the store may be gone with rank 0
-                text = noticeboard.read(_PATIENCE if _lost_connection(error) else 0.0)
-                if text is None:
-                    noticeboard.write(error)
-            if _lost_connection(error):  # its frames hold the process group and so its connections
-                traceback.clear_frames(error.__traceback__)
-            with contextlib.suppress(Exception):
-                noticeboard.leave()
+            text = self._failed(error, name)
             if text is None or not isinstance(error, Exception):
                 raise
             raise RemoteError(text) from error
+        finally:
+            self.busy = False
+        watcher.calls.leave()
+        return result
+
+    def _failed(self, error: BaseException, name: str) -> str | None:
+        """Return the other rank's error that this one follows from; None if it is this rank's."""
+        watcher = self.watcher
+        text = None
+        if _lost_connection(error):
+            text = watcher.ask(_PATIENCE)
+            if text is None:
+                watcher.report(
+                    f"{self.place}: lost the connection to another rank, and none says why: "
+                    f"{summary(error)}"
+                )
+        else:
+            mine = f"{self.place}: {summary(error)}\n\n{trace(error)}"
+            if self.busy:
+                watcher.report(mine)
+            elif watcher.reason is None:
+                alike = raised_on_all_ranks(error)
+                if not alike:
+                    watcher.raised(mine)
+                watcher.calls.leave("=" if alike else "!")
+                return None
+        watcher.failure = f"{name.partition(_OF)[0]} failed before ({type(error).__name__})"
+        watcher.end_communication()
+        watcher.calls.leave("!")
+        return text
+
+
+def share_errors(engine: Any) -> Callable[[], None]:
+    """Let the calls of this engine that all ranks make fail on all ranks with one error.
+
+    A collective call. It returns a function in which all ranks meet on the host; they have to call
+    it before the engine's own collectives, so that none steps where another failed.
+
+    The rank that fails raises its error as it is; on the others it is a ``RemoteError``, within
+    seconds, with that error's text. An error that comes before a batch's first message, or outside
+    of batches, and that every rank gets by itself, does no harm. After any other the engine is of
+    no more use, and says so.
+    """
+    own = _Engine(watcher(), engine.stage_id)
+    own.watcher.engines += 1
+    which = f"engine {own.watcher.engines}'s " if own.watcher.engines > 1 else ""
+    engine.calls_on_all_ranks = own
+    group: Any = dist.new_group(backend="gloo")
+    run_schedule = engine._exec_schedule
+
+    def run(steps: Any) -> None:
+        own.busy = engine.num_stages > 1
+        run_schedule(steps)
+
+    def meet() -> None:
+        own.busy = True
+        dist.barrier(group=group)
+
+    engine._exec_schedule = run
+    for name, describe in _CALLS.items():
+        setattr(engine, name, _numbered(engine, getattr(engine, name), own, which + name, describe))
+    return meet
+
+
+def call_on_all_ranks(function: F) -> F:
+    """Let a function of (engine, ...) that all ranks call be one of that engine's calls."""
+
+    @functools.wraps(function)
+    def call(engine: Any, *args: Any, **kwargs: Any) -> Any:
+        own: _Engine | None = engine.__dict__.get("calls_on_all_ranks")
+        if own is None:
+            return function(engine, *args, **kwargs)
+        return own.run(function.__name__, lambda: function(engine, *args, **kwargs))
+
+    return call  # type: ignore[return-value]
+
+
+def set_up_on_all_ranks(function: F) -> F:
+    """Let ``initialize`` be a call of all ranks, with its ``share_errors``, ``stall_timeout``."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not (dist.is_initialized() and kwargs.get("share_errors", True)):
+            return function(*args, **kwargs)
+        own = _Engine(watcher(), None)
+        if kwargs.get("stall_timeout") is not None:
+            own.watcher.judge.stall_timeout = float(kwargs["stall_timeout"])
+        return own.run(function.__name__, lambda: function(*args, **kwargs))
+
+    return call  # type: ignore[return-value]
+
+
+def _numbered(
+    engine: Any,
+    method: Callable[..., Any],
+    own: _Engine,
+    name: str,
+    describe: Callable[[Any, tuple[Any, ...], dict[str, Any]], str],
+) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if own.watcher.calls.inside:
+            return method(*args, **kwargs)
+        return own.run(name + describe(engine, args, kwargs), lambda: method(*args, **kwargs))
 
     return call
 
 
+def _nothing(engine: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    return ""
+
+
+def _training(engine: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    return f"{_OF}{engine.micro_batches} micro-batches"
+
+
+_EVALUATION = ("data_iter", "return_logits", "compute_loss", "reduce_output", "bcast_loss",
+               "num_micro_batches")  # fmt: skip
+
+
+def _evaluation(engine: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return what of ``eval_batch``'s arguments ranks have to give alike."""
+    given = {**dict(zip(_EVALUATION, args, strict=False)), **kwargs}
+    count = given.get("num_micro_batches")
+    told = given.get("compute_loss", True) and given.get("bcast_loss", True)
+    return (
+        f"{_OF}{engine.micro_batches if count is None else count} micro-batches"
+        f"{'' if told else ' whose loss stays on the last stage'}"
+    )
+
+
+_CALLS: dict[str, Callable[[Any, tuple[Any, ...], dict[str, Any]], str]] = {
+    "train_batch": _training,
+    "eval_batch": _evaluation,
+    "reset_activation_shape": _nothing,
+    "save_checkpoint": _nothing,
+    "load_checkpoint": _nothing,
+}
+"""The methods that all ranks call alike, and how their arguments show in the calls' names."""
+
+
 def _lost_connection(error: BaseException) -> bool:
-    """True if the error comes out of a communication, which another rank may have broken."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return "/torch/distributed/" in frames[-1].filename.replace("\\", "/")
+    """Return whether an error comes out of a communication, which another rank may have broken."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, RuntimeError) and _in_communication(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _in_communication(error: BaseException) -> bool:
+    trace = error.__traceback__
+    if isinstance(error, (dist.DistError, dist.DistNetworkError)):
+        return True
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    return "/torch/distributed/" in trace.tb_frame.f_code.co_filename.replace("\\", "/")

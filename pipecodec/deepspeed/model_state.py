@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from .failure import call_on_all_ranks
 from .together import fail_together
 from .wrapper import DeepSpeedPipeStageWrapper
 
@@ -26,6 +27,7 @@ __all__ = [
 _IN_WRAPPER = "mod."
 
 
+@call_on_all_ranks
 def model_state_dict(
     engine: Any, part: Partition, *, masters: bool = False
 ) -> dict[str, Any] | None:
@@ -58,6 +60,7 @@ def model_state_dict(
     return state.to_model(gathered, strict=False) if engine.global_rank == 0 else None
 
 
+@call_on_all_ranks
 def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str, Any]) -> None:
     """Load the model's state dict into the stages of a running engine, on any device.
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["initialize"]
 
 
+@failure.set_up_on_all_ranks
 def initialize(
     part: Partition,
     *,
@@ -55,6 +56,7 @@ def initialize(
     correct_clipping: bool = True,
     check_ties_every: int = 0,
     share_errors: bool = True,
+    stall_timeout: float | None = None,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
     """Return ``deepspeed.initialize``'s (engine, optimizer, data loader, scheduler) for ``part``.
@@ -65,8 +67,11 @@ def initialize(
       Face's data loaders give them, or pairs (inputs, labels); None, numbers and nested values are
       fine in both. ``batch_fn`` makes (inputs, labels) of any other batch, and is called
       where the engine loads one, on the first and on the last stage;
-    - an error on one rank ends ``train_batch`` and ``eval_batch`` on all ranks, with its text, and
-      all communication of ``torch.distributed`` with it, unless ``share_errors`` is False;
+    - an error on one rank ends set-up, ``train_batch``, ``eval_batch``, ``save_checkpoint`` and
+      ``load_checkpoint`` on all ranks, with its text, and all communication of
+      ``torch.distributed`` with it, unless ``share_errors`` is False. So does the end of a process,
+      and a rank that makes another of these calls than the others. A rank that is late is none,
+      until ``stall_timeout`` seconds have passed (None: the timeout of the default process group);
     - shapes may change without ``dynamic_shape`` between training and evaluation, and where all
       ranks call ``engine.reset_activation_shape()`` between two batches;
     - frames that were not read (``read``) are checked before gradients are reduced, and at the end
@@ -97,6 +102,7 @@ def initialize(
             "correct_clipping": correct_clipping,
             "share_errors": share_errors,
             "check_ties_every": steps_between_checks(check_ties_every),
+            "stall_timeout": stall_timeout,
         }
     )
     parameters = [parameter for stage in part.stages for parameter in stage.parameters()]

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import TypeVar
+
 import torch.distributed as dist
 
-__all__ = ["fail_together"]
+from .error_text import transportable
+
+__all__ = ["fail_together", "on_all_ranks", "raised_on_all_ranks"]
+
+E = TypeVar("E", bound=BaseException)
 
 
 def fail_together(problem: str | None) -> None:
@@ -13,15 +20,28 @@ def fail_together(problem: str | None) -> None:
     A collective call. The message has each problem with the ranks that have it.
     """
     everyone: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, problem)
+    dist.all_gather_object(everyone, None if problem is None else transportable(problem))
     ranks: dict[str, list[str]] = {}
     for rank, theirs in enumerate(everyone):
         if theirs is not None:
             ranks.setdefault(theirs, []).append(str(rank))
     if ranks:
-        raise ValueError(
-            "; ".join(
-                f"{text} (rank{'s' * (len(who) > 1)} {', '.join(who)})"
-                for text, who in ranks.items()
+        raise on_all_ranks(
+            ValueError(
+                "; ".join(
+                    f"{text} (rank{'s' * (len(who) > 1)} {', '.join(who)})"
+                    for text, who in ranks.items()
+                )
             )
         )
+
+
+def on_all_ranks(error: E) -> E:
+    """Mark an error that every rank raises by itself, so that no rank has to be told of it."""
+    with contextlib.suppress(Exception):
+        error.pipecodec_on_all_ranks = True  # type: ignore[attr-defined]
+    return error
+
+
+def raised_on_all_ranks(error: BaseException) -> bool:
+    return getattr(error, "pipecodec_on_all_ranks", False) is True

@@ -89,7 +89,7 @@ def test_every_rank_is_told_that_the_number_of_stages_does_not_fit() -> None:
 def test_every_rank_is_told_that_one_has_no_configuration() -> None:
     messages = values(disagree, 2, [{"config": "e30="}, {"config": "ds_config.json"}])
     reason = "config is no mapping, no file, and no JSON in base64: ds_config.json"
-    assert messages == [f"rank 1 cannot be set up: {ValueError(reason)!r}", reason]
+    assert messages == [f"rank 1 cannot be set up: ValueError: {reason}", reason]
 
 
 def grow(rank: Rank, size: int, options: dict[str, Any]) -> tuple[str, str, float]:

@@ -1,0 +1,88 @@
+"""Wake a thread that waits in a communication whose other side will never come.
+
+Gloo has no call for that. A thread that waits in it wakes with an error when a connection closes,
+so this process shuts its own; the ranks at the other ends wake too. ``close`` on a socket would not
+do it: forked workers of data loaders hold copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch.distributed import distributed_c10d
+
+__all__ = ["shut", "sockets_to"]
+
+_SELF = Path("/proc/self")
+_GLOO_THREAD = "gloo_tcp_loop"
+_ATTEMPTS = 20
+
+
+def shut(store_port: int | None, keep: set[int]) -> None:
+    """End all communication of ``torch.distributed`` in this process, which cannot be resumed.
+
+    Shuts Gloo's connections, and those to the store at ``store_port`` except the descriptors in
+    ``keep``; aborts the groups that can be aborted, as those of NCCL can.
+    """
+    for descriptor in {*_gloo_sockets(), *(sockets_to(store_port) - keep)}:
+        with contextlib.suppress(OSError), _socket(descriptor) as connection:
+            connection.getpeername()  # Gloo listens too, and ends the process if that fails
+            connection.shutdown(socket.SHUT_RDWR)
+    for group in list(distributed_c10d._world.pg_names):
+        with contextlib.suppress(Exception):
+            group.abort()
+
+
+def sockets_to(port: int | None) -> set[int]:
+    """Return the descriptors of this process's connections to a TCP port."""
+    found = set()
+    for descriptor in _descriptors() if port else ():
+        with contextlib.suppress(OSError), _socket(descriptor) as connection:
+            peer = connection.getpeername()
+            if connection.family in (socket.AF_INET, socket.AF_INET6) and peer[1] == port:
+                found.add(descriptor)
+    return found
+
+
+def _gloo_sockets() -> set[int]:
+    """Return what Gloo's threads poll: each waits in ``epoll_wait`` on a descriptor of its own."""
+    found: set[int] = set()
+    for task in (_SELF / "task").iterdir():
+        with contextlib.suppress(OSError):
+            if (task / "comm").read_text().strip() == _GLOO_THREAD:
+                found.update(_polled(_awaited(task)))
+    return found
+
+
+def _awaited(task: Path) -> int:
+    """Return the first argument of the system call that a thread is in."""
+    for _ in range(_ATTEMPTS):
+        call = (task / "syscall").read_text().split()
+        if len(call) > 1:  # else it is running
+            return int(call[1], 16)
+        os.sched_yield()
+    raise OSError("the thread does not wait")
+
+
+def _polled(epoll: int) -> Iterator[int]:
+    for line in (_SELF / "fdinfo" / str(epoll)).read_text().splitlines():
+        if line.startswith("tfd:"):
+            yield int(line.split()[1])
+
+
+def _descriptors() -> list[int]:
+    return [int(name) for name in os.listdir(_SELF / "fd")]
+
+
+def _socket(descriptor: int) -> socket.socket:
+    """Return the socket behind a descriptor; ``OSError`` if there is none."""
+    copy = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise

@@ -1,0 +1,266 @@
+"""A thread of each rank that learns from the store why this rank waits in vain, and ends the wait.
+
+Ranks write into the store, and never wait for it: each where it is in its calls, and the first of
+them that fails its error. The thread looks there about twice a second, through a connection of its
+own, since another that waits for a key is held until the key comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import weakref
+from datetime import timedelta
+from multiprocessing.util import Finalize
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+from ..logger import get_logger
+from .calls import Calls, Progress
+from .connections import shut, sockets_to
+from .judge import Judge
+from .process import has_ended, identity
+
+__all__ = ["Watcher", "watcher"]
+
+logger = get_logger("deepspeed")
+
+_POLL, _POLL_SOON = 0.5, 0.05
+_WATCHED = 8
+"""Other ranks that each rank looks at: those after it, so that each is looked at by as many."""
+
+_STORE_TIMEOUT = timedelta(seconds=30)
+_TELL = 3.0
+"""Seconds for which rank 0, whose process holds the store, lets the others read an error."""
+
+
+class Watcher:
+    """This rank's calls and what it knows of the others', for one default process group.
+
+    ``reason`` is the first error of all ranks once it is known here, and ``known`` is set then.
+    From there on this rank's communication is shut again and again while it is inside a call.
+    """
+
+    def __init__(self) -> None:
+        store = distributed_c10d._get_default_store()
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        # A store may outlive a process group; the next one of the same ranks gets names of its own.
+        self._prefix = f"pipecodec/{store.add(f'pipecodec/groups/{self.rank}', 1)}"
+        self._port = getattr(store._underlying_non_prefix_store, "port", None)
+        before = sockets_to(self._port)
+        own = store.clone()
+        own.set_timeout(_STORE_TIMEOUT)
+        self._connection = sockets_to(self._port) - before
+        self._store = distributed_c10d.PrefixStore(self._prefix, own)
+        self._store.set(f"process/{self.rank}", identity())
+        self._pid = os.getpid()
+        self._watched = [
+            (self.rank + step) % self.ranks for step in range(1, min(self.ranks - 1, _WATCHED) + 1)
+        ]
+        self._processes: dict[int, str] = {}
+        self._others: dict[int, Progress] = {}
+        self._there: set[str] = set()
+        self._key = f"{self._prefix}/call/{self.rank}"
+        self.calls = Calls(self._post)
+        self.judge = Judge(_default_timeout())
+        self.reason: str | None = None
+        self.failure = ""  # how this rank says that its communication has ended
+        self.engines = 0
+        self.known = threading.Event()
+        self._lost = False
+        self._gone_since: float | None = None
+        self._last_error = ""
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="pipecodec-watcher", daemon=True)
+        self._thread.start()
+        # Runs where atexit does, and also where processes of multiprocessing end.
+        self._finalizer = Finalize(None, self.stop, exitpriority=100)
+
+    def _post(self, text: str) -> None:
+        with contextlib.suppress(Exception):  # the group may be gone, and the store with rank 0
+            if self._gone_since is None:
+                distributed_c10d._get_default_store().set(self._key, text)
+
+    def raised(self, text: str) -> None:
+        """Write down an error of this rank that all may raise, for ranks that turn out not to."""
+        self._last_error = text
+        with contextlib.suppress(Exception):
+            self._store.set(f"raised/{self.rank}", text)
+
+    def report(self, text: str) -> None:
+        """Make ``text`` the error of all ranks, unless there is one."""
+        with contextlib.suppress(Exception):
+            written: bytes = self._store.compare_set("error", "", text)
+            self._know(written.decode(errors="replace"))
+            return
+        self._know(text)
+
+    def ask(self, patience: float) -> str | None:
+        """Return the error of all ranks, waiting so many seconds for one: a connection was lost."""
+        self._lost = True
+        self._wake.set()
+        self.known.wait(patience)
+        self._lost = False
+        return self.reason
+
+    def end_communication(self) -> None:
+        """Let the ranks that wait for this one notice, and let all of them read."""
+        self._shut()
+        deadline = time.monotonic() + _TELL
+        with contextlib.suppress(Exception):
+            while self.rank == 0 and self._store.add("told", 0) < self.ranks - len(self._ended()):
+                if time.monotonic() >= deadline:
+                    return
+                time.sleep(_POLL_SOON)
+
+    def stop(self) -> None:
+        """End the thread. An error that this rank alone raised last goes to the others first."""
+        self._stopped = True
+        self._finalizer.cancel()
+        if os.getpid() != self._pid:
+            return
+        progress = Progress.parse(self.calls.text)
+        if progress.calls and progress.calls[0].state == "!" and self.reason is None:
+            self.report(self._last_error)
+            self.end_communication()
+        self._wake.set()
+        self._thread.join(_TELL)
+
+    def _run(self) -> None:
+        while not self._stopped and os.getpid() == self._pid:
+            self._wake.wait(_POLL_SOON if self._lost else _POLL)
+            self._wake.clear()
+            if self._stopped:
+                return
+            try:
+                self._look()
+            except Exception as error:
+                logger.debug("looking for errors of other ranks failed: %r", error)
+
+    def _look(self) -> None:
+        text = self.calls.text
+        inside, now = self.calls.inside, time.monotonic()
+        if self.reason is not None:
+            if inside:
+                self._shut()
+            return
+        if self._store_is_gone():
+            self._without_store(inside, now)
+            return
+        found = self._read(["error"]).get("error")
+        if found:
+            self._know(found)
+        if self.reason is None and inside:
+            self._compare(text, now)
+
+    def _compare(self, text: str, now: float) -> None:
+        mine = Progress.parse(text)
+        keys = {f"call/{rank}": rank for rank in self._watched}
+        read = self._read(list(keys))
+        self._others = {rank: Progress.parse(read.get(key) or "0") for key, rank in keys.items()}
+        waited = now - self.calls.since
+        for line in self.judge.late(mine, self._others, waited):
+            logger.warning("%s", line)
+        verdict = self.judge.find(
+            (self.rank, mine), self._others, self._ended(), waited, now, lost=self._lost
+        )
+        if verdict is None or text != self.calls.text:
+            return
+        reason = verdict.text
+        if verdict.raised:
+            key = f"raised/{verdict.rank}"
+            reason = self._read([key]).get(key) or f"rank {verdict.rank} raised an error"
+        self.report(reason)
+
+    def _ended(self) -> set[int]:
+        """Return which of the watched ranks' processes have ended."""
+        missing = [rank for rank in self._watched if rank not in self._processes]
+        if missing and self._gone_since is None:
+            read = self._read([f"process/{rank}" for rank in missing])
+            for rank in missing:
+                if read.get(f"process/{rank}"):
+                    self._processes[rank] = read[f"process/{rank}"]
+        return {rank for rank, process in self._processes.items() if has_ended(process)}
+
+    def _without_store(self, inside: bool, now: float) -> None:
+        """Go by what is known: the process of rank 0, which held the store, has ended."""
+        if self._gone_since is None:
+            self._gone_since = now
+        if not inside or not (self._lost or now - self._gone_since > _TELL):
+            return
+        mine = Progress.parse(self.calls.text)
+        others = {**dict.fromkeys(self._watched, Progress(0, ())), **self._others}
+        verdict = self.judge.find((self.rank, mine), others, self._ended(), 0.0, now, lost=True)
+        if verdict is not None and not verdict.raised:
+            self._know(verdict.text)
+        else:
+            self._know(
+                "the process of rank 0 ended, or cannot be reached: it held the store in which "
+                "the ranks tell each other what they do"
+            )
+
+    def _know(self, text: str) -> None:
+        with self._lock:
+            first, self.reason = self.reason is None, self.reason or text
+        if first:
+            with contextlib.suppress(Exception):
+                self._store.add("told", 1)
+            self.known.set()
+        if self.calls.inside:
+            self._shut()
+
+    def _shut(self) -> None:
+        with contextlib.suppress(Exception):
+            shut(self._port, self._connection)
+
+    def _read(self, keys: list[str]) -> dict[str, str]:
+        """Return the values of those keys that exist, without waiting for the others."""
+        for key in keys:
+            if key not in self._there:
+                value = self._store.compare_set(key, "?", "?")  # "?" or "" if there is none
+                if value not in (b"?", b""):
+                    self._there.add(key)
+        there = [key for key in keys if key in self._there]
+        values = self._store.multi_get(there) if there else []
+        return {k: v.decode(errors="replace") for k, v in zip(there, values, strict=True)}
+
+    def _store_is_gone(self) -> bool:
+        """Return whether its host closed the connection: asking it then makes torch print."""
+        for descriptor in self._connection:
+            connection = socket.socket(fileno=os.dup(descriptor))
+            with connection, contextlib.suppress(BlockingIOError):
+                try:
+                    return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                except ConnectionError:
+                    return True
+        return False
+
+
+def _default_timeout() -> float:
+    """Return the timeout of the default process group, in seconds."""
+    group: Any = distributed_c10d._get_default_group()
+    for device in group._device_types:
+        timeout: timedelta = group._get_backend(device).options._timeout
+        return timeout.total_seconds()
+    return distributed_c10d.default_pg_timeout.total_seconds()
+
+
+_current: tuple[weakref.ref[Any], int, Watcher] | None = None
+
+
+def watcher() -> Watcher:
+    """Return the watcher of this process for the default process group that there is now."""
+    global _current
+    group = distributed_c10d._get_default_group()
+    if _current is None or _current[0]() is not group or _current[1] != os.getpid():
+        if _current is not None:
+            _current[2].stop()
+        _current = (weakref.ref(group), os.getpid(), Watcher())
+    return _current[2]
