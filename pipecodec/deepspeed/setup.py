@@ -149,6 +149,7 @@ def initialize(
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
     if differentiable == "by-dtype":
         require_gradients(engine, stages)
+    guard_checkpoints(engine, part)
     actions = []
     unread = read == "verified" or (read == "auto" and engine.device.type != "cpu")
     if unread and not dynamic_shape:
@@ -156,5 +157,4 @@ def initialize(
     if share_errors:
         actions.append(failure.share_errors(engine))
     before_collectives(engine, actions)
-    guard_checkpoints(engine, part)
     return initialized

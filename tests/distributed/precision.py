@@ -276,10 +276,6 @@ def whole(case: Case) -> tuple[list[float], dict[str, list[float]]]:
     if case.precision != "fp32":
         masters = [p.detach().float().requires_grad_() for p in trained]
     optimizer = OPTIMIZERS[case.optimizer](groups_of(masters) if case.grouped else masters)
-    if case.precision == "fp16" and not case.zero:  # FP16_UnfusedOptimizer makes its state so
-        for master in masters:
-            master.grad = torch.zeros_like(master)
-        optimizer.step()
     schedule = rates(optimizer) if case.grouped else None
     scale = 1.0 if case.precision != "fp16" else case.scale or 2.0**8
     losses = []
