@@ -78,7 +78,7 @@ class _Entry(Function):
         wanted = ctx.needs_input_grad[3:]
         # Else copies: the gradient is the engine's buffer, and what is returned may become a .grad.
         own = len(wanted) == 1 and ctx.take_gradient is not None and ctx.take_gradient(gradient)
-        leaves = ctx.tunnel.scatter(gradient, own)
+        leaves = ctx.tunnel.gradients.scatter(gradient, own)
         gradients = (g if w else None for g, w in zip(leaves, wanted, strict=True))
         return (None, ctx.token, None, *gradients)
 
@@ -99,4 +99,4 @@ class _Exit(Function):
         ctx: Any, _: Tensor | None, *gradients: Tensor | None
     ) -> tuple[None, Tensor, None]:
         # A lone gradient may be handed on as it is, as autograd does in the backward of a view.
-        return None, ctx.tunnel.gather(gradients, ctx.device, True), None
+        return None, ctx.tunnel.gradients.gather(gradients, ctx.device, True), None
