@@ -64,7 +64,7 @@ std::unique_ptr<codec::Opened> receive(const py::object& self, const py::object&
 }
 
 // A row of frame::outline as Python values: (depth, path, label, type name, text, children, leaf or None),
-// where a leaf is (dtype, shape, route, requires_grad, bytes).
+// where a leaf is (dtype, shape, route, requires_grad, bytes, strides or None).
 py::list rows(const codec::Opened& opened) {
   static constexpr const char* kRoutes[] = {"slot", "raw slot", "tunnel", "frame"};
   py::list made;
@@ -73,14 +73,18 @@ py::list rows(const codec::Opened& opened) {
     py::object leaf = py::none();
     if (row.leaf >= 0) {
       const frame::Leaf& of = layout.leaves[static_cast<size_t>(row.leaf)];
-      py::object shape = py::none();  // of a nested tensor
-      if (!of.nested) {
-        py::list dims;
-        for (const int64_t dim : layout.shape(of)) dims.append(dim);
-        shape = py::tuple(dims);
-      }
-      leaf = py::make_tuple(frame::kDTypes[static_cast<uint8_t>(of.dtype)].name, shape,
-                            kRoutes[static_cast<uint8_t>(of.route)], of.requires_grad, of.bytes());
+      const auto numbers = [](std::span<const int64_t> given) {
+        py::list made;
+        for (const int64_t number : given) made.append(number);
+        return py::tuple(made);
+      };
+      const std::vector<int64_t> strides = opened.strides(of);
+      const bool whole = of.route == frame::Route::Slot || of.route == frame::Route::Tunnel;
+      leaf = py::make_tuple(frame::kDTypes[static_cast<uint8_t>(of.dtype)].name,
+                            of.nested ? py::object(py::none()) : numbers(layout.shape(of)),
+                            kRoutes[static_cast<uint8_t>(of.route)], of.requires_grad,
+                            whole ? of.room() : of.bytes(),
+                            strides.empty() ? py::object(py::none()) : numbers(strides));
     }
     made.append(py::make_tuple(row.depth, row.path, row.label,
                                frame::kTypeNames[static_cast<uint8_t>(row.code)], row.text, row.children,
@@ -112,6 +116,7 @@ PYBIND11_MODULE(_C, m) {
              return call("tunnel", [&] { return self.unused(gradient.ptr()); });
            })
       .def_property_readonly("tail", &codec::Tunnel::has_tail)
+      .def_property_readonly("gradients", &codec::Tunnel::gradients)
       .def_property_readonly("nbytes", &codec::Tunnel::bytes)
       .def("__len__", &codec::Tunnel::leaves);
 

@@ -282,7 +282,7 @@ def _first_outside(opened: _C.Opened, received: Tensor) -> str:
         for _, path, _, kind, _, _, leaf in opened.rows()
         if kind == "TORCH_TENSOR" and leaf[2] == "tunnel"
     ]
-    for path, dtype, shape, _, _, nbytes in tunnelled:
+    for path, dtype, shape, _, _, nbytes, _ in tunnelled:
         end += -(-nbytes // 16) * 16
         if end > received.nbytes:
             return (

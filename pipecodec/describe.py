@@ -39,7 +39,9 @@ class Leaf(NamedTuple):
     """"slot", "raw slot", "tunnel" or "frame": how its bits travel."""
     requires_grad: bool
     nbytes: int
-    """Of its elements."""
+    """Of its elements; in the frame and in a raw slot those of an expanded dimension count once."""
+    strides: tuple[int, ...] | None = None
+    """In elements; None for a contiguous tensor, and for a slot that is not there."""
 
 
 def leaves(tensors: Sequence[Tensor]) -> list[Leaf]:
@@ -99,9 +101,10 @@ def _line(row: tuple[int, str, str, str, str, int, Any]) -> str:
     indent = "  " * min(depth, _DEEPEST)
     parts = [f"{indent}{label}:", name] if name != text else [f"{indent}{label}:"]
     if leaf is not None:
-        dtype, shape, route, requires_grad, nbytes = leaf
+        dtype, shape, route, requires_grad, nbytes, strides = leaf
         dims = "nested" if shape is None else list(shape)
-        parts.append(f"{dtype} {dims}, {nbytes} bytes, {route}")
+        layout = "" if strides is None else f" with strides {list(strides)}"
+        parts.append(f"{dtype} {dims}{layout}, {nbytes} bytes, {route}")
         parts.extend(["requires grad"] if requires_grad else [])
     elif children:
         parts.append(f"{text} ({children})".strip())

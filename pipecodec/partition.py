@@ -150,6 +150,7 @@ def run_local(part: Partition, *args: Any, **kwargs: Any) -> Any:
         if k + 1 < len(part.stages):
             stage.name_outputs(env, output)
             codec = Codec(name=f"boundary {k}→{k + 1}")
+            codec.names = part.liveness[k + 1]
             values = codec.unpack(codec.pack(stage.collect(env, part.liveness[k + 1])))
     return output
 

@@ -114,7 +114,7 @@ class _Entry(Function):
         # Else copies: the gradient is the engine's buffer, and what is returned may become a .grad.
         take = ctx.sender.take_gradient
         own = len(wanted) == 1 and take is not None and take(gradient)
-        leaves = ctx.tunnel.scatter(gradient, own)
+        leaves = ctx.tunnel.gradients.scatter(gradient, own)
         gradients = (g if w else None for g, w in zip(leaves, wanted, strict=True))
         return (None, ctx.token, None, *gradients)
 
@@ -143,7 +143,7 @@ class _Exit(Function):
         elif gradients and ctx.receiver.note_unused is not None:
             ctx.receiver.note_unused(unused, ctx.tunnel)
         # A lone gradient may be handed on as it is, as autograd does in the backward of a view.
-        return None, ctx.tunnel.gather(gradients, ctx.device, True), None, None
+        return None, ctx.tunnel.gradients.gather(gradients, ctx.device, True), None, None
 
 
 ENTERED = _Entry._backward_cls

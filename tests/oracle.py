@@ -159,7 +159,7 @@ def seal(structure: bytes, shapes: bytes, values: bytes, payload: bytes, leaves:
     body = pad(pad(structure + shapes, 8) + values, 16) + payload
     front = b"\x89PCF" + struct.pack(
         "<BBHQIIIIQ",
-        1,
+        2,
         1,
         0,
         48 + len(body),
@@ -181,7 +181,7 @@ def encode(x: Any) -> tuple[list[torch.Tensor], bytes]:
 
 class Decoder:
     def __init__(self, slots: list[torch.Tensor], frame: bytes) -> None:
-        assert frame[:6] == b"\x89PCF\x01\x01"
+        assert frame[:6] == b"\x89PCF\x02\x01"
         _, _, _, used, structure, shapes, values, _, _, checksum = struct.unpack(
             "<BBHQIIIIQQ", frame[4:48]
         )

@@ -71,7 +71,7 @@ def test_wrong_version() -> None:
     data[4] = 9
     with pytest.raises(
         FrameError,
-        match="byte 4: .* version 9, this build reads version 1; install the same pipecodec",
+        match="byte 4: .* version 9, this build reads version 2; install the same pipecodec",
     ):
         unpack((tensor(bytes(data)),))
 

@@ -1,4 +1,4 @@
-"""The format does not change unnoticed: frames of version 1, byte by byte, in both directions."""
+"""The format does not change unnoticed: frames of version 2, byte by byte, in both directions."""
 
 from __future__ import annotations
 
@@ -61,9 +61,11 @@ def test_every_type_code_has_a_frame() -> None:
     assert {*_C.TYPE_CODES} >= WITHOUT_FRAME
 
 
-def test_every_route_and_both_flags_have_a_frame() -> None:
-    routes = {leaf[2] for g in GOLDEN.values() for *_, leaf in _C.Opened(packed(g)).rows() if leaf}
-    assert routes == {"slot", "raw slot", "tunnel", "frame"}
+def test_every_route_with_and_without_strides_and_both_flags_have_a_frame() -> None:
+    leaves = [leaf for g in GOLDEN.values() for *_, leaf in _C.Opened(packed(g)).rows() if leaf]
+    assert {leaf[2] for leaf in leaves} == {"slot", "raw slot", "tunnel", "frame"}
+    strided = {(leaf[2], 0 in leaf[5]) for leaf in leaves if leaf[5] is not None}
+    assert strided >= {(route, e) for route in ("raw slot", "tunnel", "frame") for e in (0, 1)}
     assert {golden.frame[5] for golden in GOLDEN.values()} == {0, 1}
     assert {golden.frame[4] for golden in GOLDEN.values()} == {_C.FORMAT_VERSION}
 

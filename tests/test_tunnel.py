@@ -189,8 +189,10 @@ BF16, FP64, COMPLEX = torch.bfloat16, torch.float64, torch.complex64
     [
         *((d, lambda t: t, True, True) for d in (torch.float32, BF16, FP64, COMPLEX)),
         *((d, lambda t: t[1:3], True, True) for d in (torch.float32, BF16, FP64, COMPLEX)),
+        *((d, lambda t: t.t(), True, True) for d in (torch.float32, BF16, FP64, COMPLEX)),
+        *((d, lambda t: t.view(2, 2, 8).permute(2, 0, 1), True, True) for d in (FP64, COMPLEX)),
         # Not one after the other, or not as float32 can be read, so copied on the way in.
-        *((d, lambda t: t.t(), False, True) for d in (torch.float32, BF16, FP64, COMPLEX)),
+        *((d, lambda t: t[:, ::2], False, True) for d in (torch.float32, BF16, FP64, COMPLEX)),
         (BF16, lambda t: t.flatten()[1:9], False, True),
         (BF16, unaligned, False, True),
         (COMPLEX, lambda t: t.conj(), False, True),
@@ -213,6 +215,7 @@ def test_lone_leaf_is_not_copied(
     arrived = sent[0].detach().clone().requires_grad_()
     got, _ = boundary().receive((arrived, *sent[1:]), reuse)
     assert same_bits(got, leaf) and got.shape == leaf.shape
+    assert got.stride() == torch.empty_like(leaf).stride()  # which keeps strides but for gaps
     assert (got.data_ptr() == arrived.data_ptr()) is (on_receiver and reuse)
     assert not got._is_view()
     got.zero_()  # as a stage may

@@ -1,7 +1,5 @@
 #include "csrc/codec/agreed.h"
 
-#include <sstream>
-
 #include "csrc/codec/assemble.h"
 #include "csrc/codec/tunnel.h"
 #include "csrc/frame/outline.h"
@@ -21,8 +19,8 @@ std::vector<uint64_t> sizes_of(const Routed& routed) {
 std::vector<bool> sized_leaves(const Encoder& encoder) {
   std::vector<bool> sized;
   for (const Encoder::Leaf& leaf : encoder.leaves) {
-    const uint8_t flags = encoder.structure.data()[leaf.flags_at] & ~frame::kRequiresGradBit;
-    sized.push_back(flags != static_cast<uint8_t>(frame::Route::Payload));
+    const uint8_t route = encoder.structure.data()[leaf.flags_at] & frame::kRouteMask;
+    sized.push_back(route != static_cast<uint8_t>(frame::Route::Payload));
   }
   return sized;
 }
@@ -32,19 +30,14 @@ struct Sized {
   std::string what;  // float32 [4, 8]
 };
 
-std::vector<Sized> list(const frame::Writer& frame, const std::vector<bool>& sized, const std::string& root) {
+std::vector<Sized> list(const frame::Writer& frame, const std::vector<bool>& sized, const frame::Root& root) {
   const frame::Layout layout = frame::parse(frame.data(), frame.size());
   std::vector<Sized> listed;
   size_t next = 0;
   for (const frame::Row& row : frame::outline(frame.data(), layout, root)) {
     if (row.leaf != static_cast<int64_t>(next)) continue;  // no leaf, or an alias of an earlier one
     if (sized[next]) {
-      const frame::Leaf& leaf = layout.leaves[next];
-      std::ostringstream what;
-      what << frame::kDTypes[static_cast<uint8_t>(leaf.dtype)].name << " [";
-      for (size_t i = 0; i < leaf.dims; ++i) what << (i == 0 ? "" : ", ") << layout.shape(leaf)[i];
-      what << ']';
-      listed.push_back({row.path, what.str()});
+      listed.push_back({row.path, frame::leaf_text(layout, layout.leaves[next])});
     }
     ++next;
   }
@@ -53,7 +46,7 @@ std::vector<Sized> list(const frame::Writer& frame, const std::vector<bool>& siz
 
 }  // namespace
 
-std::string Agreed::check(const Encoder& encoder, const Routed& routed, const std::string& root) {
+std::string Agreed::check(const Encoder& encoder, const Routed& routed, const frame::Root& root) {
   std::vector<uint64_t> sizes = sizes_of(routed);
   if (sizes_.empty()) {
     sizes_ = std::move(sizes);
@@ -64,7 +57,7 @@ std::string Agreed::check(const Encoder& encoder, const Routed& routed, const st
   return sizes_ == sizes ? std::string() : difference(encoder, routed, root);
 }
 
-std::string Agreed::difference(const Encoder& encoder, const Routed& routed, const std::string& root) const {
+std::string Agreed::difference(const Encoder& encoder, const Routed& routed, const frame::Root& root) const {
   const std::vector<Sized> before = list(first_, sized_, root);
   const std::vector<Sized> now = list(unrouted_frame(encoder), sized_leaves(encoder), root);
   for (size_t i = 0; i < before.size() || i < now.size(); ++i) {

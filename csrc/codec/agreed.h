@@ -15,13 +15,13 @@ class Agreed {
  public:
   // Remembers the sizes of the first value. Of a later one that differs, says what changed; otherwise
   // returns an empty string. `root` is what the text calls the value.
-  std::string check(const structure::Encoder& encoder, const Routed& routed, const std::string& root);
+  std::string check(const structure::Encoder& encoder, const Routed& routed, const frame::Root& root);
 
   void reset() { sizes_.clear(); }
 
  private:
   std::string difference(const structure::Encoder& encoder, const Routed& routed,
-                         const std::string& root) const;
+                         const frame::Root& root) const;
 
   std::vector<uint64_t> sizes_;  // bytes of the tunnel, then of each slot; empty until the first value
   frame::Writer first_;          // the first value's frame, for messages

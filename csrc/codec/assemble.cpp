@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "csrc/codec/errors.h"
+#include "csrc/device/transfer.h"
 #include "csrc/frame/outline.h"
 
 namespace pipecodec::codec {
@@ -44,8 +45,7 @@ frame::Header assemble(structure::Encoder& encoder, std::span<const at::Tensor> 
   }
   header.flags = frame::kPayloadCovered;
   for (size_t i = 0; i < spans.size(); ++i) {
-    frame.bytes(device::plain(leaves[i].is_cpu() ? leaves[i] : leaves[i].cpu()).const_data_ptr(),
-                spans[i].bytes);
+    frame.bytes(device::bytes_on(leaves[i], spans[i], at::kCPU).const_data_ptr(), spans[i].bytes);
     frame.align(frame::kAlignment);
   }
   header.used = frame.size();
@@ -56,22 +56,16 @@ frame::Writer unrouted_frame(const structure::Encoder& encoder) {
   frame::Writer copy;
   copy.extend(frame::kHeaderBytes);
   copy.bytes(encoder.structure.data() + frame::kHeaderBytes, encoder.structure.size() - frame::kHeaderBytes);
-  for (const structure::Encoder::Leaf& each : encoder.leaves) copy.data()[each.flags_at] = 0;
+  for (const structure::Encoder::Leaf& each : encoder.leaves) {
+    copy.data()[each.flags_at] =
+        each.strides.empty() ? 0 : static_cast<uint8_t>(frame::Route::RawSlot) | frame::kStridesBit;
+  }
   frame::Header header = sections(copy, encoder);
   frame::seal(header, copy.data());
   return copy;
 }
 
-std::vector<std::string> leaf_paths(const structure::Encoder& encoder, const std::string& root) {
-  const frame::Writer copy = unrouted_frame(encoder);
-  std::vector<std::string> paths;
-  for (const frame::Row& row : frame::outline(copy.data(), frame::parse(copy.data(), copy.size()), root)) {
-    if (row.code == frame::TypeCode::Tensor) paths.push_back(row.path);
-  }
-  return paths;
-}
-
-std::string path_of(const structure::Encoder& encoder, size_t leaf, const std::string& root) {
+std::string path_of(const structure::Encoder& encoder, size_t leaf, const frame::Root& root) {
   const frame::Writer copy = unrouted_frame(encoder);
   return frame::leaf_path(copy.data(), frame::parse(copy.data(), copy.size()), leaf, root);
 }

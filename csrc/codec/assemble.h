@@ -7,6 +7,7 @@
 
 #include "csrc/device/bits.h"
 #include "csrc/frame/header.h"
+#include "csrc/frame/outline.h"
 #include "csrc/structure/encode.h"
 
 namespace pipecodec::codec {
@@ -17,11 +18,11 @@ namespace pipecodec::codec {
 frame::Header assemble(structure::Encoder& encoder, std::span<const at::Tensor> leaves,
                        std::span<const device::Span> spans, at::Device device);
 
-// A frame of the value that was just encoded, every leaf a slot and nothing in the payload. For messages.
+// A frame of the value that was just encoded, every leaf a slot, or a raw one where it has strides, and
+// nothing in the payload. For messages.
 frame::Writer unrouted_frame(const structure::Encoder& encoder);
 
 // Where one leaf stands in the value that was just encoded: outputs[2]['mask']. For messages.
-std::vector<std::string> leaf_paths(const structure::Encoder& encoder, const std::string& root);
-std::string path_of(const structure::Encoder& encoder, size_t leaf, const std::string& root);
+std::string path_of(const structure::Encoder& encoder, size_t leaf, const frame::Root& root);
 
 }  // namespace pipecodec::codec

@@ -122,6 +122,39 @@ int codec_set_evaluating(PyObject* self, PyObject* value, void*) {
   return 0;
 }
 
+PyObject* codec_names(PyObject* self, void*) {
+  return guarded("names", [&] {
+    const std::vector<std::string>& names = state(self).names();
+    if (names.empty()) return Ref::share(Py_None);
+    Ref made = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(names.size())));
+    for (size_t i = 0; i < names.size(); ++i) {
+      PyTuple_SET_ITEM(
+          made.get(), static_cast<Py_ssize_t>(i),
+          Ref::take(PyUnicode_FromStringAndSize(names[i].data(), static_cast<Py_ssize_t>(names[i].size())))
+              .release());
+    }
+    return made;
+  });
+}
+
+int codec_set_names(PyObject* self, PyObject* value, void*) {
+  PyObject* const done = guarded("names", [&] {
+    std::vector<std::string> names;
+    if (value != nullptr && value != Py_None) {
+      const Ref items = Ref::take(PySequence_Tuple(value));
+      for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
+        const char* const name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(items.get(), i));
+        if (name == nullptr) throw structure::PythonError();
+        names.emplace_back(name);
+      }
+    }
+    state(self).set_names(std::move(names));
+    return Ref::share(Py_None);
+  });
+  Py_XDECREF(done);
+  return done == nullptr ? -1 : 0;
+}
+
 Policy parse_policy(PyObject* differentiable) {
   Policy policy;
   if (PyUnicode_Check(differentiable)) {
@@ -208,6 +241,7 @@ PyGetSetDef codec_attributes[] = {
     {"counts", codec_stats, nullptr, nullptr, nullptr},
     {"name", codec_name, nullptr, nullptr, nullptr},
     {"evaluating", codec_evaluating, codec_set_evaluating, nullptr, nullptr},
+    {"names", codec_names, codec_set_names, nullptr, nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 

@@ -1,34 +1,23 @@
 #include "csrc/codec/mismatch.h"
 
-#include <sstream>
-
 #include "csrc/frame/error.h"
 #include "csrc/frame/outline.h"
 
 namespace pipecodec::codec {
 namespace {
 
-constexpr const char* kRoot = "outputs";
-
 std::string shown(const frame::Row& row, const frame::Layout& layout) {
   if (row.code == frame::TypeCode::None) return row.text;
-  std::ostringstream text;
-  text << frame::kTypeNames[static_cast<uint8_t>(row.code)];
-  if (!row.text.empty()) text << ' ' << row.text;
-  if (row.leaf < 0) {
-    if (row.children > 0) text << " of " << row.children;
-    return text.str();
-  }
+  std::string text = frame::kTypeNames[static_cast<uint8_t>(row.code)];
+  if (!row.text.empty()) text += ' ' + row.text;
+  if (row.leaf < 0) return row.children > 0 ? text + " of " + std::to_string(row.children) : text;
   const frame::Leaf& leaf = layout.leaves[static_cast<size_t>(row.leaf)];
-  text << ' ' << frame::kDTypes[static_cast<uint8_t>(leaf.dtype)].name << " [";
-  for (size_t i = 0; i < leaf.dims; ++i) text << (i == 0 ? "" : ", ") << layout.shape(leaf)[i];
-  text << ']' << (leaf.requires_grad ? ", differentiable" : "");
-  return text.str();
+  return text + ' ' + frame::leaf_text(layout, leaf) + (leaf.requires_grad ? ", differentiable" : "");
 }
 
 }  // namespace
 
-std::string mismatch(const Checked& expected, const device::HostFrame& received) {
+std::string mismatch(const Checked& expected, const device::HostFrame& received, const frame::Root& root) {
   frame::Layout layout;
   try {
     layout = frame::parse(received.data, received.size);
@@ -36,8 +25,8 @@ std::string mismatch(const Checked& expected, const device::HostFrame& received)
     return std::string("it is damaged: ") + error.what();
   }
   const frame::Layout& before = expected.plan->layout;
-  const std::vector<frame::Row> was = frame::outline(expected.bytes.data, before, kRoot);
-  const std::vector<frame::Row> is = frame::outline(received.data, layout, kRoot);
+  const std::vector<frame::Row> was = frame::outline(expected.bytes.data, before, root);
+  const std::vector<frame::Row> is = frame::outline(received.data, layout, root);
   for (size_t i = 0; i < was.size() && i < is.size(); ++i) {
     const std::string then = shown(was[i], before), now = shown(is[i], layout);
     if (was[i].path != is[i].path) return is[i].path + " is there now, where " + was[i].path + " was";

@@ -7,6 +7,6 @@
 
 namespace pipecodec::codec {
 
-std::string mismatch(const Checked& expected, const device::HostFrame& received);
+std::string mismatch(const Checked& expected, const device::HostFrame& received, const frame::Root& root);
 
 }  // namespace pipecodec::codec

@@ -15,8 +15,6 @@ namespace {
 using structure::Encoder;
 using structure::Ref;
 
-constexpr const char* kRoot = "outputs";
-
 // The device asked for; none for that of the value's first leaf with data.
 std::optional<at::Device> asked(PyObject* device) {
   if (device == nullptr || device == Py_None) return std::nullopt;
@@ -45,9 +43,15 @@ void put_back(std::unique_ptr<Encoder> encoder) {
 
 }  // namespace
 
-std::unique_ptr<Encoder> Packer::encode(PyObject* value) {
+void Packer::set_names(std::vector<std::string> names) {
+  root_ = std::make_shared<const frame::Root>(root_->text, std::move(names));
+  verifier_.root = *root_;
+}
+
+std::unique_ptr<Encoder> Packer::encode(PyObject* value, Encoder::Leaves leaves) {
   std::unique_ptr<Encoder> encoder = spare ? std::move(spare) : std::make_unique<Encoder>();
-  encoder->run(value, name_.empty() ? kRoot : name_ + ": " + kRoot);
+  const std::shared_ptr<const frame::Root> root = root_;  // the value's own code may change it
+  encoder->run(value, *root, name_.empty() ? "" : name_ + ": ", leaves);
   return encoder;
 }
 
@@ -85,7 +89,7 @@ Ref Packer::pack_known(PyObject* value, std::optional<at::Device> device) {
 }
 
 Ref Packer::pack_any(PyObject* value, std::optional<at::Device> device) {
-  std::unique_ptr<Encoder> encoder = encode(value);
+  std::unique_ptr<Encoder> encoder = encode(value, Encoder::Leaves::AsTheyAre);
   const size_t leaves = encoder->leaves.size();
   Ref packed = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(leaves + 1)));
   PyObject** const items = reinterpret_cast<PyTupleObject*>(packed.get())->ob_item;
@@ -110,10 +114,10 @@ Ref Packer::pack_any(PyObject* value, std::optional<at::Device> device) {
 }
 
 Sent Packer::send(PyObject* value, PyObject* device) {
-  std::unique_ptr<Encoder> encoder = encode(value);
+  std::unique_ptr<Encoder> encoder = encode(value, Encoder::Leaves::AsBytes);
   PyObject* const first = encoder->leaves.empty() ? nullptr : encoder->leaves[0].tensor;
   const at::Device where = device_of(asked(device), &first, encoder->leaves.size());
-  Routed routed = router_.route(*encoder, where, kRoot, name_);
+  Routed routed = router_.route(*encoder, where, *root_, name_);
   check_signature(*encoder, routed);
   frame::Header header = assemble(*encoder, routed.payload, routed.payload_spans, where);
   Sent sent;
@@ -142,6 +146,7 @@ Sent Packer::send(PyObject* value, PyObject* device) {
 }
 
 void Packer::open(Opened& arrived, PyObject* known) {
+  arrived.root = root_;
   const bool verified = known == nullptr && verifier_.applies(arrived.frame());
   if (verified) {
     std::optional<Checked> expected = verifier_.expect(arrived.frame(), name_);
@@ -203,7 +208,7 @@ size_t Packer::capacity_for(size_t used) {
 
 void Packer::check_signature(const Encoder& encoder, const Routed& routed) {
   if (dynamic_) return;
-  const std::string change = agreed_.check(encoder, routed, kRoot);
+  const std::string change = agreed_.check(encoder, routed, *root_);
   if (change.empty()) return;
   raise(structure::known().structure_changed,
         name_ + ": " + change +

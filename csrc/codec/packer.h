@@ -45,7 +45,8 @@ class Packer {
         capacity_(capacity),
         dynamic_(dynamic),
         router_(std::move(policy), dynamic),
-        verifier_(std::move(verifier)) {}
+        verifier_(std::move(verifier)),
+        root_(std::make_shared<const frame::Root>("outputs")) {}
 
   // A tuple: every leaf as a slot of its own, then the frame.
   structure::Ref pack(PyObject* value, PyObject* device);
@@ -67,12 +68,16 @@ class Packer {
   void set_evaluating(bool on) { router_.evaluating = on; }
 
   const std::string& name() const { return name_; }
+
+  // What messages call the items of the value, where it is a tuple or a list of as many: none for outputs[i].
+  const std::vector<std::string>& names() const { return root_->names; }
+  void set_names(std::vector<std::string> names);
   Stats stats;
 
  private:
   structure::Ref pack_known(PyObject* value, std::optional<at::Device> device);
   structure::Ref pack_any(PyObject* value, std::optional<at::Device> device);
-  std::unique_ptr<structure::Encoder> encode(PyObject* value);
+  std::unique_ptr<structure::Encoder> encode(PyObject* value, structure::Encoder::Leaves leaves);
   structure::Ref frame_for(std::shared_ptr<Remembered> known, structure::Encoder& encoder,
                            const frame::Header& header, at::Device device, size_t capacity);
   void count(size_t tensors, uint64_t bytes);  // those beside the frame; bytes of all
@@ -86,6 +91,8 @@ class Packer {
   Router router_;
   Plans plans_;  // of the frames this codec receives
   Verifier verifier_;
+
+  std::shared_ptr<const frame::Root> root_;
 
   Frames frames_;
   Agreed agreed_;

@@ -7,7 +7,6 @@
 #include "csrc/device/object.h"
 #include "csrc/device/transfer.h"
 #include "csrc/frame/header.h"
-#include "csrc/frame/xxh64.h"
 
 namespace pipecodec::codec {
 namespace {
@@ -19,15 +18,37 @@ bool can_require_grad(const Encoder::Leaf& leaf) {
   return c10::isFloatingType(type) || c10::isComplexType(type);
 }
 
-device::Span span_of(const Encoder::Leaf& leaf, const at::Tensor& tensor, uint64_t& end) {
-  const device::Span span{leaf.dtype, tensor.sizes().vec(), end, leaf.bytes};
-  end += frame::round_up(leaf.bytes, frame::kAlignment);
+device::Span span_of(const Encoder::Leaf& leaf, const at::Tensor& tensor, uint64_t room, uint64_t& end) {
+  device::Span span{leaf.dtype, tensor.sizes().vec(), leaf.strides, end, leaf.bytes};
+  end += frame::round_up(room, frame::kAlignment);
   return span;
 }
 
+// How many leaves have each path, and which have one that is wanted.
+class Paths {
+ public:
+  Paths(const frame::Writer& frame, const frame::Layout& layout, const frame::Root& root, bool whole,
+        const std::unordered_set<std::string>& wanted) {
+    frame::each_leaf_path(frame.data(), layout, root, whole, [&](const std::string& path) {
+      if (wanted.contains(path)) found_[path].push_back(leaf_);
+      ++leaf_;
+    });
+  }
+
+  const std::vector<size_t>& at(const std::string& path) const {
+    static const std::vector<size_t> none;
+    const auto found = found_.find(path);
+    return found == found_.end() ? none : found->second;
+  }
+
+ private:
+  size_t leaf_ = 0;
+  std::unordered_map<std::string, std::vector<size_t>> found_;
+};
+
 }  // namespace
 
-std::vector<bool> Router::differentiable(Encoder& encoder, const std::string& root, const std::string& name) {
+std::vector<bool> Router::differentiable(Encoder& encoder, const frame::Root& root, const std::string& name) {
   std::vector<bool> decided;
   if (policy_.kind == Policy::Kind::ByDType) {
     for (const Encoder::Leaf& leaf : encoder.leaves) decided.push_back(can_require_grad(leaf));
@@ -35,7 +56,7 @@ std::vector<bool> Router::differentiable(Encoder& encoder, const std::string& ro
     const bool gradients = c10::GradMode::is_enabled();
     for (const Encoder::Leaf& leaf : encoder.leaves) decided.push_back(gradients && leaf.requires_grad);
   } else {
-    decided = remembered(encoder, root);
+    decided = remembered(encoder, root, name);
   }
   for (size_t i = 0; i < decided.size(); ++i) {
     if (!decided[i] || can_require_grad(encoder.leaves[i])) continue;
@@ -46,42 +67,86 @@ std::vector<bool> Router::differentiable(Encoder& encoder, const std::string& ro
   return decided;
 }
 
-// Paths take a while to write, so a structure that is met again is recognised by its bytes.
-std::vector<bool> Router::remembered(Encoder& encoder, const std::string& root) {
+// Finding places takes a while, so a structure that is met again is recognised by its bytes.
+std::vector<bool> Router::remembered(Encoder& encoder, const frame::Root& root, const std::string& name) {
   uint8_t* const bytes = encoder.structure.data();
   for (const Encoder::Leaf& leaf : encoder.leaves) bytes[leaf.flags_at] = 0;
-  const uint64_t key =
-      frame::xxh64(bytes + frame::kHeaderBytes, encoder.structure.size() - frame::kHeaderBytes);
+  std::string key(reinterpret_cast<const char*>(bytes) + frame::kHeaderBytes,
+                  encoder.structure.size() - frame::kHeaderBytes);
   const auto found = structures_.find(key);
   if (found != structures_.end()) return found->second;
-  const std::vector<std::string> paths = leaf_paths(encoder, root);
+  if (structures_.size() >= kStructures || structure_bytes_ + places_.bytes() > kBytes) forget();
+  std::vector<bool> decided =
+      policy_.kind == Policy::Kind::Paths ? named(encoder, root, name) : settled(encoder);
+  named_before_ = true;
+  structure_bytes_ += key.size();
+  structures_.emplace(std::move(key), decided);
+  return decided;
+}
+
+// The same in every structure that has a leaf there, since a string, a bool or a None beside it may differ.
+std::vector<bool> Router::settled(const Encoder& encoder) {
+  frame::Header header;
+  header.structure_bytes = static_cast<uint32_t>(encoder.structure.size() - frame::kHeaderBytes);
+  const std::vector<uint32_t> places = places_.of(encoder.structure.data(), header);
   std::vector<bool> decided;
   for (size_t i = 0; i < encoder.leaves.size(); ++i) {
-    decided.push_back(policy_.kind == Policy::Kind::Paths ? policy_.paths.contains(paths[i])
-                                                          : agreed(encoder.leaves[i], paths[i]));
+    const Encoder::Leaf& leaf = encoder.leaves[i];
+    const uint64_t key = uint64_t{places[i]} << 8 | static_cast<uint8_t>(leaf.dtype);
+    const bool now = c10::GradMode::is_enabled() ? leaf.requires_grad : can_require_grad(leaf);
+    decided.push_back(leaves_.emplace(key, now).first->second);
   }
-  if (structures_.size() == kStructures) structures_.clear();  // each is decided again, as it was
-  structures_.emplace(key, decided);
   return decided;
 }
 
-// The same in every structure that has this leaf, since a string, a bool or a None beside it may differ.
-bool Router::agreed(const Encoder::Leaf& leaf, const std::string& path) {
-  const std::string key = std::to_string(static_cast<unsigned>(leaf.dtype)) + path;
-  const auto found = leaves_.find(key);
-  if (found != leaves_.end()) return found->second;
-  if (leaves_.size() == kLeaves) leaves_.clear();
-  const bool decided = c10::GradMode::is_enabled() ? leaf.requires_grad : can_require_grad(leaf);
-  leaves_.emplace(key, decided);
+std::vector<bool> Router::named(const Encoder& encoder, const frame::Root& root,
+                                const std::string& name) const {
+  std::vector<bool> decided(encoder.leaves.size());
+  if (policy_.paths.empty()) return decided;
+  const frame::Writer frame = unrouted_frame(encoder);
+  const frame::Layout layout = frame::parse(frame.data(), frame.size());
+  // A name fits by the exact path first, then by that which is shown; with items that have names in both
+  // ways.
+  std::vector<Paths> ways;
+  for (const bool whole : {true, false}) {
+    ways.emplace_back(frame, layout, root, whole, policy_.paths);
+    if (!root.names.empty()) ways.emplace_back(frame, layout, frame::Root(root.text), whole, policy_.paths);
+  }
+  for (const std::string& path : policy_.paths) {
+    const std::vector<size_t>* leaves = nullptr;
+    for (const Paths& way : ways) {
+      leaves = &way.at(path);
+      if (!leaves->empty()) break;
+    }
+    if (leaves->size() > 1) {
+      raise(structure::known().unsupported_type,
+            name + ": differentiable names " + path + ", which is the path of " +
+                std::to_string(leaves->size()) + " tensors, as far as it is shown; give them other keys");
+    }
+    if (leaves->empty() && !dynamic_ && !evaluating && !named_before_) {
+      raise(structure::known().unsupported_type,
+            name + ": differentiable names " + path + ", and no tensor of the first value stands there" +
+                (encoder.leaves.empty() ? "" : "; the first one is " + path_of(encoder, 0, root)) +
+                ". describe() shows the paths");
+    }
+    if (!leaves->empty()) decided[leaves->front()] = true;
+  }
   return decided;
 }
 
-void Router::reset() {
+void Router::forget() {
   structures_.clear();
+  structure_bytes_ = 0;
+  places_.clear();
   leaves_.clear();
 }
 
-Routed Router::route(Encoder& encoder, at::Device device, const std::string& root, const std::string& name) {
+void Router::reset() {
+  forget();
+  named_before_ = false;
+}
+
+Routed Router::route(Encoder& encoder, at::Device device, const frame::Root& root, const std::string& name) {
   const std::vector<bool> decided = differentiable(encoder, root, name);
   const bool gradients = c10::GradMode::is_enabled();
   Routed routed;
@@ -93,6 +158,12 @@ Routed Router::route(Encoder& encoder, at::Device device, const std::string& roo
       raise(structure::known().unsupported_type, name + ": " + path_of(encoder, i, root) + ' ' + why);
     }
     if (gradients && leaf.requires_grad && !decided[i]) {
+      if (policy_.kind == Policy::Kind::Paths) {
+        raise(structure::known().structure_changed,
+              name + ": " + path_of(encoder, i, root) +
+                  " requires a gradient, and is not among the paths that differentiable names; name it, or "
+                  "send it detached");
+      }
       raise(
           structure::known().structure_changed,
           name + ": " + path_of(encoder, i, root) +
@@ -105,17 +176,19 @@ Routed Router::route(Encoder& encoder, at::Device device, const std::string& roo
     if (decided[i]) {
       way = frame::Route::Tunnel;
       routed.tunnel.push_back(leaf.tensor);
-      routed.tunnel_spans.push_back(span_of(leaf, tensor, routed.tunnel_bytes));
+      routed.tunnel_spans.push_back(span_of(leaf, tensor, leaf.room, routed.tunnel_bytes));
     } else if (leaf.bytes <= kSmallLeaf || routed.slots.size() == kMaxSlots) {
       way = frame::Route::Payload;
       routed.payload.push_back(tensor);
-      routed.payload_spans.push_back(span_of(leaf, tensor, payload_bytes));
+      routed.payload_spans.push_back(span_of(leaf, tensor, leaf.bytes, payload_bytes));
     } else {
-      routed.slots.push_back(device::bytes_on(tensor, device));
+      uint64_t unused = 0;
+      routed.slots.push_back(device::bytes_on(tensor, span_of(leaf, tensor, leaf.bytes, unused), device));
       routed.slot_leaves.push_back(i);
     }
     encoder.structure.data()[leaf.flags_at] =
-        static_cast<uint8_t>(static_cast<uint8_t>(way) | (decided[i] ? frame::kRequiresGradBit : 0));
+        static_cast<uint8_t>(static_cast<uint8_t>(way) | (decided[i] ? frame::kRequiresGradBit : 0) |
+                             (leaf.strides.empty() ? 0 : frame::kStridesBit));
   }
   return routed;
 }

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "csrc/device/bits.h"
+#include "csrc/frame/outline.h"
+#include "csrc/frame/places.h"
 #include "csrc/structure/encode.h"
 
 namespace pipecodec::codec {
@@ -26,7 +28,7 @@ inline constexpr size_t kMaxSlots = 64;
 struct Policy {
   enum class Kind { Auto, ByDType, Paths };
   Kind kind = Kind::Auto;
-  std::unordered_set<std::string> paths;  // for Paths, as describe() shows them
+  std::unordered_set<std::string> paths;  // for Paths, as describe() shows them or with nothing cut from them
 };
 
 // The leaves of one value by the way they travel.
@@ -47,7 +49,7 @@ class Router {
 
   // Writes the route of each leaf into its flags byte. Throws PythonError, in messages calling the value
   // `root` and the codec `name`.
-  Routed route(structure::Encoder& encoder, at::Device device, const std::string& root,
+  Routed route(structure::Encoder& encoder, at::Device device, const frame::Root& root,
                const std::string& name);
 
   void reset();
@@ -55,18 +57,24 @@ class Router {
   bool evaluating = false;  // what Auto finds is not remembered then either
 
  private:
-  std::vector<bool> differentiable(structure::Encoder& encoder, const std::string& root,
+  std::vector<bool> differentiable(structure::Encoder& encoder, const frame::Root& root,
                                    const std::string& name);
-  std::vector<bool> remembered(structure::Encoder& encoder, const std::string& root);
-  bool agreed(const structure::Encoder::Leaf& leaf, const std::string& path);
+  std::vector<bool> remembered(structure::Encoder& encoder, const frame::Root& root, const std::string& name);
+  std::vector<bool> settled(const structure::Encoder& encoder);
+  std::vector<bool> named(const structure::Encoder& encoder, const frame::Root& root,
+                          const std::string& name) const;
+  void forget();
 
   static constexpr size_t kStructures = 4096;
-  static constexpr size_t kLeaves = 1 << 16;
+  static constexpr size_t kBytes = 1 << 24;  // of structures and of places
 
   Policy policy_;
   bool dynamic_;
-  std::unordered_map<uint64_t, std::vector<bool>> structures_;  // by the hash of the structure without flags
-  std::unordered_map<std::string, bool> leaves_;                // by dtype and path, of Auto
+  bool named_before_ = false;
+  std::unordered_map<std::string, std::vector<bool>> structures_;  // by their bytes without flags
+  size_t structure_bytes_ = 0;
+  frame::Places places_;
+  std::unordered_map<uint64_t, bool> leaves_;  // by place and dtype, of Auto
 };
 
 }  // namespace pipecodec::codec

@@ -1,6 +1,8 @@
 // The tunnel between the codec's two sides: which leaves it carries, and their bits in and out of it.
 #pragma once
 
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "csrc/device/bits.h"
@@ -15,11 +17,17 @@ uint64_t tunnel_size(const std::vector<device::Span>& spans, uint64_t bytes);
 
 class Tunnel {
  public:
-  Tunnel(std::vector<device::Span> spans, uint64_t bytes) : spans_(std::move(spans)), bytes_(bytes) {}
+  // `spans` with room for the gradients: what is expanded takes more of it in backward than in forward.
+  Tunnel(std::vector<device::Span> spans, uint64_t bytes);
+
+  // The same tunnel for the leaves' gradients, which lie in it as their leaves do, but whole and contiguous
+  // where these are expanded.
+  Tunnel gradients() const { return {gradient_spans_, gradient_spans_, bytes_, size_}; }
 
   // A sequence of tensors (or None, for zeros), one for each leaf, becomes one float32 1-D tensor on that
-  // device. With `reuse` a lone contiguous leaf of a multiple of 16 bytes is not copied, whatever its dtype:
-  // the tensor made shares its memory. On the CPU the tail says for which leaves there was None.
+  // device. With `reuse` a lone leaf of a multiple of 16 bytes that lies as its span does is not copied,
+  // whatever its dtype: the tensor made shares its memory. On the CPU the tail says for which leaves there was
+  // None.
   structure::Ref gather(PyObject* tensors, PyObject* device, bool reuse) const;
 
   // The other way: a tuple of tensors that are no views, fresh ones unless `reuse` lets such a lone leaf
@@ -29,16 +37,23 @@ class Tunnel {
   // The indices of the leaves for which there was None in the gradient that gather() made, as its tail says.
   structure::Ref unused(PyObject* gradient) const;
 
-  bool has_tail() const { return !spans_.empty() && tunnel_size(spans_, bytes_) > bytes_; }
+  bool has_tail() const { return leaves() != 0 && size_ > bytes_; }
   uint64_t bytes() const { return bytes_; }  // of the leaves
-  size_t leaves() const { return spans_.size(); }
+  size_t leaves() const { return spans_->size(); }
 
  private:
+  using Spans = std::shared_ptr<const std::vector<device::Span>>;
+
+  Tunnel(Spans spans, Spans gradient_spans, uint64_t bytes, uint64_t size)
+      : spans_(std::move(spans)), gradient_spans_(std::move(gradient_spans)), bytes_(bytes), size_(size) {}
+
   const at::Tensor& checked(PyObject* buffer, uint64_t bytes) const;
   bool lone(const at::Tensor& tensor) const;
 
-  std::vector<device::Span> spans_;
+  Spans spans_;
+  Spans gradient_spans_;
   uint64_t bytes_;
+  uint64_t size_;  // with the tail
 };
 
 }  // namespace pipecodec::codec

@@ -7,6 +7,7 @@
 #include "csrc/codec/errors.h"
 #include "csrc/device/object.h"
 #include "csrc/frame/outline.h"
+#include "csrc/frame/strides.h"
 #include "csrc/structure/registered.h"
 
 namespace pipecodec::codec {
@@ -16,7 +17,7 @@ using frame::Leaf;
 using frame::Route;
 using structure::Ref;
 
-constexpr const char* kRoot = "outputs";
+const frame::Root kRoot = "outputs";
 
 [[noreturn]] void bad_slots(const std::string& message) { raise(structure::known().frame_error, message); }
 
@@ -31,6 +32,11 @@ std::string nested(at::ScalarType dtype) { return std::string(c10::toString(dtyp
 std::string described(const at::Tensor& tensor) {
   if (tensor.is_meta()) return described(tensor.scalar_type(), tensor.sizes()) + " on the meta device";
   return tensor.is_nested() ? nested(tensor.scalar_type()) : described(tensor.scalar_type(), tensor.sizes());
+}
+
+device::Span span_of(const frame::Layout& layout, const Leaf& leaf, uint64_t place) {
+  const auto shape = layout.shape(leaf), strides = layout.strides(leaf);
+  return {leaf.dtype, {shape.begin(), shape.end()}, {strides.begin(), strides.end()}, place, leaf.bytes()};
 }
 
 Ref as_tuple(PyObject* tensors) {
@@ -122,20 +128,32 @@ std::vector<device::Span> Opened::tunnel_spans() const {
   std::vector<device::Span> spans;
   for (const Leaf& leaf : layout().leaves) {
     if (leaf.route != Route::Tunnel) continue;
-    const auto shape = layout().shape(leaf);
-    spans.push_back({leaf.dtype, {shape.begin(), shape.end()}, leaf.place, leaf.bytes()});
+    spans.push_back(span_of(layout(), leaf, leaf.place));
   }
   return spans;
 }
 
-std::vector<frame::Row> Opened::rows() const { return frame::outline(checked_.bytes.data, layout(), kRoot); }
+std::vector<frame::Row> Opened::rows() const {
+  return frame::outline(checked_.bytes.data, layout(), root ? *root : kRoot);
+}
+
+std::vector<int64_t> Opened::strides(const Leaf& leaf) const {
+  const auto in_frame = layout().strides(leaf);
+  if (leaf.route != Route::Slot) return {in_frame.begin(), in_frame.end()};
+  if (static_cast<size_t>(PyTuple_GET_SIZE(tensors_.get())) != layout().slots + 1 || leaf.nested) return {};
+  const at::Tensor& tensor = device::unwrap(item(leaf.place));
+  const auto shape = layout().shape(leaf);
+  if (!device::fits(tensor, leaf, shape.data()) || tensor.layout() != at::kStrided) return {};
+  const at::IntArrayRef own = tensor.strides();
+  return frame::has_default_strides(shape, {own.data(), own.size()}) ? std::vector<int64_t>() : own.vec();
+}
 
 PyObject* Opened::item(size_t i) const {
   return PyTuple_GET_ITEM(tensors_.get(), static_cast<Py_ssize_t>(i));
 }
 
 std::string Opened::path(size_t leaf) const {
-  return frame::leaf_path(checked_.bytes.data, layout(), leaf, kRoot);
+  return frame::leaf_path(checked_.bytes.data, layout(), leaf, root ? *root : kRoot);
 }
 
 void Opened::refuse_slot(size_t index, size_t first_slot) const {
@@ -162,7 +180,7 @@ Ref Opened::slot(const Leaf& leaf, size_t index, size_t first_slot) const {
     bad_slots("tensors[" + std::to_string(at) + "], " + path(index) + ": the frame says " +
               std::to_string(leaf.bytes()) + " raw bytes, the tensor is " + described(tensor));
   }
-  return device::wrap(device::over_bytes(tensor, 0, leaf.dtype, shape));
+  return device::wrap(device::over_bytes(tensor, 0, leaf.dtype, shape, layout().strides(leaf)));
 }
 
 Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
@@ -182,11 +200,7 @@ Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
   std::vector<device::Span> payload_spans;
   for (const Leaf& leaf : layout().leaves) {
     if (leaf.route != Route::Payload) continue;
-    const auto shape = layout().shape(leaf);
-    payload_spans.push_back({leaf.dtype,
-                             {shape.begin(), shape.end()},
-                             layout().header.payload_begin() + leaf.place,
-                             leaf.bytes()});
+    payload_spans.push_back(span_of(layout(), leaf, layout().header.payload_begin() + leaf.place));
   }
   std::vector<at::Tensor> payload;
   if (!payload_spans.empty()) payload = device::scatter(device::unwrap(item(beside)), payload_spans);

@@ -76,9 +76,14 @@ class Opened {
   const frame::Layout& layout() const { return checked_.plan->layout; }
   std::vector<frame::Row> rows() const;
 
+  // The strides of a leaf in the frame, or of its slot, if it is there; none for a contiguous one.
+  std::vector<int64_t> strides(const frame::Leaf& leaf) const;
+
   // The value. `first_slot` is 1 where tensors[0] is the tunnel; `tunnel` are the leaves that came through
   // it.
   structure::Ref build(size_t first_slot, PyObject* tunnel) const;
+
+  std::shared_ptr<const frame::Root> root;  // what messages call the value; null for "outputs"
 
  private:
   PyObject* item(size_t i) const;

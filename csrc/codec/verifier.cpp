@@ -121,7 +121,7 @@ void Verifier::refuse(std::shared_ptr<Expected> expected, const std::string& cod
     raise(structure::known().structure_changed, codec + ": frame " + std::to_string(first + i) +
                                                     " since the last check (counted from 0) is not what it "
                                                     "was taken for, unread: " +
-                                                    mismatch(expected->frame, received) +
+                                                    mismatch(expected->frame, received, root) +
                                                     "; what was computed from it is wrong. Give the "
                                                     "boundary's codec read=\"always\" if that may change");
   }

@@ -41,6 +41,8 @@ class Verifier {
 
   void forget();
 
+  frame::Root root = "outputs";  // what messages call the value
+
  private:
   // What frames are taken for, and which of them are known to be that.
   struct Expected {

@@ -4,10 +4,12 @@
 #include <ATen/ops/empty.h>
 
 #include <cstring>
+#include <optional>
 
 #include "csrc/device/kernels.h"
 #include "csrc/device/object.h"
 #include "csrc/device/transfer.h"
+#include "csrc/frame/strides.h"
 
 namespace pipecodec::device {
 namespace {
@@ -21,15 +23,52 @@ at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Devic
   return at::empty(sizes(shape), at::TensorOptions().dtype(dtype).device(device));
 }
 
+// With memory for what is there once.
+at::Tensor empty(const Span& span, at::Device device) {
+  if (span.strides.empty()) return empty(span.shape, scalar_type(span.dtype), device);
+  const auto element = static_cast<int64_t>(frame::kDTypes[static_cast<uint8_t>(span.dtype)].bytes);
+  const int64_t stored[] = {static_cast<int64_t>(span.bytes) / element};
+  at::Tensor made = empty(stored, scalar_type(span.dtype), device);
+  made.unsafeGetTensorImpl()->set_sizes_and_strides(sizes(span.shape), sizes(span.strides));
+  return made;
+}
+
 bool in_order(const at::Tensor& tensor) {
   return !tensor.is_conj() && !tensor.is_neg() && tensor.is_contiguous();
 }
 
-// A tensor of the buffer's device whose elements are not in order, in one pass.
-void put_in_order(const at::Tensor& buffer, uint64_t place, const at::Tensor& tensor) {
-  const at::IntArrayRef shape = tensor.sizes();
-  over_bytes(buffer, place, static_cast<frame::DType>(tensor.scalar_type()), {shape.data(), shape.size()})
-      .copy_(tensor.detach());
+// Of that size. There are dtypes whose elements torch cannot copy.
+std::optional<frame::DType> integer_of(frame::DType dtype) {
+  switch (frame::kDTypes[static_cast<uint8_t>(dtype)].bytes) {
+    case 1:
+      return frame::DType::UInt8;
+    case 2:
+      return frame::DType::Int16;
+    case 4:
+      return frame::DType::Int32;
+    case 8:
+      return frame::DType::Int64;
+    default:
+      return std::nullopt;
+  }
+}
+
+// A tensor of the buffer's device whose elements do not lie as the span's do, in one pass. Of what is
+// expanded one element is taken.
+void put_in_order(const at::Tensor& buffer, uint64_t place, const at::Tensor& tensor, const Span& span) {
+  at::Tensor from = tensor.detach();
+  std::vector<int64_t> shape = span.shape;
+  for (size_t d = 0; d < span.strides.size(); ++d) {
+    if (!frame::is_expanded(shape[d], span.strides[d])) continue;
+    from = from.narrow(static_cast<int64_t>(d), 0, 1);
+    shape[d] = 1;
+  }
+  frame::DType dtype = span.dtype;
+  if (const auto integer = integer_of(dtype); integer && !from.is_conj() && !from.is_neg()) {
+    dtype = *integer;
+    from = from.view(scalar_type(dtype));
+  }
+  over_bytes(buffer, place, dtype, shape, span.strides).copy_(from);
 }
 
 // Fills the buffer: with what is placed already, the tensors' bits from byte `begin` on, and zeros.
@@ -39,10 +78,10 @@ void copy_pieces(const Kernels& own, const at::Tensor& buffer, std::vector<Place
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
     Placed& leaf = placed.emplace_back(Placed{nullptr, begin + spans[i].place, spans[i].bytes});
-    if (tensors[i].device() == buffer.device() && !in_order(tensors[i])) {
-      put_in_order(buffer, leaf.place, tensors[i]);
+    if (tensors[i].device() == buffer.device() && !lies_as(tensors[i], spans[i])) {
+      put_in_order(buffer, leaf.place, tensors[i], spans[i]);
     } else {
-      sources.push_back(bytes_on(tensors[i], buffer.device()));
+      sources.push_back(bytes_on(tensors[i], spans[i], buffer.device()));
       leaf.from = static_cast<const uint8_t*>(sources.back().const_data_ptr());
     }
   }
@@ -54,12 +93,12 @@ void copy_each(const at::Tensor& buffer, uint64_t begin, std::span<const at::Ten
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
     const uint64_t place = begin + spans[i].place;
-    if (tensors[i].device() == buffer.device() && !in_order(tensors[i])) {
-      put_in_order(buffer, place, tensors[i]);
+    if (tensors[i].device() == buffer.device() && !lies_as(tensors[i], spans[i])) {
+      put_in_order(buffer, place, tensors[i], spans[i]);
       continue;
     }
     buffer.narrow(0, static_cast<int64_t>(place), static_cast<int64_t>(spans[i].bytes))
-        .copy_(bytes_on(tensors[i], buffer.device()), /*non_blocking=*/true);
+        .copy_(bytes_on(tensors[i], spans[i], buffer.device()), /*non_blocking=*/true);
   }
 }
 
@@ -112,19 +151,53 @@ at::Tensor as_bytes(const at::Tensor& plain) {
                    {bytes}, {1});
 }
 
+bool Span::expanded() const {
+  for (size_t d = 0; d < strides.size(); ++d) {
+    if (frame::is_expanded(shape[d], strides[d])) return true;
+  }
+  return false;
+}
+
+bool lies_as(const at::Tensor& tensor, const Span& span) {
+  if (span.strides.empty()) return in_order(tensor);
+  if (tensor.is_conj() || tensor.is_neg()) return false;
+  if (span.bytes == 0) return true;
+  const at::IntArrayRef strides = tensor.strides();
+  for (size_t d = 0; d < span.strides.size(); ++d) {
+    if (span.shape[d] != 1 && strides[d] != span.strides[d]) return false;
+  }
+  return true;
+}
+
+at::Tensor bytes_in_place(const at::Tensor& tensor, const Span& span) {
+  at::Tensor made = empty(std::span<const int64_t>(), at::kByte, tensor.device());
+  return made.set_(tensor.storage(), tensor.storage_offset() * static_cast<int64_t>(tensor.element_size()),
+                   {static_cast<int64_t>(span.bytes)}, {1});
+}
+
+at::Tensor bytes_alone(const at::Tensor& tensor, const Span& span) {
+  const int64_t size[] = {static_cast<int64_t>(span.bytes)};
+  const at::Tensor made = empty(size, at::kByte, tensor.device());
+  if (span.bytes != 0) put_in_order(made, 0, tensor, span);
+  return made;
+}
+
 at::Tensor over_bytes(const at::Tensor& bytes, uint64_t place, frame::DType dtype,
-                      std::span<const int64_t> shape) {
+                      std::span<const int64_t> shape, std::span<const int64_t> given) {
   const int64_t begin = bytes.storage_offset() + static_cast<int64_t>(place);
   const int64_t element = frame::kDTypes[static_cast<uint8_t>(dtype)].bytes;
   const auto address = reinterpret_cast<uintptr_t>(bytes.const_data_ptr()) + place;
   if (begin % element != 0 || address % static_cast<uintptr_t>(element) != 0) {
-    return over_bytes(bytes.clone(), place, dtype, shape);
+    return over_bytes(bytes.clone(), place, dtype, shape, given);
   }
-  std::vector<int64_t> strides(shape.size());
-  int64_t stride = 1;
-  for (size_t i = shape.size(); i-- > 0;) {
-    strides[i] = stride;
-    stride *= shape[i] == 0 ? 1 : shape[i];
+  std::vector<int64_t> strides(given.begin(), given.end());
+  if (given.empty()) {
+    strides.resize(shape.size());
+    int64_t stride = 1;
+    for (size_t i = shape.size(); i-- > 0;) {
+      strides[i] = stride;
+      stride *= shape[i] == 0 ? 1 : shape[i];
+    }
   }
   at::Tensor made = empty(std::span<const int64_t>(), scalar_type(dtype), bytes.device());
   return made.set_(bytes.storage(), begin / element, sizes(shape), strides);
@@ -142,10 +215,10 @@ at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spa
       if (span.bytes == 0) continue;
       std::memset(out + end, 0, span.place - end);
       end = span.place + span.bytes;
-      if (tensors[i].defined() && tensors[i].is_cpu() && !in_order(tensors[i])) {
-        put_in_order(buffer, span.place, tensors[i]);
+      if (tensors[i].defined() && tensors[i].is_cpu() && !lies_as(tensors[i], span)) {
+        put_in_order(buffer, span.place, tensors[i], span);
       } else if (tensors[i].defined()) {
-        std::memcpy(out + span.place, plain(tensors[i].cpu()).const_data_ptr(), span.bytes);
+        std::memcpy(out + span.place, bytes_on(tensors[i], span, at::kCPU).const_data_ptr(), span.bytes);
       } else {
         std::memset(out + span.place, 0, span.bytes);
       }
@@ -185,7 +258,7 @@ std::vector<at::Tensor> scatter(const at::Tensor& buffer, std::span<const Span> 
   std::vector<at::Tensor> made;
   made.reserve(spans.size());
   for (const Span& span : spans) {
-    at::Tensor fresh = empty(span.shape, scalar_type(span.dtype), bytes.device());
+    at::Tensor fresh = empty(span, bytes.device());
     if (span.bytes != 0) {
       if (bytes.is_cpu()) {
         std::memcpy(fresh.mutable_data_ptr(), from + span.place, span.bytes);
@@ -193,8 +266,8 @@ std::vector<at::Tensor> scatter(const at::Tensor& buffer, std::span<const Span> 
         auto* const to = static_cast<uint8_t*>(fresh.mutable_data_ptr());
         pieces.push_back({from + span.place, to, span.bytes, span.bytes});
       } else {
-        as_bytes(fresh).copy_(
-            bytes.narrow(0, static_cast<int64_t>(span.place), static_cast<int64_t>(span.bytes)));
+        bytes_in_place(fresh, span)
+            .copy_(bytes.narrow(0, static_cast<int64_t>(span.place), static_cast<int64_t>(span.bytes)));
       }
     }
     made.push_back(std::move(fresh));

@@ -11,12 +11,15 @@
 
 namespace pipecodec::device {
 
-// Where the bits of one tensor stand in a buffer, and what they are.
+// Where the bits of one tensor stand in a buffer, and what they are. What is expanded stands there once.
 struct Span {
   frame::DType dtype;
   std::vector<int64_t> shape;
-  uint64_t place;  // in bytes
+  std::vector<int64_t> strides;  // in elements, as docs/format.md allows them; none for a contiguous tensor
+  uint64_t place;                // in bytes
   uint64_t bytes;
+
+  bool expanded() const;
 };
 
 // Why the bits of this tensor cannot be sent, or null.
@@ -33,12 +36,23 @@ at::Tensor plain(const at::Tensor& tensor);
 // A contiguous tensor's elements as 1-D uint8, without a copy.
 at::Tensor as_bytes(const at::Tensor& plain);
 
-// A tensor over bytes[place, place + size of the tensor), where `place` is a multiple of kAlignment. It is no
-// view of them, and shares their memory unless that is not aligned for the dtype.
-at::Tensor over_bytes(const at::Tensor& bytes, uint64_t place, frame::DType dtype,
-                      std::span<const int64_t> shape);
+// True where the tensor's elements lie in memory as those of the span do, so that its bytes are the span's.
+bool lies_as(const at::Tensor& tensor, const Span& span);
 
-// Copies the bits of `tensors` to their places in a new 1-D uint8 tensor; an undefined tensor gives zeros.
+// The bytes of such a tensor as 1-D uint8, without a copy, its gradient or its shape.
+at::Tensor bytes_in_place(const at::Tensor& tensor, const Span& span);
+
+// The bytes of any tensor of the span's dtype and shape, put into the span's order in a new 1-D uint8 tensor.
+at::Tensor bytes_alone(const at::Tensor& tensor, const Span& span);
+
+// A tensor over bytes[place, place + size of the tensor), where `place` is a multiple of kAlignment. It is no
+// view of them, and shares their memory unless that is not aligned for the dtype. It is contiguous where no
+// strides are given.
+at::Tensor over_bytes(const at::Tensor& bytes, uint64_t place, frame::DType dtype,
+                      std::span<const int64_t> shape, std::span<const int64_t> strides = {});
+
+// Copies the bits of `tensors`, of the spans' dtypes and shapes and with any strides, to their places in a
+// new 1-D uint8 tensor; an undefined tensor gives zeros.
 at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spans, uint64_t bytes,
                   at::Device device);
 

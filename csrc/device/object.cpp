@@ -74,6 +74,12 @@ const char* describe_tensor(PyObject* object, TensorInfo& info) {
   return nullptr;
 }
 
+std::span<const int64_t> strides_of(PyObject* object) {
+  const at::Tensor& tensor = THPVariable_Unpack(object);
+  if (tensor.is_nested() || tensor.is_quantized() || tensor.layout() != at::kStrided) return {};
+  return tensor.strides();
+}
+
 bool all_are(PyObject* const* tensors, std::span<const TensorInfo> infos) {
   for (size_t i = 0; i < infos.size(); ++i) {
     const at::Tensor& tensor = THPVariable_Unpack(tensors[i]);

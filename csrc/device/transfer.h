@@ -9,6 +9,8 @@
 #include <optional>
 #include <span>
 
+#include "csrc/device/bits.h"
+
 namespace pipecodec::device {
 
 // True while what is queued is not done but recorded, into a graph to be done later and more than once.
@@ -18,10 +20,10 @@ bool capturing(at::Device device);
 // that would be captured.
 at::Tensor upload(std::span<const uint8_t> bytes, size_t size, at::Device device);
 
-// The tensor's elements in order as 1-D uint8 on that device. No copy where they lie there so already; the
-// host waits for tensors that come from a device to the CPU, and for no others. Throws while a copy from the
-// CPU would be captured.
-at::Tensor bytes_on(const at::Tensor& tensor, at::Device device);
+// The tensor's elements, as they lie in the span, as 1-D uint8 on that device. No copy where they lie there
+// so already; the host waits for tensors that come from a device to the CPU, and for no others. Throws while
+// a copy from the CPU would be captured.
+at::Tensor bytes_on(const at::Tensor& tensor, const Span& span, at::Device device);
 
 // A copy of 1-D uint8 on its way to the host.
 class Download {

@@ -147,6 +147,8 @@ inline constexpr uint8_t kRouteMask = 0b0000'0011;
 inline constexpr uint8_t kRequiresGradBit = 0b0000'0100;
 inline constexpr uint8_t kNestedBit = 0b0000'1000;  // a nested tensor has no one shape, and none is written
 
+inline constexpr uint8_t kStridesBit = 0b0001'0000;  // its strides follow its dimensions
+
 inline constexpr size_t kAlignment = 16;      // of every leaf in the tunnel and in the payload, in bytes
 inline constexpr size_t kCapacityStep = 256;  // frames are padded to a multiple of this, in bytes
 inline constexpr int kMaxDepth = 1000;  // containers inside containers; Python's own default recursion limit

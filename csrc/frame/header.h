@@ -8,7 +8,7 @@
 namespace pipecodec::frame {
 
 inline constexpr uint8_t kMagic[4] = {0x89, 'P', 'C', 'F'};
-inline constexpr uint8_t kVersion = 1;
+inline constexpr uint8_t kVersion = 2;
 inline constexpr uint8_t kPayloadCovered = 0b0000'0001;  // flag: the checksum covers the payload too
 inline constexpr size_t kHeaderBytes = 48;
 

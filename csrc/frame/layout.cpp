@@ -100,9 +100,11 @@ class Parser {
               node.route,
               node.requires_grad,
               node.nested,
+              node.strides,
               static_cast<uint32_t>(node.dims),
-              layout_.shapes.size() - node.dims,
+              layout_.shapes.size() - node.dims * (node.strides ? 2 : 1),
               node.elements,
+              node.stored,
               0};
     switch (leaf.route) {
       case Route::Slot:
@@ -110,7 +112,7 @@ class Parser {
         leaf.place = layout_.slots++;
         break;
       case Route::Tunnel:
-        leaf.place = advance(layout_.tunnel_bytes, leaf.bytes(), node.offset);
+        leaf.place = advance(layout_.tunnel_bytes, leaf.room(), node.offset);
         break;
       case Route::Payload:
         leaf.place = advance(layout_.payload_bytes, leaf.bytes(), node.offset);

@@ -16,12 +16,16 @@ struct Leaf {
   Route route;
   bool requires_grad;
   bool nested;
+  bool strided;  // its strides follow its shape in Layout::shapes; else it is contiguous
   uint32_t dims;
   size_t shape_at;  // into Layout::shapes
   uint64_t elements;
-  uint64_t place;  // slot: its index; tunnel, payload: its first byte there
+  uint64_t stored;  // of them those that are in memory: expanded dimensions are there once
+  uint64_t place;   // slot: its index; tunnel, payload: its first byte there
 
-  uint64_t bytes() const { return elements * kDTypes[static_cast<uint8_t>(dtype)].bytes; }
+  uint64_t bytes() const { return stored * kDTypes[static_cast<uint8_t>(dtype)].bytes; }
+  // What the leaf takes of a tunnel, where its gradient comes back: all elements have one.
+  uint64_t room() const { return elements * kDTypes[static_cast<uint8_t>(dtype)].bytes; }
 };
 
 struct Layout {
@@ -35,6 +39,10 @@ struct Layout {
 
   std::span<const int64_t> shape(const Leaf& leaf) const {
     return {shapes.data() + leaf.shape_at, leaf.dims};
+  }
+  // Empty where the leaf is contiguous, or a slot.
+  std::span<const int64_t> strides(const Leaf& leaf) const {
+    return {shapes.data() + leaf.shape_at + leaf.dims, leaf.strided ? leaf.dims : 0};
   }
 };
 

@@ -4,6 +4,8 @@
 #include <limits>
 #include <string>
 
+#include "csrc/frame/strides.h"
+
 namespace pipecodec::frame {
 namespace {
 
@@ -84,26 +86,38 @@ void NodeReader::tensor() {
   if (dtype >= kDTypeCount)
     throw Error(Reason::UnknownDType, at, "unknown dtype code " + std::to_string(dtype));
   const uint8_t flags = reader_.u8();
-  if ((flags & ~(kRouteMask | kRequiresGradBit | kNestedBit)) != 0)
+  if ((flags & ~(kRouteMask | kRequiresGradBit | kNestedBit | kStridesBit)) != 0)
     throw Error(Reason::TensorFlags, at + 1, "unknown tensor flags");
   node.dtype = static_cast<DType>(dtype);
   node.route = static_cast<Route>(flags & kRouteMask);
   node.requires_grad = (flags & kRequiresGradBit) != 0;
   node.nested = (flags & kNestedBit) != 0;
+  node.strides = (flags & kStridesBit) != 0;
   if (is_quantized(node.dtype) && node.route != Route::Slot)
     throw Error(Reason::TensorFlags, at + 1, "a quantized tensor can only be a slot");
   const uint64_t dims = reader_.varint();
   if (node.nested && (node.route != Route::Slot || dims != 0))
     throw Error(Reason::TensorFlags, at + 1, "a nested tensor can only be a slot, and has no dimensions");
+  if (node.strides && node.route == Route::Slot)
+    throw Error(Reason::TensorFlags, at + 1, "a slot has strides of its own, and none in the frame");
   if (shapes_ == nullptr) return;
+  node.dims = dims;
+  dimensions(at);
+  node.stored = node.elements;
+  if (node.strides) strides(at);
+}
+
+void NodeReader::dimensions(size_t at) {
+  Node& node = node_;
+  const uint64_t dims = node.dims;
   if (dims > dims_.remaining()) {
     throw Error(Reason::Count, at + 2,
                 std::to_string(dims) + " dimensions are announced, " + std::to_string(dims_.remaining()) +
                     " bytes of shapes are left");
   }
   uint64_t elements = 1;
-  uint64_t extent =
-      kDTypes[dtype].bytes;  // bytes with every empty dimension counted as one, as torch bounds strides
+  uint64_t extent = kDTypes[static_cast<uint8_t>(node.dtype)]
+                        .bytes;  // bytes with every empty dimension counted as one, as torch bounds strides
   for (uint64_t i = 0; i < dims; ++i) {
     const uint64_t dim = dims_.varint();
     if (__builtin_mul_overflow(extent, dim == 0 ? 1 : dim, &extent) ||
@@ -113,8 +127,29 @@ void NodeReader::tensor() {
     elements *= dim;
     shapes_->push_back(static_cast<int64_t>(dim));
   }
-  node.dims = dims;
   node.elements = node.nested ? 0 : elements;
+}
+
+void NodeReader::strides(size_t at) {
+  Node& node = node_;
+  if (node.dims > dims_.remaining()) {
+    throw Error(Reason::Count, at + 2,
+                std::to_string(node.dims) + " strides are announced, " + std::to_string(dims_.remaining()) +
+                    " bytes of shapes are left");
+  }
+  const auto largest = static_cast<uint64_t>(largest_stride(kDTypes[static_cast<uint8_t>(node.dtype)].bytes));
+  for (uint64_t i = 0; i < node.dims; ++i) {
+    const uint64_t stride = dims_.varint();
+    if (stride > largest) throw Error(Reason::Shape, at, "a stride in bytes does not fit 63 bits");
+    shapes_->push_back(static_cast<int64_t>(stride));
+  }
+  const Dims both = Dims(*shapes_).last(2 * node.dims);
+  const Dims shape = both.first(node.dims), strides = both.last(node.dims);
+  const std::optional<uint64_t> stored = count_stored(shape, strides);
+  if (!stored) throw Error(Reason::Shape, at, "the tensor's strides leave gaps in memory, or overlap");
+  if (has_default_strides(shape, strides))
+    throw Error(Reason::Shape, at, "the strides are those of a contiguous tensor, which has none in a frame");
+  node.stored = *stored;
 }
 
 void NodeReader::finish() const {

@@ -24,12 +24,14 @@ struct Node {
   Route route = Route::Slot;
   bool requires_grad = false;
   bool nested = false;
-  uint64_t dims = 0, elements = 0;  // of a tensor whose dimensions were read
+  bool strides = false;
+  uint64_t dims = 0, elements = 0, stored = 0;  // of a tensor whose dimensions were read
 };
 
 class NodeReader {
  public:
-  // Appends the dimensions of tensors to `shapes`; null skips them, for a frame that has been checked.
+  // Appends the dimensions of tensors to `shapes`, and their strides where the frame has them; null skips
+  // them, for a frame that has been checked.
   NodeReader(const uint8_t* frame, const Header& header, std::vector<int64_t>* shapes = nullptr)
       : reader_(frame, header.structure_begin(), header.structure_end()),
         dims_(frame, header.structure_end(), header.shapes_end()),
@@ -55,6 +57,8 @@ class NodeReader {
 
  private:
   void tensor();
+  void dimensions(size_t at);
+  void strides(size_t at);
   std::string_view utf8();
   uint64_t count(uint64_t nodes_each);
 

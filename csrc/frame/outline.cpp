@@ -7,6 +7,8 @@
 namespace pipecodec::frame {
 namespace {
 
+constexpr size_t kShownKey = 60;  // of a string, or of the bytes of a key
+
 std::string number(double value) {
   char text[32];
   const auto [end, status] = std::to_chars(text, text + sizeof(text), value);
@@ -34,13 +36,14 @@ std::string tail(std::string_view text, size_t limit) {
   return "…" + std::string(text.substr(begin));
 }
 
-std::string quoted(std::string_view text) {
-  constexpr size_t kShown = 60;
+constexpr char kHex[] = "0123456789abcdef";
+
+// As Python shows it, but with \x for every escape. `bytes` has no characters but ASCII.
+std::string quoted(std::string_view text, bool bytes = false) {
   std::string out = "'";
-  for (const char c : head(text, kShown)) {
+  for (const char c : text) {
     const auto byte = static_cast<uint8_t>(c);
-    if (byte < 0x20 || c == '\'' || c == '\\') {
-      constexpr char kHex[] = "0123456789abcdef";
+    if (byte < 0x20 || c == '\'' || c == '\\' || (bytes && byte >= 0x7F)) {
       out += "\\x";
       out += kHex[byte >> 4];
       out += kHex[byte & 15];
@@ -51,22 +54,46 @@ std::string quoted(std::string_view text) {
   return out + "'";
 }
 
-std::string name(std::string_view text) { return head(text, kShownText); }
+// A two's complement number, in hexadecimal, which takes no division.
+std::string big_int(std::string_view text) {
+  const bool negative = (text.back() & 0x80) != 0;
+  std::string digits;
+  bool carry = negative;
+  for (const char c : text) {
+    const auto byte = static_cast<uint8_t>((negative ? ~c : c) + (carry ? 1 : 0));
+    carry = carry && byte == 0;
+    digits += kHex[byte & 15];
+    digits += kHex[byte >> 4];
+  }
+  digits.erase(digits.find_last_not_of('0') + 1);
+  return std::string(negative ? "-0x" : "0x") + std::string(digits.rbegin(), digits.rend());
+}
 
 class Outliner {
  public:
-  // Keeps every row, or only that of one leaf.
-  Outliner(const uint8_t* frame, const Layout& layout, const std::string& root, int64_t only_leaf = -1)
+  using Each = std::function<void(const std::string&)>;
+
+  // Keeps every row, or only that of one leaf, or none and calls `each` for every leaf.
+  Outliner(const uint8_t* frame, const Layout& layout, const Root& root, int64_t only_leaf = -1,
+           const Each* each = nullptr, bool whole = false)
       : only_leaf_(only_leaf),
-        path_(root),
+        each_(each),
+        whole_(whole),
+        names_(root.names),
+        path_(root.text),
         nodes_(frame, layout.header),
         values_(frame, layout.header.values_begin(), layout.header.values_end()) {
-    visit(0, root);
+    visit(0, root.text);
   }
 
   std::vector<Row> rows;
 
  private:
+  std::string first(std::string_view text, size_t limit) const {
+    return whole_ ? std::string(text) : head(text, limit);
+  }
+  std::string name(std::string_view text) const { return first(text, kShownText); }
+
   // A key, or another constant, as one piece of text.
   std::string constant() {
     const Node node = nodes_.next();
@@ -81,9 +108,9 @@ class Outliner {
   void constants(std::string& text, uint64_t n) {
     for (uint64_t i = 0; i < n; ++i) {
       const std::string item = constant();
-      if (text.size() > kShownText) continue;
+      if (text.size() > kShownText && !whole_) continue;
       text += (i == 0 ? "" : ", ") + item;
-      text = head(text, kShownText);
+      text = first(text, kShownText);
     }
   }
 
@@ -106,15 +133,18 @@ class Outliner {
       case TypeCode::ConstInt:
         return std::to_string(unzigzag(node.number));
       case TypeCode::BigInt:
-        return "integer of " + std::to_string(node.text.size()) + " bytes";
+        return node.text.size() > kShownKey && !whole_
+                   ? "integer of " + std::to_string(node.text.size()) + " bytes"
+                   : big_int(node.text);
       case TypeCode::ConstFloat:
         return number(node.real);
       case TypeCode::ConstComplex:
         return complex_number(node.real, node.imaginary);
       case TypeCode::Str:
-        return quoted(node.text);
+        return quoted(first(node.text, kShownKey));
       case TypeCode::Bytes:
-        return "bytes of length " + std::to_string(node.text.size());
+        return node.text.size() > kShownKey && !whole_ ? "bytes of length " + std::to_string(node.text.size())
+                                                       : 'b' + quoted(node.text, true);
       case TypeCode::Device:
       case TypeCode::DefaultDict:
       case TypeCode::NamedTuple:
@@ -162,11 +192,16 @@ class Outliner {
     }
     if (holds_pairs(node.code)) items /= 2;
     keep(depth, label, node.code, text, leaf, items);
+    const bool named =
+        depth == 0 && items == names_.size() && (node.code == TypeCode::Tuple || node.code == TypeCode::List);
+    if (named) path_.clear();
     const size_t length = path_.size();
     for (uint64_t i = 0; i < items; ++i) {
       std::string step = '[' + std::to_string(i) + ']';
       if (node.code == TypeCode::Dataclass) {
         step = '.' + name(nodes_.next().text);
+      } else if (named) {
+        step = names_[i];
       } else if (holds_pairs(node.code)) {
         step = '[' + constant() + ']';
       }
@@ -178,11 +213,18 @@ class Outliner {
 
   void keep(int depth, const std::string& label, TypeCode code, const std::string& text, int64_t leaf,
             uint64_t children) {
+    if (each_ != nullptr) {
+      if (code == TypeCode::Tensor) (*each_)(whole_ ? path_ : tail(path_, kShownPath));
+      return;
+    }
     if (only_leaf_ < 0 || (leaf == only_leaf_ && code == TypeCode::Tensor))
       rows.push_back({depth, tail(path_, kShownPath), label, code, text, leaf, children});
   }
 
   int64_t only_leaf_;
+  const Each* each_;
+  bool whole_;
+  const std::vector<std::string>& names_;
   std::string path_;
   NodeReader nodes_;
   Reader values_;
@@ -191,12 +233,27 @@ class Outliner {
 
 }  // namespace
 
-std::vector<Row> outline(const uint8_t* frame, const Layout& layout, const std::string& root) {
+std::vector<Row> outline(const uint8_t* frame, const Layout& layout, const Root& root) {
   return Outliner(frame, layout, root).rows;
 }
 
-std::string leaf_path(const uint8_t* frame, const Layout& layout, size_t leaf, const std::string& root) {
+std::string leaf_text(const Layout& layout, const Leaf& leaf) {
+  const auto list = [](std::span<const int64_t> numbers) {
+    std::string text;
+    for (const int64_t number : numbers) text += (text.empty() ? "" : ", ") + std::to_string(number);
+    return " [" + text + ']';
+  };
+  const std::string text = kDTypes[static_cast<uint8_t>(leaf.dtype)].name + list(layout.shape(leaf));
+  return leaf.strided ? text + " with strides" + list(layout.strides(leaf)) : text;
+}
+
+std::string leaf_path(const uint8_t* frame, const Layout& layout, size_t leaf, const Root& root) {
   return Outliner(frame, layout, root, static_cast<int64_t>(leaf)).rows.at(0).path;
+}
+
+void each_leaf_path(const uint8_t* frame, const Layout& layout, const Root& root, bool whole,
+                    const std::function<void(const std::string& path)>& each) {
+  Outliner(frame, layout, root, -1, &each, whole);
 }
 
 }  // namespace pipecodec::frame

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "csrc/frame/codes.h"
@@ -13,6 +15,17 @@ namespace pipecodec::frame {
 // What a row shows at most of a path (its end) and of a value (its beginning), in bytes.
 inline constexpr size_t kShownPath = 256;
 inline constexpr size_t kShownText = 200;
+
+// What the root of a path is called: by one text, or, where the value is a tuple or a list of as many values
+// as there are names, each of them by its name: hidden['mask'], not outputs[0]['mask'].
+struct Root {
+  Root(const char* text) : text(text) {}
+  Root(std::string text, std::vector<std::string> names = {})
+      : text(std::move(text)), names(std::move(names)) {}
+
+  std::string text;
+  std::vector<std::string> names;
+};
 
 struct Row {
   int depth;
@@ -25,9 +38,16 @@ struct Row {
 };
 
 // `frame` must be the bytes that gave `layout`.
-std::vector<Row> outline(const uint8_t* frame, const Layout& layout, const std::string& root);
+std::vector<Row> outline(const uint8_t* frame, const Layout& layout, const Root& root);
+
+// A leaf's dtype, shape, and strides where the frame has them: float32 [2, 3] with strides [1, 2].
+std::string leaf_text(const Layout& layout, const Leaf& leaf);
 
 // The path of one leaf (where it stands first), such as outputs[2]['mask'].
-std::string leaf_path(const uint8_t* frame, const Layout& layout, size_t leaf, const std::string& root);
+std::string leaf_path(const uint8_t* frame, const Layout& layout, size_t leaf, const Root& root);
+
+// Calls `each` with the path of every leaf in turn, as rows show it or, if `whole`, with nothing cut from it.
+void each_leaf_path(const uint8_t* frame, const Layout& layout, const Root& root, bool whole,
+                    const std::function<void(const std::string& path)>& each);
 
 }  // namespace pipecodec::frame

@@ -40,6 +40,23 @@ void check_sections(const Header& header, const uint8_t* data, size_t size) {
   CHECK(std::all_of(data + header.used, data + size, [](uint8_t byte) { return byte == 0; }));
 }
 
+// No element lies behind the bytes that are there, and each of these is some element's.
+void check_strides(const Layout& layout, const Leaf& leaf) {
+  if (!leaf.strided) {
+    CHECK(leaf.stored == leaf.elements);
+    return;
+  }
+  CHECK(leaf.route != Route::Slot);
+  const auto shape = layout.shape(leaf), strides = layout.strides(leaf);
+  uint64_t last = 0, distinct = 1;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] == 0 || strides[i] == 0) continue;
+    last += static_cast<uint64_t>(shape[i] - 1) * static_cast<uint64_t>(strides[i]);
+    distinct *= static_cast<uint64_t>(shape[i]);
+  }
+  CHECK(leaf.elements == 0 ? leaf.stored == 0 : leaf.stored == distinct && last + 1 == distinct);
+}
+
 // What stands beside the frame and in its payload: in order, without overlap, of the sums that were checked.
 void check_leaves(const Layout& layout) {
   CHECK(layout.leaves.size() == layout.header.leaves);
@@ -47,7 +64,7 @@ void check_leaves(const Layout& layout) {
   size_t dims = 0;
   for (const Leaf& leaf : layout.leaves) {
     CHECK(leaf.shape_at == dims);
-    dims += leaf.dims;
+    dims += leaf.dims * (leaf.strided ? 2 : 1);
     uint64_t elements = 1;
     for (const int64_t dim : layout.shape(leaf)) {
       CHECK(dim >= 0);
@@ -55,12 +72,13 @@ void check_leaves(const Layout& layout) {
     }
     if (leaf.nested) CHECK(leaf.dims == 0 && leaf.route == Route::Slot);
     CHECK(leaf.elements == (leaf.nested ? 0 : elements));
+    check_strides(layout, leaf);
     CHECK(leaf.bytes() < uint64_t{1} << 63);
     uint64_t* const end = leaf.route == Route::Tunnel    ? &tunnel
                           : leaf.route == Route::Payload ? &payload
                                                          : &slots;
     CHECK(leaf.place == *end);
-    *end += end == &slots ? 1 : round_up(leaf.bytes(), kAlignment);
+    *end += end == &slots ? 1 : round_up(end == &tunnel ? leaf.room() : leaf.bytes(), kAlignment);
   }
   CHECK(layout.shapes.size() == dims);
   CHECK(slots == layout.slots && tunnel == layout.tunnel_bytes && payload == layout.payload_bytes);

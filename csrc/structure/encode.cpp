@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "csrc/frame/header.h"
+#include "csrc/frame/strides.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/scope.h"
 #include "csrc/structure/tensor.h"
@@ -27,11 +28,26 @@ size_t first_repetition(const std::vector<PyObject*>& containers) {
   return 0;
 }
 
-[[noreturn]] void raise(const Unsupported& error, const std::string& root) {
+// The name of the item through which the path goes, if the value is named item by item.
+const std::string* name_of(PyObject* value, const Unsupported& error, const frame::Root& root) {
+  if (error.steps.empty() || !(PyTuple_CheckExact(value) || PyList_CheckExact(value)) ||
+      static_cast<size_t>(PySequence_Fast_GET_SIZE(value)) != root.names.size()) {
+    return nullptr;
+  }
+  size_t index = 0;
+  for (const char digit : error.steps.back()) {  // [7]
+    if (digit >= '0' && digit <= '9') index = index * 10 + static_cast<size_t>(digit - '0');
+  }
+  return index < root.names.size() ? &root.names[index] : nullptr;
+}
+
+[[noreturn]] void raise(PyObject* value, const Unsupported& error, const frame::Root& root,
+                        const std::string& prefix) {
   constexpr size_t kStepsShown = 16;
   const size_t last = first_repetition(error.containers);
-  std::string path = root;
-  for (size_t i = error.steps.size(); i-- > last;) {
+  const std::string* const name = name_of(value, error, root);
+  std::string path = prefix + (name != nullptr ? *name : root.text);
+  for (size_t i = error.steps.size() - (name != nullptr ? 1 : 0); i-- > last;) {
     if (error.steps.size() - i > kStepsShown) {
       path += "…";
       break;
@@ -46,13 +62,14 @@ size_t first_repetition(const std::vector<PyObject*>& containers) {
 
 }  // namespace
 
-void Encoder::run(PyObject* value, const std::string& root) {
+void Encoder::run(PyObject* value, const frame::Root& root, const std::string& prefix, Leaves kind) {
   clear();
+  as_bytes_ = kind == Leaves::AsBytes;
   structure.extend(frame::kHeaderBytes);
   try {
     node(value);
   } catch (const Unsupported& error) {
-    raise(error, root);
+    raise(value, error, root, prefix);
   }
 }
 
@@ -105,13 +122,29 @@ void Encoder::leaf(PyObject* tensor) {
                                (info.nested ? frame::kNestedBit : 0));
   const size_t flags_at = structure.size() - 1;
   structure.varint(info.shape.size());
-  uint64_t bytes = frame::kDTypes[static_cast<uint8_t>(info.dtype)].bytes;
+  uint64_t bytes = frame::kDTypes[static_cast<uint8_t>(info.dtype)].bytes, extent = bytes;
   for (const int64_t dim : info.shape) {
     shapes.varint(static_cast<uint64_t>(dim));
     bytes *= static_cast<uint64_t>(dim);
+    if (__builtin_mul_overflow(extent, dim == 0 ? 1 : static_cast<uint64_t>(dim), &extent) ||
+        extent > static_cast<uint64_t>(INT64_MAX) - frame::kAlignment) {
+      throw Unsupported{"has a size in bytes that does not fit 63 bits, which no frame holds", {}, {}};
+    }
   }
   if (info.nested) bytes = 0;
-  leaves.push_back({Py_NewRef(tensor), flags_at, info.dtype, info.requires_grad, bytes});
+  leaves.push_back({Py_NewRef(tensor), flags_at, info.dtype, info.requires_grad, bytes, bytes, {}});
+  if (as_bytes_) strides(tensor, info.shape, leaves.back());
+}
+
+void Encoder::strides(PyObject* tensor, std::span<const int64_t> shape, Leaf& leaf) {
+  const std::span<const int64_t> own = strides_of(tensor);
+  if (own.size() != shape.size()) return;
+  const int64_t element = frame::kDTypes[static_cast<uint8_t>(leaf.dtype)].bytes;
+  leaf.strides = frame::strides_on_arrival(shape, own, element);
+  if (leaf.strides.empty()) return;
+  structure.data()[leaf.flags_at] |= frame::kStridesBit;
+  for (const int64_t stride : leaf.strides) shapes.varint(static_cast<uint64_t>(stride));
+  leaf.bytes = *frame::count_stored(shape, leaf.strides) * static_cast<uint64_t>(element);
 }
 
 int64_t Encoder::known_leaf(PyObject* tensor) {

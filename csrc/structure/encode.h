@@ -7,6 +7,7 @@
 
 #include "csrc/frame/bytes.h"
 #include "csrc/frame/codes.h"
+#include "csrc/frame/outline.h"
 #include "csrc/structure/python.h"
 
 namespace pipecodec::structure {
@@ -26,7 +27,9 @@ class Encoder {
     size_t flags_at;   // of its flags byte in `structure`; the route is decided after the walk
     frame::DType dtype;
     bool requires_grad;
-    uint64_t bytes;
+    uint64_t bytes;                // of its elements as they arrive: expanded dimensions are there once
+    uint64_t room;                 // of all of them
+    std::vector<int64_t> strides;  // with which it arrives; none where it is contiguous, or a slot
   };
 
   Encoder() = default;
@@ -34,9 +37,13 @@ class Encoder {
   Encoder& operator=(const Encoder&) = delete;
   ~Encoder() { clear(); }
 
+  // Whether leaves are passed on as they are, or as bytes, with the strides in the frame.
+  enum class Leaves { AsTheyAre, AsBytes };
+
   // Fills the members below. The structure starts after frame::kHeaderBytes bytes left for the header; every
-  // leaf is written as a slot. Throws PythonError; `root` is what messages call the value.
-  void run(PyObject* value, const std::string& root);
+  // leaf is written as a slot, but with its strides where it is to be sent as bytes: its route is to be
+  // written then. Throws PythonError, with messages that call the value `root` behind `prefix`.
+  void run(PyObject* value, const frame::Root& root, const std::string& prefix, Leaves leaves);
   void clear();
 
   frame::Writer structure;
@@ -77,6 +84,9 @@ class Encoder {
 
   void code(frame::TypeCode code) { structure.u8(static_cast<uint8_t>(code)); }
 
+  void strides(PyObject* tensor, std::span<const int64_t> shape, Leaf& leaf);
+
+  bool as_bytes_ = false;
   int depth_ = 0;
   bool constant_ =
       false;  // inside a key, a set, a slice...: numbers belong to the structure, tensors are refused

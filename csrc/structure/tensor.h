@@ -17,6 +17,9 @@ struct TensorInfo {
   std::span<const int64_t> shape;  // valid while the tensor is
 };
 
+// Its strides, valid while it is; none where its elements do not lie in memory by strides.
+std::span<const int64_t> strides_of(PyObject* tensor);
+
 // Why a frame cannot describe this tensor, or null.
 const char* describe_tensor(PyObject* tensor, TensorInfo& info);
 

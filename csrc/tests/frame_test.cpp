@@ -44,7 +44,7 @@ void headers_are_checked() {
                    pipecodec::frame::parse(right.data(), size));
   }
   CHECK_REJECTED(Reason::Magic, 0, "not a pipecodec frame", parse(changed(0, 'X')));
-  CHECK_REJECTED(Reason::Version, 4, "format version 2, this build reads version 1", parse(changed(4, 2)));
+  CHECK_REJECTED(Reason::Version, 4, "format version 1, this build reads version 2", parse(changed(4, 1)));
   CHECK_REJECTED(Reason::Flags, 5, "unknown flag", parse(changed(5, 0x83)));
   CHECK_REJECTED(Reason::Flags, 6, "reserved", parse(changed(7, 1)));
   CHECK_REJECTED(Reason::Length, 8, "were received", parse(changed(11, 1)));
@@ -95,7 +95,7 @@ void nodes_are_checked() {
   CHECK_REJECTED(Reason::Trailing, kStart + 1, "end of the structure", parse(only({none, none})));
   CHECK_REJECTED(Reason::UnknownDType, kStart + 1, "dtype code 46", parse(only({tensor, 46, 0, 0}, {}, 1)));
   CHECK_REJECTED(Reason::UnknownDType, kStart + 1, "dtype code 99", parse(only({code(TypeCode::DType), 99})));
-  CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "flags", parse(only({tensor, 6, 16, 0}, {}, 1)));
+  CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "flags", parse(only({tensor, 6, 32, 0}, {}, 1)));
   CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "nested", parse(only({tensor, 6, 8, 1}, {1}, 1)));
   CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "nested", parse(only({tensor, 6, 9, 0}, {}, 1)));
   CHECK(parse(only({tensor, 6, 8, 0}, {}, 1)).leaves[0].bytes() == 0);
@@ -118,6 +118,39 @@ void nodes_are_checked() {
   CHECK_REJECTED(Reason::Text, kStart + 1, "UTF-8", parse(only({code(TypeCode::Str), 2, 0xC0, 0x80})));
   CHECK_REJECTED(Reason::Text, kStart, "shortest", parse(only({code(TypeCode::BigInt), 1, 5})));
   CHECK_REJECTED(Reason::Count, kStart, "context", parse(only({code(TypeCode::Registered), 1, 'x', 0})));
+}
+
+// A leaf of dtype float32 in a slot of its own as bytes, with these dimensions and strides.
+Parts strided(uint8_t dims, std::vector<uint8_t> shapes, uint8_t route = 1) {
+  return only({code(TypeCode::Tensor), 6, static_cast<uint8_t>(route | kStridesBit), dims}, std::move(shapes),
+              1);
+}
+
+void strides_are_checked() {
+  const Layout transposed = parse(strided(2, {2, 3, 1, 2}));
+  CHECK(transposed.leaves[0].bytes() == 24 && transposed.leaves[0].room() == 24);
+  CHECK(transposed.strides(transposed.leaves[0])[1] == 2);
+  const Layout expanded = parse(strided(3, {4, 2, 3, 0, 1, 2}, 2));
+  CHECK(expanded.leaves[0].bytes() == 24 && expanded.leaves[0].room() == 96);
+  CHECK(expanded.tunnel_bytes == 96);
+  CHECK(parse(strided(2, {1, 3, 9, 1})).leaves[0].bytes() == 12);  // of one element a stride means nothing
+  CHECK(parse(strided(2, {0, 3, 7, 5})).leaves[0].bytes() == 0);
+  CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "slot", parse(strided(2, {2, 3, 1, 2}, 0)));
+  CHECK_REJECTED(Reason::TensorFlags, kStart + 2, "quantized",
+                 parse(only({code(TypeCode::Tensor), 12, 1 | kStridesBit, 0}, {}, 1)));
+  CHECK_REJECTED(Reason::Count, kStart + 3, "2 strides are announced", parse(strided(2, {2, 3, 1})));
+  CHECK_REJECTED(Reason::Trailing, kStart + 8, "last shape", parse(strided(2, {2, 3, 1, 2, 5})));
+  for (const auto& [first, second] : {std::pair{3, 2}, {4, 1}, {1, 1}, {1, 3}, {2, 2}, {6, 2}, {2, 0}}) {
+    CHECK_REJECTED(Reason::Shape, kStart + 1, "leave gaps in memory, or overlap",
+                   parse(strided(2, {2, 3, static_cast<uint8_t>(first), static_cast<uint8_t>(second)})));
+  }
+  CHECK_REJECTED(Reason::Shape, kStart + 1, "contiguous", parse(strided(2, {2, 3, 3, 1})));
+  CHECK_REJECTED(Reason::Shape, kStart + 1, "contiguous", parse(strided(0, {})));
+  CHECK_REJECTED(Reason::Shape, kStart + 1, "a stride in bytes does not fit 63 bits",
+                 parse(strided(1, {1, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F})));
+  // Expanded to more than 63 bits: nobody could hold its gradient.
+  CHECK_REJECTED(Reason::Shape, kStart + 1, "63 bits",
+                 parse(strided(1, {0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F, 0})));
 }
 
 void places_are_checked() {
@@ -217,6 +250,7 @@ int main() {
   the_structure_hash_is_checked();
   no_flipped_bit_passes();
   nodes_are_checked();
+  strides_are_checked();
   places_are_checked();
   depth_is_bounded();
   totals_are_checked();

@@ -103,6 +103,9 @@ class DeepSpeedPipeStageWrapper(nn.Module):
                 dynamic_shape=dynamic_shape,
             )
         )
+        for codec, receiver in ((self.incoming, stage_id), (self.outgoing, stage_id + 1)):
+            if codec is not None:
+                codec.names = liveness[receiver]
         self._auto = differentiable == "auto"
         self._packed: deque[torch.Tensor] = deque()
         self._token: torch.Tensor | None = None
@@ -137,6 +140,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         self.incoming = TunnelCodec(
             transport="tunnel", differentiable=(), name="batch", dynamic_shape=True
         )
+        self.incoming.names = self.batch_names
 
     def pack_batch(self, values: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
         """Return the tensors of a batch with these values, those of ``batch_names``."""
