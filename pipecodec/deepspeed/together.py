@@ -44,4 +44,5 @@ def on_all_ranks(error: E) -> E:
 
 
 def raised_on_all_ranks(error: BaseException) -> bool:
+    """Return whether ``on_all_ranks`` marked the error."""
     return getattr(error, "pipecodec_on_all_ranks", False) is True
