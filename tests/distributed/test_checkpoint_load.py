@@ -27,7 +27,7 @@ SAME = {
     ),
     "fp16 ZeRO-1": Case(precision="fp16", zero=1),
     "fp16": Case(precision="fp16"),
-    "batch norm, frozen": Case("momentum", norms=True, frozen=(0, 1, 2)),
+    "frozen": Case("momentum", frozen=(0, 1, 2)),
 }
 
 
