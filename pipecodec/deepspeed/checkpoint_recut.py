@@ -162,6 +162,11 @@ def _names(engine: Any, part: Partition, source: Source) -> dict[tuple[str, int]
     saved: Mapping[str, Any] = source.index["model"]
     if other := sorted(saved.keys() ^ state.places.keys()):
         raise ValueError(f"the checkpoint is of another model: one of both has {other[:3]} alone")
+    for path, stage in source.nameless:
+        raise ValueError(
+            f"{path!r} of stage {stage} in the checkpoint has no place in the model, so it is of "
+            f"that cut alone; make it a parameter or buffer of the model, or one that is not persistent"
+        )
     here = {key: tuple(map(tuple, places)) for key, places in state.places.items()}
     there = {key: tuple(map(tuple, places)) for key, places in saved.items()}
     if one := _together(here) ^ _together(there):

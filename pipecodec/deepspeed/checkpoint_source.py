@@ -44,6 +44,7 @@ class Source:
         for key, places in self.index["model"].items():
             for path, stage in places:
                 keys.setdefault((path, stage), []).append(key)
+        self.nameless = [place for place in self._entries if place not in keys]
         self.slots = {
             key: Slot(rank, group, number, start)
             for rank, own in self.ranks.items()

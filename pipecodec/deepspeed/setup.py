@@ -65,7 +65,10 @@ def initialize(
       ``check_ties_every`` steps, if that is not 0, a checksum of each copy is compared, and a
       difference is an error on every rank;
     - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
-      ``correct_clipping`` is False (DeepSpeed counts those of the first stage).
+      ``correct_clipping`` is False (DeepSpeed counts those of the first stage);
+    - ``save_checkpoint`` and ``load_checkpoint`` succeed on all ranks or on none, and compare a
+      checkpoint with the engine first; ``pipecodec.deepspeed.load_checkpoint`` loads one of another
+      number of stages.
 
     ``kwargs`` are those of ``deepspeed.initialize``, such as ``optimizer`` (also a function of the
     parameters), ``lr_scheduler`` and ``training_data``; ``model_parameters`` are by default all

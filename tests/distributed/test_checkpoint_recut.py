@@ -159,7 +159,7 @@ REFUSED = {
     "no model": "pass model= to partition_modules, where it is saved and where it is loaded",
     "no model here": "pass model= to partition_modules, where it is saved and where it is loaded",
     "tied": "the checkpoint is of another model: one of both has ['decoder.0.shared'",
-    "groups": "are in one parameter group, and were saved with other settings: weight_decay 0.2 and 0.0",
+    "groups": "are in one parameter group, and were saved with other settings: weight_decay 0.2",
     "frozen": "decoder.1.linear.weight was not trained when it was saved, and is now",
     "bf16": "was saved with precision bf16, this engine has fp32",
     "ZeRO-1": "was saved with ZeRO stage 1, this engine has 0",
