@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .checkpoint_recut import load_checkpoint
 from .engine import deepspeed_pipe_engine, pipeline_module
 from .failure import RemoteError
 from .model_state import checkpoint_state_dict, load_model_state_dict, model_state_dict
@@ -16,6 +17,7 @@ __all__ = [
     "checkpoint_state_dict",
     "deepspeed_pipe_engine",
     "initialize",
+    "load_checkpoint",
     "load_model_state_dict",
     "model_state_dict",
     "pipeline_module",

@@ -34,7 +34,7 @@ class Progress:
 
     @staticmethod
     def parse(text: str) -> Progress:
-        """Return the progress that a rank posted as ``text``."""
+        """Return what ``Calls`` made ``text`` of."""
         number, *calls = text.split("\n")
         return Progress(int(number), tuple(Call(call[1:], call[0]) for call in calls))  # type: ignore[arg-type]
 
@@ -45,7 +45,7 @@ class Progress:
 
     @property
     def inside(self) -> bool:
-        """Whether the rank is inside its last call."""
+        """Whether the last call has not ended."""
         return bool(self.calls) and self.calls[0].state == ">"
 
 
@@ -66,7 +66,7 @@ class Calls:
         self.inside = False
 
     def enter(self, name: str) -> None:
-        """Begin a call."""
+        """Begin a call; never within another."""
         self._number += 1
         self._name = name
         self._older = "\n".join(("", *self._before))
@@ -74,7 +74,7 @@ class Calls:
         self._say(">")
 
     def leave(self, state: State = "<") -> None:
-        """End the call that was begun last."""
+        """End the call."""
         self.inside = False
         self._say(state)
         self._before.appendleft(state + self._name)

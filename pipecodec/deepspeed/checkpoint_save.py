@@ -22,7 +22,8 @@ import torch
 from .agree import agree
 from .checkpoint_files import INDEX, fingerprint, saved_files, write_whole
 from .checkpoint_index import COUNTERS, common_of, own_of
-from .everywhere import everywhere, told
+from .error_text import summary
+from .everywhere import everywhere
 
 if TYPE_CHECKING:
     from ..partition import Partition
@@ -192,7 +193,7 @@ class _Files:
             try:
                 save(state_dict, str(_beside(Path(path))))
             except Exception as error:
-                raise RuntimeError(f"{path} cannot be written: {told(error)}") from error
+                raise RuntimeError(f"{path} cannot be written: {summary(error)}") from error
 
         self._engine.save = beside
         try:

@@ -7,12 +7,11 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from .error_text import summary
 from .failure import RemoteError
+from .together import on_all_ranks
 
-__all__ = ["everywhere", "together", "told"]
-
-_LENGTH = 2000
-"""Characters of an error's text that other ranks are told."""
+__all__ = ["everywhere", "together"]
 
 T = TypeVar("T")
 
@@ -37,22 +36,10 @@ def everywhere(name: str, work: Callable[[], T]) -> list[T]:
     except BaseException as caught:  # an interrupt too: the others wait for this rank
         error = caught
     everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, (result, None if error is None else told(error)))
+    dist.all_gather_object(everyone, (result, None if error is None else summary(error)))
     if error is not None:
-        raise error
+        raise on_all_ranks(error)
     failed = [f"on rank {rank}: {text}" for rank, (_, text) in enumerate(everyone) if text]
     if failed:
-        raise RemoteError(f"{name} failed {'; '.join(failed)}")
+        raise on_all_ranks(RemoteError(f"{name} failed {'; '.join(failed)}"))
     return [theirs for theirs, _ in everyone]
-
-
-def told(error: BaseException) -> str:
-    """Return an error's type and text, shortened to what can be sent to other ranks."""
-    try:
-        text = str(error)
-    except Exception:
-        text = "its text cannot be made"
-    text = text.encode(errors="backslashreplace").decode()
-    if len(text) > _LENGTH:
-        text = f"{text[:_LENGTH]}..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -85,7 +85,8 @@ class _Engine:
         else:
             mine = f"{self.place}: {summary(error)}\n\n{trace(error)}"
             if self.busy:
-                watcher.report(mine)
+                different = watcher.differing()
+                watcher.report(mine if different is None else f"{different}\n\n{mine}")
             elif watcher.reason is None:
                 alike = raised_on_all_ranks(error)
                 if not alike:

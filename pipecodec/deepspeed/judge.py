@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .calls import Progress
 
-__all__ = ["GRACE", "Judge", "Verdict"]
+__all__ = ["GRACE", "Judge", "Verdict", "differing"]
 
 GRACE = 2.0
 """Seconds in which every rank may raise an error of one call by itself, so that it harms nobody."""
@@ -55,9 +55,9 @@ class Judge:
         began. ``lost`` tells that it lost a connection, so that an error elsewhere is the cause.
         """
         number = mine[1].number
-        differing = _differing(mine, others)
-        if differing is not None:
-            return differing
+        different = differing(*mine, others)
+        if different is not None:
+            return different
         for rank, theirs in others.items():
             if self._has_raised(rank, mine[1], theirs, now, lost):
                 return Verdict("", rank, raised=True)
@@ -101,19 +101,20 @@ class Judge:
         return False
 
 
-def _differing(mine: tuple[int, Progress], others: Mapping[int, Progress]) -> Verdict | None:
-    everyone = {mine[0]: mine[1], **others}
-    oldest = mine[1].number - len(mine[1].calls) + 1
-    for number in range(oldest, mine[1].number + 1):
+def differing(rank: int, mine: Progress, others: Mapping[int, Progress]) -> Verdict | None:
+    """Return the first of the ranks' remembered calls that is not the same on all of them."""
+    everyone = {rank: mine, **others}
+    oldest = mine.number - len(mine.calls) + 1
+    for number in range(oldest, mine.number + 1):
         names: dict[str, list[int]] = {}
-        for rank in sorted(everyone):
-            call = everyone[rank].call(number)
+        for each in sorted(everyone):
+            call = everyone[each].call(number)
             if call is not None:
-                names.setdefault(call.name, []).append(rank)
+                names.setdefault(call.name, []).append(each)
         if len(names) > 1:
-            each = "; ".join(f"{name} on {_ranks(ranks)}" for name, ranks in names.items())
+            calls = "; ".join(f"{name} on {_ranks(ranks)}" for name, ranks in names.items())
             return Verdict(
-                f"the ranks made different calls, as their call {number}: {each}; all ranks have "
+                f"the ranks made different calls, as their call {number}: {calls}; all ranks have "
                 f"to make the same calls in the same order",
                 min(names.values(), key=len)[0],
             )

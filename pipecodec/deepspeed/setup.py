@@ -87,7 +87,10 @@ def initialize(
     - in fp16 without ZeRO the gradient that leaves the loss is scaled, as with ZeRO;
     - gradient clipping in fp32 without ZeRO counts the parameters of all stages, unless
       ``correct_clipping`` is False (DeepSpeed counts those of the first stage). Where the
-      configuration has no ``gradient_clipping``, rank 0 logs that DeepSpeed clips to 1.0.
+      configuration has no ``gradient_clipping``, rank 0 logs that DeepSpeed clips to 1.0;
+    - ``save_checkpoint`` and ``load_checkpoint`` succeed on all ranks or on none, and compare a
+      checkpoint with the engine first; ``pipecodec.deepspeed.load_checkpoint`` loads one of another
+      number of stages.
 
     ``kwargs`` are those of ``deepspeed.initialize``, such as ``optimizer`` (also a function of the
     parameters), ``lr_scheduler`` and ``training_data``; ``model_parameters`` are by default all

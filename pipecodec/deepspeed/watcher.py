@@ -23,7 +23,7 @@ from torch.distributed import distributed_c10d
 from ..logger import get_logger
 from .calls import Calls, Progress
 from .connections import shut, sockets_to
-from .judge import Judge
+from .judge import Judge, differing
 from .process import has_ended, identity
 
 __all__ = ["Watcher", "watcher"]
@@ -47,7 +47,7 @@ class Watcher:
     """
 
     def __init__(self) -> None:
-        store = distributed_c10d._get_default_store()
+        store: Any = distributed_c10d._get_default_store()
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         # A store may outlive a process group; the next one of the same ranks gets names of its own.
         self._prefix = f"pipecodec/{store.add(f'pipecodec/groups/{self.rank}', 1)}"
@@ -63,7 +63,6 @@ class Watcher:
             (self.rank + step) % self.ranks for step in range(1, min(self.ranks - 1, _WATCHED) + 1)
         ]
         self._processes: dict[int, str] = {}
-        self._others: dict[int, Progress] = {}
         self._there: set[str] = set()
         self._key = f"{self._prefix}/call/{self.rank}"
         self.calls = Calls(self._post)
@@ -93,6 +92,13 @@ class Watcher:
         self._last_error = text
         with contextlib.suppress(Exception):
             self._store.set(f"raised/{self.rank}", text)
+
+    def differing(self) -> str | None:
+        """Return how the calls of all ranks differ, if they do: an error may come of that."""
+        with contextlib.suppress(Exception):
+            verdict = differing(self.rank, Progress.parse(self.calls.text), self._progress())
+            return None if verdict is None else verdict.text
+        return None
 
     def report(self, text: str) -> None:
         """Make ``text`` the error of all ranks, unless there is one."""
@@ -154,6 +160,8 @@ class Watcher:
         if self._store_is_gone():
             self._without_store(inside, now)
             return
+        if len(self._processes) < len({0, *self._watched}):
+            self._ended()  # learns of them while rank 0 can be asked
         found = self._read(["error"]).get("error")
         if found:
             self._know(found)
@@ -162,14 +170,17 @@ class Watcher:
 
     def _compare(self, text: str, now: float) -> None:
         mine = Progress.parse(text)
-        keys = {f"call/{rank}": rank for rank in self._watched}
-        read = self._read(list(keys))
-        self._others = {rank: Progress.parse(read.get(key) or "0") for key, rank in keys.items()}
+        others = self._progress()
         waited = now - self.calls.since
-        for line in self.judge.late(mine, self._others, waited):
+        for line in self.judge.late(mine, others, waited):
             logger.warning("%s", line)
         verdict = self.judge.find(
-            (self.rank, mine), self._others, self._ended(), waited, now, lost=self._lost
+            (self.rank, mine),
+            others,
+            self._ended() & others.keys(),
+            waited,
+            now,
+            lost=self._lost,
         )
         if verdict is None or text != self.calls.text:
             return
@@ -179,9 +190,14 @@ class Watcher:
             reason = self._read([key]).get(key) or f"rank {verdict.rank} raised an error"
         self.report(reason)
 
+    def _progress(self) -> dict[int, Progress]:
+        keys = {f"call/{rank}": rank for rank in self._watched}
+        read = self._read(list(keys))
+        return {rank: Progress.parse(read.get(key) or "0") for key, rank in keys.items()}
+
     def _ended(self) -> set[int]:
-        """Return which of the watched ranks' processes have ended."""
-        missing = [rank for rank in self._watched if rank not in self._processes]
+        """Return which of the processes of rank 0 and of the watched ranks have ended."""
+        missing = [rank for rank in {0, *self._watched} if rank not in self._processes]
         if missing and self._gone_since is None:
             read = self._read([f"process/{rank}" for rank in missing])
             for rank in missing:
@@ -193,17 +209,12 @@ class Watcher:
         """Go by what is known: the process of rank 0, which held the store, has ended."""
         if self._gone_since is None:
             self._gone_since = now
-        if not inside or not (self._lost or now - self._gone_since > _TELL):
-            return
-        mine = Progress.parse(self.calls.text)
-        others = {**dict.fromkeys(self._watched, Progress(0, ())), **self._others}
-        verdict = self.judge.find((self.rank, mine), others, self._ended(), 0.0, now, lost=True)
-        if verdict is not None and not verdict.raised:
-            self._know(verdict.text)
-        else:
+        if inside and (self._lost or now - self._gone_since > _TELL):
+            how = "ended" if 0 in self._ended() else "ended, or cannot be reached"
+            call = Progress.parse(self.calls.text).calls[0].name
             self._know(
-                "the process of rank 0 ended, or cannot be reached: it held the store in which "
-                "the ranks tell each other what they do"
+                f"the process of rank 0 {how}, while rank {self.rank} was inside {call}; with it "
+                f"went the store in which ranks tell each other why they fail"
             )
 
     def _know(self, text: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import pipecodec.deepspeed
 from pipecodec import Partition, partition_modules
 
-__all__ = ["Case", "build", "engine_of", "held", "start", "train"]
+__all__ = ["Case", "build", "differing", "engine_of", "held", "start", "train"]
 
 WIDTH, LAYERS, ACCUMULATE = 6, 6, 2
 
@@ -189,6 +189,10 @@ def held(engine: Any, part: Partition) -> dict[str, Any]:
         scaler = engine.optimizer.loss_scaler if scaler is None else scaler
         found["scale"] = [scaler.cur_scale, scaler.cur_iter, scaler.last_overflow_iter]
     return found
+
+
+def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return [key for key in {**one, **other} if one.get(key) != other.get(key)]
 
 
 def states(engine: Any, parameter: nn.Parameter) -> dict[str, Any]:

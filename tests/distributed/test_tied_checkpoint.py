@@ -18,6 +18,7 @@ STEPS, STOP = 4, 2
 CASES = {
     "fp32 ZeRO-0": Case(("a b", "a", "b a"), 3),
     "fp32 ZeRO-1": Case(("a b", "a", "b a"), 3, zero=1),
+    "bf16 ZeRO-0": Case(("a b", "a", "b a"), 3, bf16=True),
     "bf16 ZeRO-1": Case(("a b", "a", "b a"), 3, zero=1, bf16=True),
 }
 
