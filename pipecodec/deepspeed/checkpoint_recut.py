@@ -14,6 +14,7 @@ from .checkpoint_layout import Layout, layout_of
 from .checkpoint_source import Source
 from .checkpoint_states import load_states, needed_states, schedule_state, states_of
 from .everywhere import everywhere, together
+from .failure import call_on_all_ranks
 from .model_state import stages_of
 from .together import fail_together
 
@@ -35,6 +36,7 @@ _OF_ONE_CUT = frozenset(
 """Keys of DeepSpeed's that are not returned: the engine has them, or they are of one cut alone."""
 
 
+@call_on_all_ranks
 def load_checkpoint(
     engine: Any, part: Partition, folder: str | os.PathLike[str], tag: str | None = None
 ) -> tuple[str | None, dict[str, Any] | None]:
