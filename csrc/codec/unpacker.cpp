@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <sstream>
 
 #include "csrc/codec/errors.h"
 #include "csrc/device/object.h"
@@ -22,9 +21,9 @@ const frame::Root kRoot = "outputs";
 [[noreturn]] void bad_slots(const std::string& message) { raise(structure::known().frame_error, message); }
 
 std::string described(at::ScalarType dtype, at::IntArrayRef shape) {
-  std::ostringstream text;
-  text << c10::toString(dtype) << ' ' << shape;
-  return text.str();
+  std::string text = std::string(c10::toString(dtype)) + " [";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return text + ']';
 }
 
 std::string nested(at::ScalarType dtype) { return std::string(c10::toString(dtype)) + " nested"; }
