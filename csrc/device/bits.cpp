@@ -175,6 +175,13 @@ at::Tensor bytes_in_place(const at::Tensor& tensor, const Span& span) {
                    {static_cast<int64_t>(span.bytes)}, {1});
 }
 
+at::Tensor bytes_alone(const at::Tensor& tensor, const Span& span) {
+  const int64_t size[] = {static_cast<int64_t>(span.bytes)};
+  const at::Tensor made = empty(size, at::kByte, tensor.device());
+  if (span.bytes != 0) put_in_order(made, 0, tensor, span);
+  return made;
+}
+
 at::Tensor over_bytes(const at::Tensor& bytes, uint64_t place, frame::DType dtype,
                       std::span<const int64_t> shape, std::span<const int64_t> given) {
   const int64_t begin = bytes.storage_offset() + static_cast<int64_t>(place);

@@ -42,6 +42,9 @@ bool lies_as(const at::Tensor& tensor, const Span& span);
 // The bytes of such a tensor as 1-D uint8, without a copy, its gradient or its shape.
 at::Tensor bytes_in_place(const at::Tensor& tensor, const Span& span);
 
+// The bytes of any tensor of the span's dtype and shape, put into the span's order in a new 1-D uint8 tensor.
+at::Tensor bytes_alone(const at::Tensor& tensor, const Span& span);
+
 // A tensor over bytes[place, place + size of the tensor), where `place` is a multiple of kAlignment. It is no
 // view of them, and shares their memory unless that is not aligned for the dtype. It is contiguous where no
 // strides are given.

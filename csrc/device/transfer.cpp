@@ -60,9 +60,7 @@ at::Tensor upload(std::span<const uint8_t> bytes, size_t size, at::Device device
 }
 
 at::Tensor bytes_on(const at::Tensor& tensor, const Span& span, at::Device device) {
-  const at::Tensor host = lies_as(tensor, span)
-                              ? bytes_in_place(tensor, span)
-                              : gather({&tensor, 1}, {&span, 1}, span.bytes, tensor.device());
+  const at::Tensor host = lies_as(tensor, span) ? bytes_in_place(tensor, span) : bytes_alone(tensor, span);
   if (host.device() == device) return host;
   if (!host.is_cpu() || device.is_cpu()) return host.to(device);
   return upload({static_cast<const uint8_t*>(host.const_data_ptr()), host.nbytes()}, host.nbytes(), device);
