@@ -34,6 +34,10 @@ def register(
     pipecodec does by itself with enums, namedtuples and dataclasses. Registering a type again
     replaces its functions.
 
+    A subclass of ``torch.Tensor`` crosses in this way only; unregistered it is refused, since it
+    would arrive as a plain tensor. Its flatten gives that, as in
+    ``([x.as_subclass(torch.Tensor)], None)``.
+
     Args:
         cls: the type; a subclass of it needs a registration of its own.
         flatten: takes a value to (children, context). Children may be or hold anything that can

@@ -4,6 +4,8 @@
 #include <torch/csrc/Device.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "csrc/device/bits.h"
+#include "csrc/structure/attributes.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/tensor.h"
 
@@ -68,6 +70,9 @@ const char* describe_tensor(PyObject* object, TensorInfo& info) {
   if (static_cast<int>(tensor.scalar_type()) >= frame::kDTypeCount) {
     return "has a dtype that frames have no code for; send it as another one";
   }
+#if __has_include(<ATen/core/NamedTensor.h>)  // before torch 2.13
+  if (tensor.has_names()) return "has named dimensions, which would not arrive; send its .rename(None)";
+#endif
   const bool nested = tensor.is_nested();
   info = {static_cast<frame::DType>(tensor.scalar_type()), requires_grad(tensor), nested, {}};
   if (!nested) info.shape = tensor.sizes();
@@ -78,6 +83,26 @@ std::span<const int64_t> strides_of(PyObject* object) {
   const at::Tensor& tensor = THPVariable_Unpack(object);
   if (tensor.is_nested() || tensor.is_quantized() || tensor.layout() != at::kStrided) return {};
   return tensor.strides();
+}
+
+bool is_nested(PyObject* tensor) { return THPVariable_Unpack(tensor).is_nested(); }
+
+bool has_own_memory(PyObject* tensor) { return device::has_memory(THPVariable_Unpack(tensor)); }
+
+std::string extra_attribute(PyObject* tensor) {
+  // A tensor of a Python class has a dict, made when it is first asked for: so it is asked for as rarely as
+  // can be, and not by its name.
+  PyObject** const at = _PyObject_GetDictPtr(tensor);
+  if (at == nullptr || *at == nullptr) return {};
+  std::string found;
+  Py_ssize_t position = 0;
+  PyObject *name = nullptr, *value = nullptr;
+  while (PyDict_Next(*at, &position, &name, &value) != 0) {
+    const std::string text = shown(name);
+    if (text == "_is_buffer") return {};  // nn.Buffer marks tensors, as nn.Parameter does by a type
+    if (!text.starts_with('_')) found = text;
+  }
+  return found;
 }
 
 bool all_are(PyObject* const* tensors, std::span<const TensorInfo> infos) {

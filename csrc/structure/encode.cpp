@@ -115,6 +115,14 @@ void Encoder::leaf(PyObject* tensor) {
   }
   TensorInfo info;
   if (const char* const why = describe_tensor(tensor, info)) throw Unsupported{why, {}, {}};
+  if (Py_TYPE(tensor) == known().tensor) {
+    if (const std::string name = extra_attribute(tensor); !name.empty()) {
+      throw Unsupported{"is a tensor with an attribute, ." + name +
+                            ", which would not arrive; send that as a value of its own",
+                        {},
+                        {}};
+    }
+  }
   uint8_t* const at = structure.extend(3);
   at[0] = static_cast<uint8_t>(TypeCode::Tensor);
   at[1] = static_cast<uint8_t>(info.dtype);

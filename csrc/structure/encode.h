@@ -55,6 +55,7 @@ class Encoder {
   void node(PyObject* value);
   void other(PyObject* value);  // everything that is not one of the common exact types
   void leaf(PyObject* tensor);
+  void tensor_subclass(PyObject* tensor);
   int64_t known_leaf(PyObject* tensor);
   void integer(PyObject* value);
   void big_integer(PyObject* value);
@@ -105,5 +106,9 @@ class Encoder {
 
 std::string type_name(PyObject* value);  // as users write it: numpy.float64, function
 std::string repr(PyObject* value);       // shortened; never fails
+
+// Throws Unsupported where the value has an attribute that is none of the fields, a dict or null, and would
+// be lost.
+void refuse_extra_attributes(PyObject* value, PyObject* fields);
 
 }  // namespace pipecodec::structure

@@ -14,8 +14,11 @@ using frame::TypeCode;
 namespace {
 
 constexpr const char* kRegister = "; register it with pipecodec.register";
+constexpr const char* kLost =
+    "), which would be lost; make it a field, or register the type with pipecodec.register";
 
-// Attributes that no field names would be lost.
+}  // namespace
+
 void refuse_extra_attributes(PyObject* value, PyObject* fields) {
   const Ref attributes = find_attribute(value, "__dict__");
   if (!attributes || !PyDict_Check(attributes.get())) return;
@@ -25,13 +28,72 @@ void refuse_extra_attributes(PyObject* value, PyObject* fields) {
     const int is_field = fields == nullptr ? 0 : PyDict_Contains(fields, name);
     check(is_field);
     if (is_field == 0) {
-      throw Unsupported{
-          "is a " + type_name(value) + " with an attribute that is no field of its class (" + repr(name) +
-              "), which would be lost; make it a field, or register the type with pipecodec.register",
-          {},
-          {}};
+      throw Unsupported{"is a " + type_name(value) + " with an attribute that is no field of its class (" +
+                            repr(name) + kLost,
+                        {},
+                        {}};
     }
   }
+}
+
+namespace {
+
+// Values in slots of base classes that are no fields.
+void refuse_extra_slots(PyObject* value, PyObject* fields) {
+  PyObject* const mro = Py_TYPE(value)->tp_mro;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(mro); ++i) {
+    PyObject* const names = reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(mro, i))->tp_dict;
+    Py_ssize_t position = 0;
+    PyObject *name = nullptr, *member = nullptr;
+    while (names != nullptr && PyDict_Next(names, &position, &name, &member) != 0) {
+      if (Py_TYPE(member) != &PyMemberDescr_Type || PyDict_Contains(fields, name) != 0) continue;
+      if ((reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(mro, i))->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0)
+        continue;
+      if (!find_attribute(value, shown(name).c_str())) continue;
+      throw Unsupported{"is a " + type_name(value) +
+                            " with a value in a slot that is no field of its class (" + repr(name) + kLost,
+                        {},
+                        {}};
+    }
+  }
+}
+
+// Whether the functions that torch's pytree has for this type take the whole value apart. Those that
+// register_dataclass and register_constant make do not: the one leaves fields out, the other takes nothing
+// apart. What they were called for may cross by itself.
+bool pytree_keeps(PyObject* value, const Registered& found) {
+  const Ref fields = find_attribute(Py_TYPE(value), "__dataclass_fields__");
+  const bool dataclass = fields && PyDict_Check(fields.get());
+  if (dataclass) refuse_extra_attributes(value, fields.get());
+  const Ref module = find_attribute(found.flatten.get(), "__module__");
+  if (shown(module.get()) != "torch.utils._pytree") return true;
+  const std::string function = shown(find_attribute(found.flatten.get(), "__qualname__").get());
+  const bool constant = function.starts_with("register_constant.");
+  if (!constant && !function.starts_with("register_dataclass.")) return true;
+  if (dataclass || is_a(Py_TYPE(value), known().enum_class) ||
+      (is_a(Py_TYPE(value), &PyTuple_Type) && find_attribute(Py_TYPE(value), "_fields"))) {
+    return false;
+  }
+  if (constant) {
+    throw Unsupported{"is a " + type_name(value) +
+                          ", which torch's pytree has registered as a constant and does not take apart" +
+                          kRegister,
+                      {},
+                      {}};
+  }
+  const Ref taken = Ref::take(PyObject_CallOneArg(found.flatten.get(), value));
+  const Ref context = Ref::take(PySequence_GetItem(taken.get(), 1));
+  const Ref kept = Ref::take(PyDict_New());
+  for (Py_ssize_t i = 0; i < 2; ++i) {  // the fields with a value, and those that are None
+    const Ref names = Ref::take(PySequence_GetItem(context.get(), i));
+    const Ref items = Ref::take(PySequence_Tuple(names.get()));
+    for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(items.get()); ++k) {
+      check(PyDict_SetItem(kept.get(), PyTuple_GET_ITEM(items.get(), k), Py_None));
+    }
+  }
+  refuse_extra_attributes(value, kept.get());
+  refuse_extra_slots(value, kept.get());
+  return true;
 }
 
 }  // namespace
@@ -52,6 +114,7 @@ std::string Encoder::restorable_name(PyTypeObject* type) {
 bool Encoder::registered(PyObject* value) {
   Registered found;
   if (!find_registered(Py_TYPE(value), found)) return false;
+  if (found.by_pytree && !pytree_keeps(value, found)) return false;
   if (found.name.empty()) restorable_name(Py_TYPE(value));
   const Level level(depth_);
   const Ref taken = Ref::take(PyObject_CallOneArg(found.flatten.get(), value));
@@ -124,6 +187,7 @@ bool Encoder::dataclass(PyObject* value) {
   const Ref declared = find_attribute(type, "__dataclass_fields__");
   if (!declared || !PyDict_Check(declared.get())) return false;
   refuse_extra_attributes(value, declared.get());
+  refuse_extra_slots(value, declared.get());
   if (const char* const why = unrestorable(type)) {
     throw Unsupported{"is of a dataclass, " + type_name(value) + ", that " + why + kRegister, {}, {}};
   }

@@ -5,6 +5,7 @@
 #include "csrc/structure/known.h"
 #include "csrc/structure/names.h"
 #include "csrc/structure/scope.h"
+#include "csrc/structure/tensor.h"
 
 namespace pipecodec::structure {
 
@@ -16,12 +17,62 @@ constexpr const char* kAdvice = "send tensors and plain values, or register the 
 
 constexpr const char* kConstantAdvice = "keys, sets and the context of a registered type hold plain values";
 
+bool extends(PyTypeObject* type, const char* module, const char* name) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(type->tp_mro); ++i) {
+    PyObject* const base = PyTuple_GET_ITEM(type->tp_mro, i);
+    if (shown(find_attribute(base, "__name__").get()) == name &&
+        shown(find_attribute(base, "__module__").get()).starts_with(module)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// numpy need not be there.
+const char* numpy_advice(PyTypeObject* type) {
+  if (extends(type, "numpy", "generic")) return "send its .item()";
+  if (extends(type, "numpy", "ndarray")) return "send torch.from_numpy(...) of it";
+  return nullptr;
+}
+
+// A tensor of a type of its own would arrive without it.
+[[noreturn]] void refuse_subclass(PyObject* value) {
+  PyTypeObject* const type = Py_TYPE(value);
+  const std::string is = "is a " + type_name(value) + ", ";
+  if (extends(type, "torch.nn.parameter", "UninitializedTensorMixin")) {
+    throw Unsupported{
+        is + "which has no shape and no values yet; run the module once before they are sent", {}, {}};
+  }
+  if (extends(type, "torch.distributed", "DTensor")) {
+    throw Unsupported{
+        is + "which is spread over processes; send its .to_local(), or its .full_tensor()", {}, {}};
+  }
+  if (!has_own_memory(value)) {
+    throw Unsupported{
+        is + "a subclass of torch.Tensor without memory of its own; send the plain tensors that it "
+             "is made of, or register the type with pipecodec.register",
+        {},
+        {}};
+  }
+  throw Unsupported{is + "a subclass of torch.Tensor, and would arrive as a plain one; send its "
+                         ".as_subclass(torch.Tensor), or register the type with pipecodec.register",
+                    {},
+                    {}};
+}
+
 }  // namespace
+
+void Encoder::tensor_subclass(PyObject* value) {
+  if (!constant_ && registered(value)) return;
+  if (constant_ || is_nested(value))
+    return leaf(value);  // torch's own type for a layout, as a sparse one's is
+  refuse_subclass(value);
+}
 
 void Encoder::other(PyObject* value) {
   PyTypeObject* const type = Py_TYPE(value);
   const Known& types = known();
-  if (is_a(type, types.tensor)) return leaf(value);
+  if (is_a(type, types.tensor)) return tensor_subclass(value);
   if (type == &PyBytes_Type) return bytes(value);
   if (type == &PyComplex_Type) return complex_number(value);
   if (type == types.size) return size(value);
@@ -35,6 +86,10 @@ void Encoder::other(PyObject* value) {
   if (type == &PySlice_Type) return members(TypeCode::Slice, value);
   if (type == &PyRange_Type) return members(TypeCode::Range, value);
   if (registered(value) || enum_member(value) || named_tuple(value) || dataclass(value)) return;
+  if (const char* const advice = numpy_advice(type)) {
+    throw Unsupported{
+        "is a " + type_name(value) + ", which is no type of Python's or torch's; " + advice, {}, {}};
+  }
   if (const char* base = builtin_base(type)) {
     throw Unsupported{"is a " + type_name(value) + ", a subclass of " + base +
                           " that would not come back as itself; " + "convert it with " + base +
@@ -76,6 +131,7 @@ void Encoder::big_integer(PyObject* value) {
 
 void Encoder::ordered_dict(PyObject* value) {
   const Level level(depth_);
+  refuse_extra_attributes(value, nullptr);
   const Ref view = Ref::take(PyObject_CallMethod(value, "items", nullptr));
   const Ref pairs = Ref::take(PySequence_List(view.get()));
   const Py_ssize_t size = PyList_GET_SIZE(pairs.get());

@@ -27,7 +27,7 @@ std::string utf8(PyObject* text) {
 
 Registered from_entry(PyObject* entry) {
   const auto item = [&](Py_ssize_t i) { return Ref::share(PyTuple_GET_ITEM(entry, i)); };
-  return {utf8(PyTuple_GET_ITEM(entry, 3)), item(0), item(1), item(2)};
+  return {utf8(PyTuple_GET_ITEM(entry, 3)), item(0), item(1), item(2), false};
 }
 
 PyObject* look_up(PyObject* table, PyObject* key) {  // borrowed
@@ -42,6 +42,7 @@ bool find_in_pytree(PyTypeObject* type, Registered& found) {
   PyObject* const node = look_up(known().pytree_nodes, object);
   if (node == nullptr) return false;
   found.name = class_name(type);
+  found.by_pytree = true;
   found.type = Ref::share(object);
   found.flatten = Ref::take(PyObject_GetAttrString(node, "flatten_fn"));
   found.unflatten = Ref::take(PyObject_GetAttrString(node, "unflatten_fn"));

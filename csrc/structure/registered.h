@@ -15,6 +15,7 @@ struct Registered {
   Ref type;
   Ref flatten;    // value -> (children, context)
   Ref unflatten;  // (children, context) -> value
+  bool by_pytree = false;
 };
 
 // Registers a type, in place of what it was registered with before. Throws PythonError where another type has

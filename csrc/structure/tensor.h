@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "csrc/frame/codes.h"
 #include "csrc/structure/python.h"
@@ -22,6 +23,15 @@ std::span<const int64_t> strides_of(PyObject* tensor);
 
 // Why a frame cannot describe this tensor, or null.
 const char* describe_tensor(PyObject* tensor, TensorInfo& info);
+
+bool is_nested(PyObject* tensor);
+
+// True where the tensor's elements lie in a storage of its own, as those of a wrapper around others do not.
+bool has_own_memory(PyObject* tensor);
+
+// The name of an attribute that was set on the tensor and would not arrive; empty where there is none. Names
+// that begin with an underscore are notes that libraries make, and do not count.
+std::string extra_attribute(PyObject* tensor);
 
 // True where describe_tensor would say infos[i] of each tensors[i].
 bool all_are(PyObject* const* tensors, std::span<const TensorInfo> infos);

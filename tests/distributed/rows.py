@@ -71,9 +71,29 @@ def _model_output(hidden: Tensor, value: BaseModelOutput) -> Tensor:
 
 
 def _shapes(hidden: Tensor, value: Any) -> Tensor:
-    zero_dim, empty, transposed, expanded = value
+    zero_dim, empty, transposed, expanded, both = value
     assert zero_dim.shape == () and empty.shape == (0, 3) and expanded.shape == (BATCH, WIDTH)
-    return hidden * zero_dim + empty.sum() + transposed.t() + expanded
+    assert transposed.stride() == (1, WIDTH) and expanded.stride() == (1, 0)
+    assert both.shape == (WIDTH, 3, BATCH) and both.stride() == (1, 0, WIDTH)
+    return hidden * zero_dim + empty.sum() + transposed.t() + expanded + both.sum(1).t()
+
+
+def _channels_last(first: First, x: Tensor, ids: Tensor) -> Any:
+    """Images that a layer makes, and some without a gradient in a slot of their own."""
+    images = first.extra(x).reshape(len(x), 2, 2, 2).to(memory_format=torch.channels_last)
+    other = torch.linspace(-1, 1, 2 * LARGE).reshape(1, 2, 1, LARGE)
+    return images, other.to(memory_format=torch.channels_last)
+
+
+def _convolved(hidden: Tensor, value: Any) -> Tensor:
+    images, other = value
+    for each in value:
+        assert each.is_contiguous(memory_format=torch.channels_last) and not each.is_contiguous()
+    kernel = torch.linspace(-1, 1, 4).reshape(2, 2, 1, 1).to(memory_format=torch.channels_last)
+    made = torch.nn.functional.conv2d(images, kernel)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    wide = torch.nn.functional.conv2d(other, kernel)[..., :WIDTH].sum((0, 1, 2))
+    return hidden + made.reshape(hidden.shape) + wide
 
 
 def _in_place(hidden: Tensor, value: Any) -> Tensor:
@@ -202,10 +222,12 @@ ROWS: dict[str, Row] = {
             first.extra(x).sum(),
             first.extra(x)[:0, :3],
             first.extra(x).t(),
-            first.extra(x)[:, :1].expand(BATCH, WIDTH),
+            first.extra(x)[:, 0].clone()[:, None].expand(BATCH, WIDTH),
+            first.extra(x).t()[:, None].expand(WIDTH, 3, BATCH),
         ),
         take=_shapes,
     ),
+    "channels last": Row(give=_channels_last, take=_convolved),
     "fp64": Row(give=_cast(torch.float64), take=_added),
     "bf16": Row(give=_cast(torch.bfloat16), take=_added),
     "complex64": Row(
