@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from .error_text import summary, trace
 from .together import raised_on_all_ranks
-from .watcher import Watcher, watcher
+from .watcher import Watcher, default_timeout, watcher
 
 __all__ = ["RemoteError", "call_on_all_ranks", "set_up_on_all_ranks", "share_errors"]
 
@@ -152,8 +152,10 @@ def set_up_on_all_ranks(function: F) -> F:
         if not (dist.is_initialized() and kwargs.get("share_errors", True)):
             return function(*args, **kwargs)
         own = _Engine(watcher(), None)
-        if kwargs.get("stall_timeout") is not None:
-            own.watcher.judge.stall_timeout = float(kwargs["stall_timeout"])
+        stall_timeout = kwargs.get("stall_timeout")
+        own.watcher.judge.stall_timeout = (
+            default_timeout() if stall_timeout is None else stall_timeout
+        )
         return own.run(function.__name__, lambda: function(*args, **kwargs))
 
     return call  # type: ignore[return-value]

@@ -26,7 +26,7 @@ from .connections import shut, sockets_to
 from .judge import Judge, differing
 from .process import has_ended, identity
 
-__all__ = ["Watcher", "watcher"]
+__all__ = ["Watcher", "default_timeout", "watcher"]
 
 logger = get_logger("deepspeed")
 
@@ -66,7 +66,7 @@ class Watcher:
         self._there: set[str] = set()
         self._key = f"{self._prefix}/call/{self.rank}"
         self.calls = Calls(self._post)
-        self.judge = Judge(_default_timeout())
+        self.judge = Judge(default_timeout())
         self.reason: str | None = None
         self.failure = ""  # how this rank says that its communication has ended
         self.engines = 0
@@ -83,9 +83,10 @@ class Watcher:
         self._finalizer = Finalize(None, self.stop, exitpriority=100)
 
     def _post(self, text: str) -> None:
-        with contextlib.suppress(Exception):  # the group may be gone, and the store with rank 0
-            if self._gone_since is None:
-                distributed_c10d._get_default_store().set(self._key, text)
+        if self.reason is not None or self._gone_since is not None:
+            return  # nobody compares any more, and torch prints where a connection is gone
+        with contextlib.suppress(Exception):  # the process group may be gone
+            distributed_c10d._get_default_store().set(self._key, text)
 
     def raised(self, text: str) -> None:
         """Write down an error of this rank that all may raise, for ranks that turn out not to."""
@@ -254,7 +255,7 @@ class Watcher:
         return False
 
 
-def _default_timeout() -> float:
+def default_timeout() -> float:
     """Return the timeout of the default process group, in seconds."""
     group: Any = distributed_c10d._get_default_group()
     for device in group._device_types:

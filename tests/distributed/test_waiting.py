@@ -36,6 +36,7 @@ READ = {
     "it catches its error and calls again": DIFFERENT,
     "saving raises": PLANTED,
     "loading raises": PLANTED,
+    "it is killed, and a worker that it forked lives on": "the process of rank 1 ended inside",
     "it is killed in a step that talks": r"RemoteError: the process of rank 1 ended inside train_b",
     "its data loader calls sys.exit": "RemoteError: rank 0, stage 0: SystemExit",
     "it ends with exit code 0 after fewer batches": "the process of rank 2 ended after train_batch",

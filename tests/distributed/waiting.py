@@ -389,6 +389,17 @@ for _number in range(3):
         _in_stage(here, fault, _die)
 
 
+@case("it is killed, and a worker that it forked lives on", 1, ends=True)
+def _(here: bool, fault: Any, folder: Path) -> None:
+    def fork_and_die() -> None:
+        if os.fork() == 0:  # with copies of all connections, which therefore stay open
+            time.sleep(5.0)
+            os._exit(0)
+        _die()
+
+    _in_stage(here, fault, fork_and_die)
+
+
 @case("it is killed in a step that talks", 1, ends=True)
 def _(here: bool, fault: Any, folder: Path) -> None:
     _in_step(here, fault, _die, zero_optimization={"stage": 1})
