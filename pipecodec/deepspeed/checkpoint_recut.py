@@ -167,7 +167,7 @@ def _names(engine: Any, part: Partition, source: Source) -> dict[tuple[str, int]
     for path, stage in source.nameless:
         raise ValueError(
             f"{path!r} of stage {stage} in the checkpoint has no place in the model, so it is of "
-            f"that cut alone; make it a parameter or buffer of the model, or not persistent"
+            f"that cut alone; make it the model's too, or a buffer that is not persistent"
         )
     here = {key: tuple(map(tuple, places)) for key, places in state.places.items()}
     there = {key: tuple(map(tuple, places)) for key, places in saved.items()}
