@@ -67,8 +67,8 @@ Ref Tunnel::gather(PyObject* tensors, PyObject* device, bool reuse) const {
   const at::Device where = device::parse_device(device);
   const bool view = reuse && spans.size() == 1 && leaves[0].defined() && leaves[0].device() == where &&
                     lone(leaves[0]) && device::lies_as(leaves[0], spans[0]);
-  const at::Tensor made = view ? device::bytes_in_place(leaves[0], spans[0])
-                               : device::gather(leaves, spans, size_, where);
+  const at::Tensor made =
+      view ? device::bytes_in_place(leaves[0], spans[0]) : device::gather(leaves, spans, size_, where);
   if (has_tail() && where.is_cpu()) {
     auto* const tail = static_cast<uint8_t*>(made.mutable_data_ptr()) + bytes_;
     for (size_t i = 0; i < leaves.size(); ++i) tail[i] = leaves[i].defined() ? 0 : kUnused;

@@ -26,8 +26,8 @@ class Tunnel {
 
   // A sequence of tensors (or None, for zeros), one for each leaf, becomes one float32 1-D tensor on that
   // device. With `reuse` a lone leaf of a multiple of 16 bytes that lies as its span does is not copied,
-  // whatever its dtype: the tensor made shares its memory. On the CPU the tail says for which leaves there was
-  // None.
+  // whatever its dtype: the tensor made shares its memory. On the CPU the tail says for which leaves there
+  // was None.
   structure::Ref gather(PyObject* tensors, PyObject* device, bool reuse) const;
 
   // The other way: a tuple of tensors that are no views, fresh ones unless `reuse` lets such a lone leaf
