@@ -14,8 +14,6 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 STREAMS = re.compile(
     r"#include <(iostream|sstream|fstream|iomanip|ostream|istream|locale)>|std::o?stringstream"
 )
-    r"#include <(iostream|sstream|fstream|iomanip|ostream|istream|locale)>|std::o?stringstream"
-)
 
 
 def test_no_streams_and_no_locales() -> None:
