@@ -112,7 +112,7 @@ def test_change_of_shape_is_named_on_every_rank_before_anything_is_sent() -> Non
     assert [name for name, *_ in others] == [RemoteError.__name__] * 2
     for _, message, _ in (first, *others):
         assert (
-            "boundary 0→1: outputs[0] is float32 [5, 8] now and was float32 [4, 8] in the first "
+            "boundary 0→1: hidden is float32 [5, 8] now and was float32 [4, 8] in the first "
             "micro-batch, and with static shapes all micro-batches have the first one's sizes; pad "
             "to one shape, or set dynamic_shape=True on all ranks"
         ) in message
