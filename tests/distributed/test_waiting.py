@@ -18,7 +18,7 @@ PLANTED = r"RemoteError: rank {0}(, stage {0})?: ArithmeticError: planted"
 DIFFERENT = "RemoteError: the ranks made different calls, as their call 3: "
 
 READ = {
-    "set-up: its optimizer factory raises": PLANTED,
+    "set-up: its optimizer factory raises": "rank 1 has no optimizer: ArithmeticError: planted",
     "set-up: its stage cannot be moved to the device": PLANTED,
     "set-up: it does not come (stall_timeout=3)": r"rank 1 did not come to initialize \(call 1\)",
     "it evaluates while the others train": DIFFERENT,
