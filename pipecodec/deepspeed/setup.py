@@ -125,8 +125,9 @@ def initialize(
     stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
     given = [kwargs.get(name) for name in ("optimizer", "model_parameters", "lr_scheduler")]
     kwargs.update(groups_of_this_rank(stages, parameters, *given))
+    align_group_names()  # an optimizer may have made groups, and so may a scheduler
     initialized: tuple[Any, ...] = deepspeed.initialize(model=module, config=config, **kwargs)
-    align_group_names()  # an optimizer may have made groups
+    align_group_names()
     engine = initialized[0]
     first = next((stage for stage in stages if stage.stage_id == 0), None)
     engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))

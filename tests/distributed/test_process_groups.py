@@ -131,6 +131,46 @@ def test_experts_in_all_stages_train_as_on_the_stock_engine() -> None:
         assert ours == theirs
 
 
+def alone(rank: Rank) -> list[Any]:
+    """Two stages of two ranks each; return the losses of trainings that are all the same."""
+    own = start()
+    found = [losses([Layer(), Layer()])]
+
+    if own < 2:
+        dist.new_group([0, 1], use_local_synchronization=True)
+    for _ in range(own):
+        dist.new_group([own])
+    torch.manual_seed(0)
+    found.append(losses([Layer(), Layer()]))
+
+    if own == 3:
+        dist.destroy_process_group(dist.new_group([3]))
+    torch.manual_seed(0)
+    found.append(losses([Layer(), Layer()]))
+
+    torch.manual_seed(0)  # of one stage's ranks each, under what would be one name
+    found.append(losses([Grouped([0]), Grouped([2, 3])]))
+    torch.manual_seed(0)
+    found.append(losses([Grouped([0, 1], [2, 3], [0, 1]), Layer()]))
+
+    def own_group(parameters: Any) -> torch.optim.Optimizer:
+        dist.new_group()  # one of all ranks, after those of a stage and before those of a rank
+        if own == 2:
+            dist.new_group([2])
+        return sgd(parameters)
+
+    torch.manual_seed(0)
+    found.append(losses([Grouped([0, 1]), Layer()], optimizer=own_group))
+    torch.manual_seed(0)
+    found.append(losses([Layer(), Layer()]))
+    return found
+
+
+def test_groups_that_some_ranks_make_alone() -> None:
+    for found in values(alone, 4):
+        assert found == [found[0]] * len(found)
+
+
 def sizes(rank: Rank) -> list[list[float]]:
     """DeepSpeed's groups of experts in sizes that differ between stages, and ZeRO-1 beside it."""
     found = []
