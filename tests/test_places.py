@@ -77,6 +77,13 @@ def test_a_leaf_is_settled_whatever_stands_beside_it(first: Any, later: Any) -> 
         assert [leaf.requires_grad for leaf in leaves(codec.pack(value))] == [True]
 
 
+def test_another_dtype_is_another_leaf() -> None:
+    codec = boundary(differentiable="auto")
+    codec.pack([torch.ones(8, requires_grad=True), "a"])
+    with pytest.raises(StructureChangedError, match=r"^boundary 0→1: outputs\[0\]"):
+        codec.pack([torch.ones(8, dtype=torch.int64), "b"])
+
+
 def test_a_path_may_be_named_whole_or_as_it_is_shown() -> None:
     value = {LONG + "mask": torch.ones(4), LONG + "out": attached(), "short": attached()}
     whole = boundary(differentiable=[f"outputs['{LONG}out']", "outputs['short']"])
