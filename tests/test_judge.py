@@ -1,4 +1,4 @@
-"""What a rank concludes from where the ranks are in their calls."""
+"""A rank's conclusions from where the ranks are in their calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would not arrive as itself: types of tensors, their attributes, fields that are left out."""
+"""Values that would not arrive as themselves: tensor types, attributes, dropped fields."""
 
 from __future__ import annotations
 

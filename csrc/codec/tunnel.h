@@ -17,7 +17,7 @@ uint64_t tunnel_size(const std::vector<device::Span>& spans, uint64_t bytes);
 
 class Tunnel {
  public:
-  // `spans` with room for the gradients: what is expanded takes more of it in backward than in forward.
+  // `spans` with room for the gradients: an expanded leaf takes more of it in backward than in forward.
   Tunnel(std::vector<device::Span> spans, uint64_t bytes);
 
   // The same tunnel for the leaves' gradients, which lie in it as their leaves do, but whole and contiguous

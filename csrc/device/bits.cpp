@@ -23,7 +23,7 @@ at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Devic
   return at::empty(sizes(shape), at::TensorOptions().dtype(dtype).device(device));
 }
 
-// With memory for what is there once.
+// With memory for the stored elements alone.
 at::Tensor empty(const Span& span, at::Device device) {
   if (span.strides.empty()) return empty(span.shape, scalar_type(span.dtype), device);
   const auto element = static_cast<int64_t>(frame::kDTypes[static_cast<uint8_t>(span.dtype)].bytes);

@@ -11,7 +11,7 @@
 
 namespace pipecodec::device {
 
-// Where the bits of one tensor stand in a buffer, and what they are. What is expanded stands there once.
+// Where the bits of one tensor stand in a buffer, and their type. Expanded elements stand there once.
 struct Span {
   frame::DType dtype;
   std::vector<int64_t> shape;

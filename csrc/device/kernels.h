@@ -23,7 +23,7 @@ struct Kernels {
   void (*compare)(at::Device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
                   uint32_t* verdict);
 
-  // Whether what is queued on the current stream is captured into a graph.
+  // Whether the current stream's work is captured into a graph.
   bool (*capturing)();
 
   // Up to so many bytes of the host cost `write` one launch.

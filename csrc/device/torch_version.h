@@ -1,4 +1,4 @@
-// The one place that knows how the versions of torch differ in what is used here. From 2.8 on.
+// The one place that knows how the versions of torch differ for this project. From 2.8 on.
 #pragma once
 
 #include <c10/core/Stream.h>
@@ -11,7 +11,7 @@
 
 namespace pipecodec::device {
 
-// True while what is queued on the stream, the device's current one, is captured into a graph. Before 2.12
+// True while the work of the stream, the device's current one, is captured into a graph. Before 2.12
 // torch told that of CUDA alone.
 inline bool is_capturing(const c10::Stream& stream) {
 #if PIPECODEC_TORCH_AT_LEAST(2, 12)

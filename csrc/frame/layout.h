@@ -24,7 +24,7 @@ struct Leaf {
   uint64_t place;   // slot: its index; tunnel, payload: its first byte there
 
   uint64_t bytes() const { return stored * kDTypes[static_cast<uint8_t>(dtype)].bytes; }
-  // What the leaf takes of a tunnel, where its gradient comes back: all elements have one.
+  // The leaf's bytes in a tunnel, where its gradient comes back: all elements have one.
   uint64_t room() const { return elements * kDTypes[static_cast<uint8_t>(dtype)].bytes; }
 };
 

@@ -16,7 +16,7 @@ namespace pipecodec::frame {
 inline constexpr size_t kShownPath = 256;
 inline constexpr size_t kShownText = 200;
 
-// What the root of a path is called: by one text, or, where the value is a tuple or a list of as many values
+// The name of a path's root: by one text, or, where the value is a tuple or a list of as many values
 // as there are names, each of them by its name: hidden['mask'], not outputs[0]['mask'].
 struct Root {
   Root(const char* text) : text(text) {}

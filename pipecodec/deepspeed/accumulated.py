@@ -9,7 +9,7 @@ import torch
 __all__ = ["DENSE", "NONE", "SPARSE", "Accumulated", "accumulated"]
 
 NONE, SPARSE, DENSE = 0, 1, 2
-"""What a parameter has; where replicas differ, the larger number is the one that all can sum."""
+"""Kinds of gradients; where replicas differ, the larger number is the one that all can sum."""
 
 
 class Accumulated:
@@ -70,7 +70,7 @@ class _Flat(Accumulated):
         return gradient
 
     def drop(self, parameter: torch.Tensor) -> None:
-        """Leave the slice, zeros, as it is: it is part of what is reduced."""
+        """Leave the slice, zeros, as it is: it is part of the tensor that is reduced."""
 
 
 def accumulated(engine: Any) -> Accumulated:

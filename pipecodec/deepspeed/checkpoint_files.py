@@ -1,4 +1,4 @@
-"""The files of a checkpoint: which there are, and whether they are what was saved."""
+"""The files of a checkpoint: which there are, and whether they are those that were saved."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LAYER = re.compile(r"layer_(\d+)-")
 
 
 def latest_tag(folder: Path) -> str | None:
-    """Return what the file ``latest`` names; None if there is no such file."""
+    """Return the tag that the file ``latest`` names; None if there is no such file."""
     try:
         return (folder / "latest").read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def fingerprint(path: Path) -> list[int]:
 
 
 def check_file(path: Path, saved: Iterable[int] | None, *, checksums: bool) -> str | None:
-    """Read a file through and say what is wrong with it; None if nothing is.
+    """Read a file through and return its defect; None if it has none.
 
     ``saved`` is the fingerprint that it had when it was saved, None if that is not known;
     ``checksums`` says that those inside the file are good.
@@ -121,7 +121,7 @@ def check_file(path: Path, saved: Iterable[int] | None, *, checksums: bool) -> s
 
 
 def load_file(path: Path) -> Any:
-    """Return what is in a file of DeepSpeed's, tensors on the CPU and read where they are used.
+    """Return the content of a file of DeepSpeed's, tensors on the CPU and read where they are used.
 
     Like DeepSpeed's own loader it unpickles, so it runs the code that the file names. Raises
     ``ValueError`` with the file's name.

@@ -36,7 +36,7 @@ class Checkpoint:
         return self.root / self.tag
 
     def problems(self, names: Iterable[str]) -> list[str]:
-        """Read these files through, and say what is wrong with them."""
+        """Read these files through, and return their defects."""
         index = self.index or {}
         saved, checksums = index.get("files", {}), bool(index.get("checksums"))
         found = [

@@ -211,7 +211,7 @@ class _Files:
             os.replace(_beside(path), path)
 
     def discard(self, folder: Path) -> None:
-        """Remove what is not in its place, and the folder if nothing else is in it."""
+        """Remove files that are not in their place, and the folder if nothing else is in it."""
         for path in self._paths:
             with contextlib.suppress(OSError):
                 _beside(path).unlink(missing_ok=True)

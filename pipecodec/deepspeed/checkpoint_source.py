@@ -26,7 +26,7 @@ class Slot:
 
 
 class Source:
-    """What is in the files of a checkpoint, which are read where they are used."""
+    """The content of a checkpoint's files, which are read where they are used."""
 
     def __init__(self, found: Checkpoint) -> None:
         assert found.index is not None
@@ -79,7 +79,7 @@ class Source:
         return self.file(self.layer(key))[f"mod.{place[0]}"]
 
     def header(self, rank: str = "0") -> Any:
-        """Return the file that holds what is not of one parameter."""
+        """Return the file that holds all that belongs to no single parameter."""
         return self.file(self.header_name(rank))
 
     def header_name(self, rank: str = "0") -> str:
@@ -92,7 +92,7 @@ class Source:
         return names
 
     def file(self, name: str) -> Any:
-        """Return what is in a file."""
+        """Return the content of a file."""
         if name not in self._files:
             self._files[name] = load_file(self._found.folder / name)
         return self._files[name]

@@ -32,7 +32,7 @@ def needed_states(layout: Layout, names: Names, source: Source) -> list[str]:
 def states_of(layout: Layout, names: Names, source: Source) -> dict[str, Any]:
     """Return the state dict that the engine's optimizer loads.
 
-    Raises ``ValueError`` if what was apart cannot become one flat group or one group of settings.
+    Raises ``ValueError`` if separate states cannot become one flat group or one group of settings.
     """
     slots = [[source.slots.get(names.get(p, "")) for p in group] for group in layout.groups]
     settings = [

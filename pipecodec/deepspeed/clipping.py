@@ -43,7 +43,7 @@ def let_ranks_count_nothing(optimizer: Any) -> None:
 
 
 def tag_gradients(optimizer: Any) -> None:
-    """Let DeepSpeed's ``FP16_UnfusedOptimizer`` know of gradients what it knows of parameters.
+    """Let DeepSpeed's ``FP16_UnfusedOptimizer`` find the tags of parameters on their gradients.
 
     It asks the gradients themselves whether their norm is counted on this rank: a tied weight would
     count with each copy, and a parameter that tensor-parallel ranks share out on the first only.

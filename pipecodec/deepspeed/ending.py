@@ -1,4 +1,4 @@
-"""From a checkpointed last stage to the loss function: what crosses there, and what it trains."""
+"""From a checkpointed last stage to the loss function: values that cross, and their graph."""
 
 from __future__ import annotations
 

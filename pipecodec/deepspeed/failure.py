@@ -38,7 +38,7 @@ class RemoteError(RuntimeError):
 
 
 class _Engine:
-    """What an engine's calls share: its watcher, and whether messages of a batch are under way."""
+    """State of an engine's calls: its watcher, and whether a batch's messages are under way."""
 
     def __init__(self, watcher: Watcher, stage: int | None) -> None:
         self.watcher = watcher

@@ -28,7 +28,7 @@ _TAG = 0x70636463
 def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> None:
     """Let a leaf that nobody used in a micro-batch have no gradient in the stage that sent it.
 
-    A collective call. What is behind such a leaf is left out of the backward pass, as if it had
+    A collective call. The graph behind such a leaf is left out of the backward pass, as if it had
     never been sent: its parameters keep their ``.grad``, and no hook of it is called.
     """
     from deepspeed.runtime.pipe import schedule
@@ -116,7 +116,7 @@ class _Inside:
 
 
 class _Between:
-    """Of a boundary to another rank; ``tails``: what a tail says needs no message."""
+    """Of a boundary to another rank; ``tails``: flags in a tail need no message."""
 
     PENDING = 32
     """Messages that may be on their way before one is waited for; the peer takes each at once."""
@@ -146,7 +146,7 @@ class _Between:
         return [index for index, flag in enumerate(flags) if flag]
 
     def close(self) -> None:
-        """Forget what was not taken: it would keep the connections of this rank open."""
+        """Forget messages that were not taken: it would keep the connections of this rank open."""
         self.sending.clear()
 
 

@@ -75,7 +75,7 @@ class Judge:
         return None
 
     def late(self, mine: Progress, others: Mapping[int, Progress], waited: float) -> Iterator[str]:
-        """Yield, once in a call, what a log is to say of ranks that have not come to it."""
+        """Yield, once in a call, the lines of the log about ranks that have not come to it."""
         if waited < _LOG_AFTER or self._logged == mine.number:
             return
         for rank, theirs in others.items():

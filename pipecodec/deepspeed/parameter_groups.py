@@ -93,7 +93,7 @@ class _Here:
         self._known = {*self._model, *own}
 
     def arguments(self, given: Any) -> Any:
-        """Return what a function makes an optimizer of."""
+        """Return the parameters that a function makes an optimizer of."""
         if given is None:
             own = [p for p in self.trained if not any(p is anchor for anchor in self._anchors)]
             return own or [p for p in self._model if p.requires_grad] or self.trained
@@ -139,7 +139,7 @@ class _Here:
                 group[content] = [group[content][place] for place in kept]
 
     def drop_state(self, optimizer: Any) -> None:
-        """Forget what the optimizer knows of other ranks' parameters."""
+        """Forget the optimizer's state of other ranks' parameters."""
         state = getattr(optimizer, "state", {})
         for parameter in [p for p in state if isinstance(p, torch.Tensor) and p not in self._own]:
             del state[parameter]

@@ -34,7 +34,7 @@ class Presence:
         self._talks = self._replicas is not None or bool(self._ties)
 
     def agree(self) -> None:
-        """Find what is unused on all ranks, and give zeros to what others used.
+        """Find the parameters unused on all ranks, and give zeros to those that others used.
 
         A collective call of the ranks that hold the same stage, and of those that hold one tied
         weight: one byte for each parameter. Nothing is sent where there is one replica and no tie.
@@ -62,7 +62,7 @@ class Presence:
 
 
 def leave_unused_alone(engine: Any, presence: Presence) -> None:
-    """Let this engine agree on what is unused before it reduces gradients, tied ones included.
+    """Let this engine agree on unused parameters before it reduces gradients, tied ones included.
 
     Where the optimizer steps on the parameters themselves (fp32 without ZeRO), an unused one then
     has no gradient from the reduction to the step.

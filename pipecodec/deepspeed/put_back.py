@@ -1,4 +1,4 @@
-"""What a flat optimizer does to parameters without a gradient is undone.
+"""A flat optimizer's changes to parameters without a gradient are undone.
 
 In bf16, fp16 and with ZeRO, DeepSpeed's optimizers step on one flat tensor for each group, where a
 parameter without a gradient has zeros: weight decay and momentum move it. Its slices, of the
@@ -18,7 +18,7 @@ from .presence import Presence
 __all__ = ["put_unused_back"]
 
 Slices = dict[torch.Tensor, list[tuple[torch.Tensor, int, int]]]
-"""For each flat tensor its parameters, each with the start and the end of what is here of it."""
+"""For each flat tensor its parameters, each with the start and the end of its part here."""
 
 
 def put_unused_back(engine: Any, presence: Presence) -> None:
@@ -65,7 +65,7 @@ def put_unused_back(engine: Any, presence: Presence) -> None:
 def _saved(
     optimizer: Any, slices: Slices, presence: Presence
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield what the step must leave as it is, each with a copy."""
+    """Yield the slices that the step must leave as they are, each with a copy."""
     for group in optimizer.param_groups:  # with ZeRO it is one at a time
         for flat in group["params"]:
             state = optimizer.state.get(flat, {})

@@ -40,7 +40,7 @@ _TELL = 3.0
 
 
 class Watcher:
-    """This rank's calls and what it knows of the others', for one default process group.
+    """This rank's calls and those known of the others, for one default process group.
 
     ``reason`` is the first error of all ranks once it is known here, and ``known`` is set then.
     From there on this rank's communication is shut again and again while it is inside a call.
@@ -207,7 +207,7 @@ class Watcher:
         return {rank for rank, process in self._processes.items() if has_ended(process)}
 
     def _without_store(self, inside: bool, now: float) -> None:
-        """Go by what is known: the process of rank 0, which held the store, has ended."""
+        """Judge without the store: the process of rank 0, which held the store, has ended."""
         if self._gone_since is None:
             self._gone_since = now
         if inside and (self._lost or now - self._gone_since > _TELL):

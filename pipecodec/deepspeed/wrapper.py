@@ -158,7 +158,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         return filler
 
     def start_batch(self) -> None:
-        """Forget what was packed and not taken, and what was sent."""
+        """Forget batches that were packed and not taken, and values that were sent."""
         self._packed.clear()
         self._losses.clear()
         if self.outgoing is not None and self.outgoing.in_flight is not None:
@@ -174,8 +174,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
 
         Else the last stage ties every floating-point tensor of its output to its input itself.
         """
-        # What a value requires is seen where gradients are enabled; reentrant checkpointing runs
-        # the stage without them first, and every floating-point tensor is taken for differentiable.
+        # Leaves show whether they require a gradient only where gradients are enabled. Reentrant
+        # checkpointing runs the stage without them first, and takes every float as differentiable.
         self.outgoing = codec_within("by-dtype")
         self._seen = codec_within("auto")
 
@@ -189,8 +189,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     def note_loss(self, loss: Any) -> None:
         """Take note of a loss, before it was tied to the input, for when its output is recomputed.
 
-        An output that was sent without gradients counts as differentiable, so what the loss really
-        depends on is seen no earlier.
+        An output that was sent without gradients counts as differentiable; whether the loss depends
+        on anything trained is seen no earlier.
         """
         if self.recomputes and self._blind:
             self._losses.append(getattr(loss, "grad_fn", None))

@@ -11,7 +11,7 @@ import torch.distributed as dist
 __all__ = ["DEVICES", "Placement", "place", "stage_through_host"]
 
 DEVICES = ("auto", "cpu", "cuda")
-"""What a user may ask for; "auto" is "cuda" where there is a GPU."""
+"""Devices a user may ask for; "auto" is "cuda" where there is a GPU."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _GRACE = 10.0
 
 @dataclass(frozen=True)
 class Rank:
-    """What a rank's function is told: its number, the number of ranks, and a way to speak.
+    """A rank as its function sees it: its number, the number of ranks, and a way to speak.
 
     ``device`` is the type of device that it computes on, ``backend`` the one to join the ranks
     with.
