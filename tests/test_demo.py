@@ -117,6 +117,8 @@ def test_tied_weights_stay_one(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.fixture
 def running() -> Iterator[subprocess.Popen[str]]:
     """A demo in its second step, in a process group of its own."""
+    # A shell lets its background jobs ignore SIGINT, and so would all that a job starts.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "pipecodec.demo", "--steps=10000"],
         stdout=subprocess.PIPE,
@@ -124,6 +126,7 @@ def running() -> Iterator[subprocess.Popen[str]]:
         text=True,
         start_new_session=True,
     )
+    signal.signal(signal.SIGINT, ours)
     assert process.stdout is not None
     try:
         for line in process.stdout:

@@ -63,11 +63,16 @@ class Stage(nn.Module):
         assert weight.grad is not None
         self.kept.append(weight.grad)
 
+    def keep(self, gradient: Tensor | None) -> None:
+        """Called with None where a later stage uses nothing of this one (docs/boundary.md)."""
+        if gradient is not None:
+            self.kept.append(gradient)
+
     def forward(self, hidden: Tensor) -> Tensor:
         out = self.make(self.weight, hidden)
         if self.keeps and out.requires_grad:
             if hidden.requires_grad and self.make is not KINDS["given"][1]:
-                hidden.register_hook(self.kept.append)
+                hidden.register_hook(self.keep)
             out.register_hook(self.kept.append)
         return out
 
@@ -157,10 +162,8 @@ def trained(rank: Rank, plans: list[Plan]) -> list[Any]:
     return results
 
 
-@pytest.mark.parametrize("stages", [3, 4])
-def test_gradients_that_are_kept_stay_as_they_are(stages: int) -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
+@pytest.mark.parametrize(("stages", "seed"), [(3, 1), (3, 4048565258), (4, 1)])
+def test_gradients_that_are_kept_stay_as_they_are(stages: int, seed: int) -> None:
     chosen = random.Random(seed)
     plans: list[Plan] = []
     for index, accumulate in enumerate((1, 3, 8) if stages == 3 else (2, 5)):
