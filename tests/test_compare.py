@@ -36,7 +36,7 @@ def test_verdict_says_whether_bytes_differ(size: int, before: int) -> None:
     ],
 )
 def test_what_cannot_be_compared_is_refused(received: torch.Tensor, verdict: torch.Tensor) -> None:
-    with pytest.raises(RuntimeError, match="as many bytes, and the verdict one int32"):
+    with pytest.raises(RuntimeError, match="as many bytes, and the verdict is one int32"):
         _C.compare(received, torch.zeros(4, dtype=torch.uint8), verdict)
     with pytest.raises(TypeError, match="takes tensors"):
         _C.compare(received, b"1234", verdict)

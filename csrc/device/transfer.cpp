@@ -11,6 +11,7 @@
 #include <ATen/core/CachingHostAllocator.h>
 
 #include <cstring>
+#include <stdexcept>
 
 #include "csrc/device/bits.h"
 #include "csrc/device/torch_version.h"
@@ -42,11 +43,12 @@ void keep_until_copied(const at::Tensor& host, at::HostAllocator* pinned, at::De
 bool capturing(at::Device device) { return is_capturing(stream_of(device)); }
 
 at::Tensor upload(std::span<const uint8_t> bytes, size_t size, at::Device device) {
-  TORCH_CHECK(
-      !capturing(device),
-      "while a graph is captured nothing can be copied from the host, which a replay would read again, "
-      "whatever stands there then: have all tensors on the device, and pipecodec built with its "
-      "kernels for it (PIPECODEC_CUDA=1)");
+  if (capturing(device)) {
+    throw std::runtime_error(
+        "while a graph is captured nothing can be copied from the host, which a replay would read again, "
+        "whatever stands there then: have all tensors on the device, and pipecodec built with its "
+        "kernels for it (PIPECODEC_CUDA=1)");
+  }
   // The device first: pinned memory is there once the device is.
   const at::Tensor made =
       at::empty({static_cast<int64_t>(size)}, at::TensorOptions().dtype(at::kByte).device(device));
@@ -68,9 +70,11 @@ at::Tensor bytes_on(const at::Tensor& tensor, const Span& span, at::Device devic
 }
 
 Download::Download(const at::Tensor& bytes) {
-  TORCH_CHECK(!capturing(bytes.device()),
-              "while a graph is captured no frame can be read or checked, for which the host has to wait: "
-              "unpack outside of it");
+  if (capturing(bytes.device())) {
+    throw std::runtime_error(
+        "while a graph is captured no frame can be read or checked, for which the host has to wait: "
+        "unpack outside of it");
+  }
   at::HostAllocator* const pinned = at::getHostAllocator(bytes.device().type());
   host_ = host_bytes(bytes.nbytes(), pinned);
   host_.copy_(bytes, /*non_blocking=*/pinned != nullptr);

@@ -1,8 +1,7 @@
 #include "csrc/device/verdict.h"
 
-#include <c10/util/Exception.h>
-
 #include <cstring>
+#include <stdexcept>
 
 #include "csrc/device/kernels.h"
 
@@ -20,10 +19,12 @@ bool are_bytes(const at::Tensor& tensor) {
 }  // namespace
 
 void compare(const at::Tensor& received, const at::Tensor& expected, const at::Tensor& verdict) {
-  TORCH_CHECK(are_bytes(received) && are_bytes(expected) && received.numel() == expected.numel() &&
-                  received.device() == expected.device() && verdict.scalar_type() == at::kInt &&
-                  verdict.numel() == 1 && verdict.device() == received.device(),
-              "what is compared must be as many bytes, and the verdict one int32 beside them");
+  if (!are_bytes(received) || !are_bytes(expected) || received.numel() != expected.numel() ||
+      received.device() != expected.device() || verdict.scalar_type() != at::kInt || verdict.numel() != 1 ||
+      verdict.device() != received.device()) {
+    throw std::invalid_argument(
+        "both sides of a comparison must have as many bytes, and the verdict is one int32 beside them");
+  }
   const size_t bytes = received.nbytes();
   if (received.is_cpu()) {
     if (bytes != 0 && std::memcmp(data(received), data(expected), bytes) != 0) *word(verdict) |= 1;

@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from .error_text import summary, trace
@@ -82,16 +83,17 @@ class _Engine:
                     f"{self.place}: lost the connection to another rank, and none says why: "
                     f"{summary(error)}"
                 )
+        elif raised_on_all_ranks(error):
+            watcher.calls.leave("=")
+            return None
         else:
             mine = f"{self.place}: {summary(error)}\n\n{trace(error)}"
             if self.busy:
                 different = watcher.differing()
                 watcher.report(mine if different is None else f"{different}\n\n{mine}")
             elif watcher.reason is None:
-                alike = raised_on_all_ranks(error)
-                if not alike:
-                    watcher.raised(mine)
-                watcher.calls.leave("=" if alike else "!")
+                watcher.raised(mine)
+                watcher.calls.leave("!")
                 return None
         watcher.failure = f"{name.partition(_OF)[0]} failed before ({type(error).__name__})"
         watcher.end_communication()
@@ -99,11 +101,12 @@ class _Engine:
         return text
 
 
-def share_errors(engine: Any) -> Callable[[], None]:
+def share_errors(engine: Any) -> Callable[[bool], bool]:
     """Let the calls of this engine that all ranks make fail on all ranks with one error.
 
-    A collective call. It returns a function in which all ranks meet on the host; they have to call
-    it before the engine's own collectives, so that none steps where another failed.
+    A collective call. It returns a function in which all ranks meet on the host, and which tells
+    whether any of them gave it True; they have to call it before the engine's own collectives, so
+    that none steps where another failed.
 
     The rank that fails raises its error as it is; on the others it is a ``RemoteError``, within
     seconds, with that error's text. An error that comes before a batch's first message, or outside
@@ -115,15 +118,19 @@ def share_errors(engine: Any) -> Callable[[], None]:
     which = f"engine {own.watcher.engines}'s " if own.watcher.engines > 1 else ""
     engine.calls_on_all_ranks = own
     group: Any = dist.new_group(backend="gloo")
+    anywhere = torch.zeros(1, dtype=torch.uint8)
+    seen = anywhere.numpy()  # the same memory
     run_schedule = engine._exec_schedule
 
     def run(steps: Any) -> None:
         own.busy = engine.num_stages > 1
         run_schedule(steps)
 
-    def meet() -> None:
+    def meet(found: bool) -> bool:
         own.busy = True
-        dist.barrier(group=group)
+        seen[0] = found
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX, group)
+        return bool(seen[0])
 
     engine._exec_schedule = run
     for name, describe in _CALLS.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from .token import join_loss
 from .wrapper import DeepSpeedPipeStageWrapper
 
@@ -25,15 +27,39 @@ def loss_of(last: DeepSpeedPipeStageWrapper, loss_fn: LossFn) -> LossFn:
 
     ``loss_fn`` gets the output of the stage's module, and labels of any form. The loss is tied to
     the stage's input, which it need not depend on; one that depends on nothing trainable raises
-    torch's error.
+    torch's error. Raises ``ValueError`` for a loss that is no scalar tensor, or notes it in
+    ``last.wrong_losses``, where that is a list, and goes on from zero.
     """
     last.end_in_loss()
 
     def loss(output: Any, labels: Any) -> Any:
         output, token = last.finish(output)
         value = loss_fn(output, labels.value if isinstance(labels, Labels) else labels)
+        problem = _problem(value, last.scalar_losses)
+        if problem is not None:
+            if last.wrong_losses is None:
+                raise ValueError(problem)
+            last.wrong_losses.append(problem)
+            device = None if token is None else token.device
+            value = torch.zeros((), device=device, requires_grad=torch.is_grad_enabled())
         joined = join_loss(value, token)
-        last.note_loss(value)
+        last.note_loss(joined)
         return joined
 
     return loss
+
+
+def _problem(loss: Any, scalar: bool) -> str | None:
+    """Return why the engine could not work with a loss, if so."""
+    if not isinstance(loss, torch.Tensor):
+        found = f"is a {type(loss).__name__}"
+    elif not loss.is_floating_point():
+        found = f"has dtype {str(loss.dtype).removeprefix('torch.')}"
+    elif scalar and loss.numel() != 1:
+        found = f"has shape {list(loss.shape)}"
+    else:
+        return None
+    return (
+        f"the loss {found}; return one number for a micro-batch, as a floating-point tensor of one "
+        "element (loss.mean())"
+    )

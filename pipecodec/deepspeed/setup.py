@@ -19,6 +19,7 @@ from .flags import carry_flags
 from .gradients import give_gradients_away
 from .guards import say_default_clipping
 from .inner import correct_optimizer
+from .loss_check import drop_wrong_losses
 from .loss_scale import scale_gradients
 from .meeting import before_collectives
 from .outputs import give_outputs
@@ -78,6 +79,8 @@ def initialize(
       of an evaluation: if one was not what it was taken for, no rank steps, and all raise;
     - a value that nobody used in a micro-batch gives no gradient to the stage that sent it, instead
       of zeros; a loss that depends on nothing trainable is torch's own error in training;
+    - a loss that is no scalar tensor is a ``ValueError`` on all ranks, before any steps; the
+      batch's gradients are dropped, and the engine trains on;
     - weights that stages share stay equal to the last bit, whatever the number of data-parallel
       replicas, and a copy without a gradient in a step does not hang the others. Every
       ``check_ties_every`` steps, if that is not 0, a checksum of each copy is compared, and a
@@ -159,6 +162,6 @@ def initialize(
     if unread and not dynamic_shape:
         actions.append(frame_check(engine, stages, tell_others=not share_errors))
     if share_errors:
-        actions.append(failure.share_errors(engine))
+        actions.append(drop_wrong_losses(engine, stages, failure.share_errors(engine)))
     before_collectives(engine, actions)
     return initialized

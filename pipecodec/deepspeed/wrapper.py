@@ -46,7 +46,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     ``incoming`` and ``outgoing`` are the codecs of the boundaries before and after the stage, None
     where there is none; ``take_packed_batches`` gives stage 0 an incoming one, ``end_in_loss`` the
     last stage an outgoing one. While ``kept`` is a list, the last stage appends its outputs to it
-    and returns an empty tuple.
+    and returns an empty tuple. ``wrong_losses``, where it is a list, takes what is wrong with the
+    losses of a batch, which are scalars while ``scalar_losses`` is True.
 
     A module without a trainable parameter gets one of one element, ``anchor``, whose gradient is
     always zero: the engine needs a parameter in every stage. ``add_filler`` makes others for the
@@ -110,6 +111,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         self._packed: deque[torch.Tensor] = deque()
         self._token: torch.Tensor | None = None
         self.kept: list[Any] | None = None
+        self.wrong_losses: list[str] | None = None
+        self.scalar_losses = True
         self._losses: deque[Any] = deque()
         self._blind = False
         if not any(parameter.requires_grad for parameter in mod.parameters()):
@@ -161,6 +164,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         """Forget batches that were packed and not taken, and values that were sent."""
         self._packed.clear()
         self._losses.clear()
+        if self.wrong_losses is not None:
+            self.wrong_losses.clear()
         if self.outgoing is not None and self.outgoing.in_flight is not None:
             self.outgoing.in_flight.clear()
 
@@ -187,7 +192,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         return output, token
 
     def note_loss(self, loss: Any) -> None:
-        """Take note of a loss, before it was tied to the input, for when its output is recomputed.
+        """Take note of a loss, for when its output is recomputed.
 
         An output that was sent without gradients counts as differentiable; whether the loss depends
         on anything trained is seen no earlier.

@@ -165,6 +165,7 @@ def _rank_main(
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    faulthandler.enable(descriptor)
     faulthandler.dump_traceback_later(timeout, exit=True, file=descriptor)
     os.environ.update(
         RANK=str(rank),

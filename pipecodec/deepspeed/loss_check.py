@@ -1,0 +1,41 @@
+"""A batch in which a loss was no scalar is dropped on all ranks, and the engine goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .together import fail_together
+from .wrapper import DeepSpeedPipeStageWrapper
+
+__all__ = ["drop_wrong_losses"]
+
+
+def drop_wrong_losses(
+    engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper], meet: Callable[[bool], bool]
+) -> Callable[[], None]:
+    """Return what raises ``ValueError`` on all ranks if a loss of the batch was no scalar tensor.
+
+    All ranks call it before gradients are reduced; ``meet(own)`` tells whether any rank has one.
+    Until then the last of the ``stages`` goes on from a loss of zero, so that no rank waits. The
+    gradients are dropped: the next batch trains as if this one had not been.
+    """
+    problems: list[str] = []
+    last = next((stage for stage in stages if stage.last), None)
+    if last is not None:
+        last.wrong_losses = problems
+
+    def check() -> None:
+        if not meet(bool(problems)):
+            return
+        problem = problems[0] if problems else None
+        if torch.is_grad_enabled():
+            engine.zero_grad()
+            if engine.optimizer is not engine.basic_optimizer:
+                engine.optimizer.zero_grad()
+            engine.timers("train_batch").reset()
+        fail_together(problem)
+
+    return check
