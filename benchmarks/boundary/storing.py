@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,9 +19,6 @@ __all__ = ["SIDES", "Allocated", "allocations", "copies", "peaks"]
 
 SIDES = ("send", "receive", "send back", "receive back")
 """A value packed and unpacked, then the gradients of what was received packed and unpacked."""
-
-_SETTLES = 0.2
-"""Seconds in which the threads of a process group come to rest after a step."""
 
 
 @dataclass
@@ -43,8 +39,6 @@ def allocations() -> Iterator[Allocated]:
     found = Allocated()
     with profile(profile_memory=True) as profiler:
         yield found
-        # The profiler crashes if it is stopped while a thread of gloo's ends its last message.
-        time.sleep(_SETTLES)
     events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
     held = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -84,6 +84,8 @@ def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Non
             for each in roads.values():
                 each.close()
             raise
+        for each in roads.values():
+            each.finish()
 
     engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, schedule.BackwardPass: backward}
     engine._exec_schedule = run
@@ -95,6 +97,8 @@ class _Road(Protocol):
     def post(self, unused: list[int], tunnel: _C.Tunnel) -> None: ...
 
     def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]: ...
+
+    def finish(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -110,6 +114,9 @@ class _Inside:
 
     def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
         return self.posted.popleft()
+
+    def finish(self) -> None:
+        """Nothing is on its way."""
 
     def close(self) -> None:
         self.posted.clear()
@@ -144,6 +151,15 @@ class _Between:
         message = torch.frombuffer(flags, dtype=torch.uint8)
         dist.recv(message, self.peer, self.group(), self.tag)
         return [index for index, flag in enumerate(flags) if flag]
+
+    def finish(self) -> None:
+        """Wait for the messages of a batch, all taken before ranks meet at its end.
+
+        torch's profiler writes down when each ends, and would do so in memory that it has freed if
+        it was stopped before.
+        """
+        while self.sending:
+            self.sending.popleft()[0].wait()
 
     def close(self) -> None:
         """Forget messages that were not taken: it would keep the connections of this rank open."""

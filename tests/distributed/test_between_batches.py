@@ -20,6 +20,9 @@ GRID = Grid(3)
 ROW = replace(ROWS["checkpointing, reentrant"], config={})
 """A value of which one tensor is worked on in place."""
 
+ALONE = Row(sizes=(2,))
+"""A hidden state alone, of 64 bytes: which stage used it goes from host to host."""
+
 
 def losses_of(engine: Any, row: Any, steps: range) -> list[float]:
     return [engine.train_batch(micro_batches(row, GRID, step)).item() for step in steps]
@@ -114,3 +117,29 @@ def test_a_recomputed_stage_counts_statistics_once(norm: type[nn.Module]) -> Non
     assert once["norm.num_batches_tracked"] == counted
     for reentrant in (True, False):
         assert values(statistics, 2, 1, reentrant, norm)[0] == once
+
+
+def still_sending(rank: Rank) -> list[int]:
+    """Return after each batch how many messages to another rank were not waited for."""
+    under_way: list[Any] = []
+    send = torch.distributed.isend
+
+    def isend(*args: Any, **kwargs: Any) -> Any:
+        under_way.append(send(*args, **kwargs))
+        return under_way[-1]
+
+    torch.distributed.isend = isend
+    engine = engine_of(ALONE, build(ALONE, 3), GRID)
+    counts = []
+    for step in range(3):
+        losses_of(engine, ALONE, range(step, step + 1))
+        counts += [len(under_way), sum(not work.is_completed() for work in under_way)]
+    return counts
+
+
+def test_no_message_of_a_batch_is_under_way_after_it() -> None:
+    """torch's profiler, stopped between two batches, was written to where it had freed memory."""
+    sends = [GRID.accumulate * step for step in (1, 2, 3)]
+    first, *others = values(still_sending, 3)
+    assert first == [0] * 6
+    assert others == [[n for count in sends for n in (count, 0)]] * 2
