@@ -1,6 +1,6 @@
 #include "csrc/codec/edges.h"
 
-#include <torch/csrc/autograd/node.h>
+#include <torch/csrc/autograd/function.h>
 
 namespace pipecodec::codec {
 
