@@ -122,10 +122,15 @@ class Watcher:
         self._shut()
         deadline = time.monotonic() + _TELL
         with contextlib.suppress(Exception):
-            while self.rank == 0 and self._store.add("told", 0) < self.ranks - len(self._ended()):
+            while self.rank == 0 and self._store.add("told", 0) < self.ranks - self._never_told():
                 if time.monotonic() >= deadline:
                     return
                 time.sleep(_POLL_SOON)
+
+    def _never_told(self) -> int:
+        """Return how many ranks ended before they could read the error."""
+        keys = [f"told/{rank}" for rank in self._ended()]
+        return len(keys) - len(self._read(keys))
 
     def stop(self) -> None:
         """End the thread. An error that this rank alone raised last goes to the others first."""
@@ -223,6 +228,7 @@ class Watcher:
             first, self.reason = self.reason is None, self.reason or text
         if first:
             with contextlib.suppress(Exception):
+                self._store.set(f"told/{self.rank}", "?")
                 self._store.add("told", 1)
             self.known.set()
         if self.calls.inside:
