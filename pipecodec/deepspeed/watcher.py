@@ -228,7 +228,7 @@ class Watcher:
             first, self.reason = self.reason is None, self.reason or text
         if first:
             with contextlib.suppress(Exception):
-                self._store.set(f"told/{self.rank}", "?")
+                self._store.set(f"told/{self.rank}", "yes")
                 self._store.add("told", 1)
             self.known.set()
         if self.calls.inside:
