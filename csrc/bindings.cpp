@@ -2,14 +2,15 @@
 #include <pybind11/pybind11.h>
 
 #include "csrc/codec/codec_type.h"
-#include "csrc/codec/edges.h"
 #include "csrc/codec/errors.h"
+#include "csrc/codec/nodes.h"
 #include "csrc/codec/tunnel.h"
 #include "csrc/codec/unpacker.h"
 #include "csrc/device/kernels.h"
 #include "csrc/device/object.h"
 #include "csrc/device/verdict.h"
 #include "csrc/frame/outline.h"
+#include "csrc/structure/attributes.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/registered.h"
 
@@ -26,21 +27,9 @@ py::object call(const char* where, Body body) {
   return py::reinterpret_steal<py::object>(made);
 }
 
-py::object share(const structure::Ref& ref) { return py::reinterpret_borrow<py::object>(ref.get()); }
-
 const at::Tensor& tensor(const py::object& object) {
   if (!device::is_tensor(object.ptr())) codec::raise(PyExc_TypeError, "this takes tensors");
   return device::unwrap(object.ptr());
-}
-
-py::tuple send(const py::object& self, const py::object& value, const py::object& device) {
-  codec::Sent sent;
-  call("send", [&] {
-    sent = codec::packer_of(self.ptr()).send(value.ptr(), device.ptr());
-    return structure::Ref::share(Py_None);
-  });
-  return py::make_tuple(share(sent.frame), codec::Tunnel(std::move(sent.spans), sent.tunnel_bytes),
-                        share(sent.tunnel), share(sent.slots));
 }
 
 template <class Read>
@@ -52,15 +41,6 @@ std::unique_ptr<codec::Opened> opened(const std::string& name, const py::object&
     return structure::Ref::share(Py_None);
   });
   return made;
-}
-
-std::unique_ptr<codec::Opened> receive(const py::object& self, const py::object& tensors,
-                                       const py::object& known) {
-  codec::Packer& packer = codec::packer_of(self.ptr());
-  const py::object frame = known.is_none() ? known : py::make_tuple(known);
-  return opened(packer.name(), tensors, [&](codec::Opened& arrived) {
-    packer.open(arrived, known.is_none() ? nullptr : frame.ptr());
-  });
 }
 
 // A row of frame::outline as Python values: (depth, path, label, type name, text, children, leaf or None),
@@ -103,21 +83,13 @@ PYBIND11_MODULE(_C, m) {
   });
 
   py::class_<codec::Tunnel>(m, "Tunnel")
-      .def("gather",
-           [](const codec::Tunnel& self, const py::object& tensors, const py::object& device, bool reuse) {
-             return call("tunnel", [&] { return self.gather(tensors.ptr(), device.ptr(), reuse); });
-           })
-      .def("scatter",
-           [](const codec::Tunnel& self, const py::object& buffer, bool reuse) {
-             return call("tunnel", [&] { return self.scatter(buffer.ptr(), reuse); });
-           })
       .def("unused",
            [](const codec::Tunnel& self, const py::object& gradient) {
-             return call("tunnel", [&] { return self.unused(gradient.ptr()); });
+             py::list indices;
+             for (const size_t index : self.unused(tensor(gradient))) indices.append(index);
+             return indices;
            })
       .def_property_readonly("tail", &codec::Tunnel::has_tail)
-      .def_property_readonly("gradients", &codec::Tunnel::gradients)
-      .def_property_readonly("nbytes", &codec::Tunnel::bytes)
       .def("__len__", &codec::Tunnel::leaves);
 
   py::class_<codec::Opened>(m, "Opened")
@@ -125,14 +97,6 @@ PYBIND11_MODULE(_C, m) {
         return opened("describe", tensors,
                       [](codec::Opened& arrived) { arrived.read(nullptr, codec::Compile::No); });
       }))
-      .def("tunnel",
-           [](const codec::Opened& self) {
-             return codec::Tunnel(self.tunnel_spans(), self.layout().tunnel_bytes);
-           })
-      .def("build",
-           [](const codec::Opened& self, const py::tuple& tunnel) {
-             return call("unpack", [&] { return self.build(1, tunnel.ptr()); });
-           })
       .def_property_readonly("structure",
                              [](const codec::Opened& self) { return self.layout().header.structure_hash; })
       .def_property_readonly("used", [](const codec::Opened& self) { return self.layout().header.used; })
@@ -159,19 +123,21 @@ PYBIND11_MODULE(_C, m) {
     });
     return count;
   });
-  m.def("leave_out", [](const py::object& made, size_t index) {
+  m.def("leave_out", [](const py::object& sent, const py::object& leaves) {
     call("leave_out", [&] {
-      codec::leave_out(tensor(made), index);
+      codec::leave_out(tensor(sent), structure::indices_of(leaves.ptr()));
       return structure::Ref::share(Py_None);
     });
   });
-  m.def("send", &send);
-  m.def("receive", &receive);
+  m.def("entered_with_gradients",
+        [](const py::object& sent) { return codec::entered_with_gradients(tensor(sent)); });
+  m.def("in_backward", &codec::in_backward);
 
   py::dict codes;
   for (uint8_t code = 0; code < frame::kTypeCodeCount; ++code) codes[frame::kTypeNames[code]] = code;
   m.attr("TYPE_CODES") = codes;
   m.attr("FORMAT_VERSION") = frame::kVersion;
+  m.attr("EXIT") = codec::kExit;
   m.attr("SMALL_LEAF") = codec::kSmallLeaf;
   m.attr("WITH_CUDA") = device::kernels(at::kCUDA) != nullptr;
 }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,8 +10,6 @@ from torch import Tensor
 
 from . import _C
 from ._C import pack, unpack
-from .errors import FrameError
-from .tunnel import enter_tunnel, leave_tunnel
 
 __all__ = [
     "Codec",
@@ -147,27 +143,17 @@ class TunnelCodec(Codec):
     ``dynamic_shape`` no size depends on it: each value is looked at by itself, and where gradients
     are disabled nothing is differentiable. So it is while ``evaluating`` is set to True, which asks
     for a ``reset`` on both sides before and after.
+
+    An engine speaks with it through attributes. ``settled`` is True once a value was sent, until
+    ``reset``. In a backward pass ``unused`` holds the leaves of the value sent that nobody used;
+    with None the tail of its gradient says which. A value that is sent again there (checkpointing)
+    leaves them out. ``take_gradient`` is called with the gradient of a tunnel of one leaf: with
+    True its memory becomes the leaf's gradient's, and nobody else uses it from then on.
+    ``note_unused`` is called with the indices of the received leaves that nobody used, and the
+    tunnel; with None the tail alone says it: a lone leaf has none, nor is it read on devices other
+    than the CPU, and gets zeros there. ``in_flight``, where it is a deque, takes (tunnel, weak
+    reference to the tensor) of every value sent, but for those sent again.
     """
-
-    settled: bool = False
-    """True once a value was sent, until ``reset``."""
-
-    unused: Sequence[int] | None = None
-    """The leaves of the tunnel of a value sent that nobody used, during its backward pass; None:
-    its gradient says which. A value that is sent again in its backward pass (checkpointing) leaves
-    them out."""
-
-    in_flight: deque[tuple[_C.Tunnel, weakref.ref[Tensor]]] | None = None
-    """If not None, the tunnels of the values that were sent, but for those sent again."""
-
-    take_gradient: Callable[[Tensor], bool] | None = None
-    """Called in backward with the gradient of a tunnel with one leaf, a tensor that may share its
-    memory with the leaf's gradient if it returns True: nobody else uses it from then on."""
-
-    note_unused: Callable[[list[int], _C.Tunnel], None] | None = None
-    """Called in backward with the indices of the received leaves that nobody used, and the tunnel.
-    With None the sender knows it from the tail of the gradient alone; a lone leaf has none, nor is
-    it read on other devices than the CPU, and gets zeros there."""
 
     def pack(self, obj: Any, device: torch.device | str | int | None = None) -> tuple[Tensor, ...]:
         """Pack a value; see the class for the tensors."""
@@ -177,74 +163,8 @@ class TunnelCodec(Codec):
         """Unpack what pack gave; see ``receive`` for which tensors share memory with it."""
         return self.receive(tensors)[0]
 
-    def send(
-        self, obj: Any, token: Tensor | None, device: torch.device | str | int | None = None
-    ) -> tuple[Tensor, ...]:
-        """Pack a value; a backward pass through the tunnel reaches ``token`` (with zeros) as well.
-
-        Args:
-            obj: the value.
-            token: a float32 tensor that the tunnel's gradient must reach though no leaf may depend
-                on it, such as the one ``receive`` gave; None for none.
-            device: where the frame is to be; None: where the value's first tensor is.
-
-        Raises:
-            UnsupportedTypeError: the value holds what cannot cross; the message says where.
-            FrameCapacityError, StructureChangedError: it does not fit what the boundary agreed on.
-        """
-        frame, tunnel, leaves, slots = _C.send(self, obj, device)
-        self.settled = True
-        again = in_backward()
-        if again and self.unused:
-            unused = frozenset(self.unused)
-            leaves = tuple(t.detach() if i in unused else t for i, t in enumerate(leaves))
-        if token is None:
-            token = torch.zeros(0, device=frame.device, requires_grad=torch.is_grad_enabled())
-        entered = enter_tunnel(tunnel, token, leaves, self)
-        if self.in_flight is not None and not again:
-            self.in_flight.append((tunnel, weakref.ref(entered)))
-        return (entered, *slots, frame)
-
-    def receive(
-        self, tensors: Sequence[Tensor], reuse: bool = True, known: Tensor | None = None
-    ) -> tuple[Any, Tensor]:
-        """Unpack a value, and give the token that ties it to the tunnel.
-
-        The value's tensors are no views, so it may be worked on in place. With ``reuse`` a large
-        leaf shares the memory of its slot, and a lone differentiable one of a multiple of 16 bytes
-        that of the tunnel; without it none shares memory with what was received.
-
-        ``known`` is the frame as this process made it, on the CPU: that of ``tensors``, wherever it
-        went meanwhile, is not read then.
-
-        The token is an empty float32 tensor. Hand it to the next ``send``, or join it to the loss:
-        then a backward pass reaches the tunnel even where the value's own leaves are not used.
-
-        Raises:
-            FrameError: the tensors are not what their frame says.
-        """
-        if not reuse:
-            tunnel, *slots, frame = tensors
-            tensors = (tunnel, *(slot.clone() for slot in slots), frame)
-        opened = _C.receive(self, tensors, known)
-        try:
-            spans = opened.tunnel()
-            if tensors[0].nbytes < spans.nbytes:
-                raise FrameError(f"{self.name}: {_first_outside(opened, tensors[0])}")
-            token, leaves = leave_tunnel(spans, tensors[0], reuse, self)
-            return opened.build(leaves), token
-        except FrameError:
-            self.check()  # they may not fit because the frame is not what it was taken for
-            raise
-
-    def reset(self) -> None:
-        """Forget what the boundary agreed on: capacity, sizes, differentiable leaves.
-
-        Raises:
-            StructureChangedError: as ``check`` does, about the frames before.
-        """
-        self.settled = False
-        super().reset()
+    send = _C.Codec._send
+    receive = _C.Codec._receive
 
 
 def check_options(
@@ -272,29 +192,6 @@ def check_options(
 
 def _positive_multiple(value: Any, of: int) -> bool:
     return isinstance(value, int) and value > 0 and value % of == 0
-
-
-def _first_outside(opened: _C.Opened, received: Tensor) -> str:
-    """Say which leaf the tunnel that was received is too short for."""
-    end = 0
-    tunnelled = [
-        (path, *leaf)
-        for _, path, _, kind, _, _, leaf in opened.rows()
-        if kind == "TORCH_TENSOR" and leaf[2] == "tunnel"
-    ]
-    for path, dtype, shape, _, _, nbytes, _ in tunnelled:
-        end += -(-nbytes // 16) * 16
-        if end > received.nbytes:
-            return (
-                f"the frame says that {path}, {dtype} {list(shape)}, ends at byte {end} of the "
-                f"tunnel, tensors[0], which has only {received.nbytes}"
-            )
-    return f"the tunnel, tensors[0], has only {received.nbytes} bytes"
-
-
-def in_backward() -> bool:
-    """Return whether a backward pass is running in this thread, which runs a stage again."""
-    return torch._C._current_graph_task_id() != -1
 
 
 def one_of(argument: str, value: object, *allowed: str) -> None:

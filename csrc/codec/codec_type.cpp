@@ -3,8 +3,10 @@
 #include <new>
 #include <string_view>
 
+#include "csrc/codec/boundary.h"
 #include "csrc/codec/errors.h"
 #include "csrc/codec/unpacker.h"
+#include "csrc/structure/attributes.h"
 
 namespace pipecodec::codec {
 namespace {
@@ -96,6 +98,28 @@ PyObject* codec_unpack(PyObject* self, PyObject* const* arguments, Py_ssize_t co
   return value;
 }
 
+PyObject* codec_send(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  return guarded(state(self).name(), [&] {
+    static constexpr const char* const names[] = {"obj", "token", "device"};
+    PyObject* parsed[3] = {};
+    parse("send", names, 2, arguments, count, keywords, parsed);
+    return send(state(self), parsed[0], parsed[1], parsed[2] == nullptr ? Py_None : parsed[2]);
+  });
+}
+
+PyObject* codec_receive(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+  PyObject* const received = guarded(state(self).name(), [&] {
+    static constexpr const char* const names[] = {"tensors", "reuse", "known"};
+    PyObject* parsed[3] = {};
+    parse("receive", names, 1, arguments, count, keywords, parsed);
+    const int reuse = parsed[1] == nullptr ? 1 : PyObject_IsTrue(parsed[1]);
+    check(reuse);
+    return receive(state(self), parsed[0], reuse != 0, parsed[2] == nullptr ? Py_None : parsed[2]);
+  });
+  if (received == nullptr && PyErr_ExceptionMatches(structure::known().frame_error) != 0) explain(self);
+  return received;
+}
+
 PyObject* codec_reset(PyObject* self, PyObject*) {
   return guarded(state(self).name(), [&] {
     state(self).reset();
@@ -155,6 +179,60 @@ int codec_set_names(PyObject* self, PyObject* value, void*) {
   return done == nullptr ? -1 : 0;
 }
 
+PyObject* shared_or_none(const Ref& ref) { return Py_NewRef(ref ? ref.get() : Py_None); }
+
+int replace(Ref& ref, PyObject* value) {
+  ref = value == nullptr || value == Py_None ? Ref() : Ref::share(value);
+  return 0;
+}
+
+PyObject* codec_take_gradient(PyObject* self, void*) {
+  return shared_or_none(state(self).ends->take_gradient);
+}
+
+int codec_set_take_gradient(PyObject* self, PyObject* value, void*) {
+  return replace(state(self).ends->take_gradient, value);
+}
+
+PyObject* codec_note_unused(PyObject* self, void*) { return shared_or_none(state(self).ends->note_unused); }
+
+int codec_set_note_unused(PyObject* self, PyObject* value, void*) {
+  return replace(state(self).ends->note_unused, value);
+}
+
+PyObject* codec_in_flight(PyObject* self, void*) { return shared_or_none(state(self).in_flight); }
+
+int codec_set_in_flight(PyObject* self, PyObject* value, void*) {
+  return replace(state(self).in_flight, value);
+}
+
+PyObject* codec_settled(PyObject* self, void*) { return PyBool_FromLong(state(self).settled); }
+
+int codec_set_unused(PyObject* self, PyObject* value, void*) {
+  PyObject* const done = guarded("unused", [&] {
+    std::optional<std::vector<size_t>> unused;
+    if (value != nullptr && value != Py_None) unused = structure::indices_of(value);
+    state(self).ends->unused = std::move(unused);
+    return Ref::share(Py_None);
+  });
+  Py_XDECREF(done);
+  return done == nullptr ? -1 : 0;
+}
+
+int codec_traverse(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(self));
+  Py_VISIT(state(self).ends->take_gradient.get());
+  Py_VISIT(state(self).ends->note_unused.get());
+  Py_VISIT(state(self).in_flight.get());
+  return 0;
+}
+
+int codec_clear(PyObject* self) {
+  replace(state(self).ends->take_gradient, nullptr);
+  replace(state(self).ends->note_unused, nullptr);
+  return replace(state(self).in_flight, nullptr);
+}
+
 Policy parse_policy(PyObject* differentiable) {
   Policy policy;
   if (PyUnicode_Check(differentiable)) {
@@ -203,6 +281,7 @@ PyObject* codec_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords)
 
 void codec_dealloc(PyObject* self) {
   PyTypeObject* const type = Py_TYPE(self);
+  PyObject_GC_UnTrack(self);
   state(self).~Packer();
   type->tp_free(self);
   Py_DECREF(type);
@@ -229,11 +308,48 @@ PyCFunction method(Function function) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
+constexpr const char* kSend = R"(_send($self, obj, token, device=None)
+--
+
+Pack a value; a backward pass through the tunnel reaches ``token`` (with zeros) as well.
+
+Args:
+    obj: the value.
+    token: a float32 tensor that the tunnel's gradient must reach though no leaf may depend on it,
+        such as the one ``receive`` gave; None for none.
+    device: where the frame is to be; None: where the value's first tensor is.
+
+Raises:
+    UnsupportedTypeError: the value holds what cannot cross; the message says where.
+    FrameCapacityError, StructureChangedError: it does not fit what the boundary agreed on.
+)";
+
+constexpr const char* kReceive = R"(_receive($self, tensors, reuse=True, known=None)
+--
+
+Unpack a value, and give the token that ties it to the tunnel.
+
+The value's tensors are no views, so it may be worked on in place. With ``reuse`` a large leaf
+shares the memory of its slot, and a lone differentiable one of a multiple of 16 bytes that of the
+tunnel; without it none shares memory with what was received.
+
+``known`` is the frame as this process made it, on the CPU: that of ``tensors``, wherever it went
+meanwhile, is not read then.
+
+The token is an empty float32 tensor. Hand it to the next ``send``, or join it to the loss: then a
+backward pass reaches the tunnel even where the value's own leaves are not used.
+
+Raises:
+    FrameError: the tensors are not what their frame says.
+)";
+
 PyMethodDef codec_methods[] = {
     {"pack", method(codec_pack), METH_FASTCALL | METH_KEYWORDS, nullptr},
     {"unpack", method(codec_unpack), METH_FASTCALL | METH_KEYWORDS, nullptr},
     {"check", codec_check, METH_NOARGS, nullptr},
     {"reset", codec_reset, METH_NOARGS, nullptr},
+    {"_send", method(codec_send), METH_FASTCALL | METH_KEYWORDS, kSend},
+    {"_receive", method(codec_receive), METH_FASTCALL | METH_KEYWORDS, kReceive},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -242,6 +358,11 @@ PyGetSetDef codec_attributes[] = {
     {"name", codec_name, nullptr, nullptr, nullptr},
     {"evaluating", codec_evaluating, codec_set_evaluating, nullptr, nullptr},
     {"names", codec_names, codec_set_names, nullptr, nullptr},
+    {"settled", codec_settled, nullptr, nullptr, nullptr},
+    {"unused", nullptr, codec_set_unused, nullptr, nullptr},
+    {"take_gradient", codec_take_gradient, codec_set_take_gradient, nullptr, nullptr},
+    {"note_unused", codec_note_unused, codec_set_note_unused, nullptr, nullptr},
+    {"in_flight", codec_in_flight, codec_set_in_flight, nullptr, nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 
@@ -262,12 +383,14 @@ void add_to_module(PyObject* module) {
   PyType_Slot slots[] = {
       {Py_tp_new, reinterpret_cast<void*>(codec_new)},
       {Py_tp_dealloc, reinterpret_cast<void*>(codec_dealloc)},
+      {Py_tp_traverse, reinterpret_cast<void*>(codec_traverse)},
+      {Py_tp_clear, reinterpret_cast<void*>(codec_clear)},
       {Py_tp_methods, codec_methods},
       {Py_tp_getset, codec_attributes},
       {0, nullptr},
   };
-  PyType_Spec spec{"pipecodec._C.Codec", sizeof(CodecObject), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-                   slots};
+  PyType_Spec spec{"pipecodec._C.Codec", sizeof(CodecObject), 0,
+                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};
   codec_type = reinterpret_cast<PyTypeObject*>(Ref::take(PyType_FromSpec(&spec)).release());
   check(PyModule_AddObjectRef(module, "Codec", reinterpret_cast<PyObject*>(codec_type)));
   check(PyModule_AddFunctions(module, module_functions));

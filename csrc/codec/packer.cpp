@@ -127,20 +127,15 @@ Sent Packer::send(PyObject* value, PyObject* device) {
     sent.frame = device::wrap(device::with_bits(device::unwrap(sent.frame.get()), header.payload_begin(),
                                                 routed.payload, routed.payload_spans));
   }
-  sent.tunnel = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(routed.tunnel.size())));
-  for (size_t i = 0; i < routed.tunnel.size(); ++i) {
-    PyTuple_SET_ITEM(sent.tunnel.get(), static_cast<Py_ssize_t>(i), Py_NewRef(routed.tunnel[i]));
-  }
-  sent.slots = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(routed.slots.size())));
+  sent.leaves.reserve(routed.tunnel.size());
+  for (PyObject* const leaf : routed.tunnel) sent.leaves.push_back(device::unwrap(leaf));
+  sent.slots = std::move(routed.slots);
   uint64_t bytes = tunnel_size(routed.tunnel_spans, routed.tunnel_bytes) + capacity;
-  for (size_t i = 0; i < routed.slots.size(); ++i) {
-    bytes += routed.slots[i].nbytes();
-    PyTuple_SET_ITEM(sent.slots.get(), static_cast<Py_ssize_t>(i),
-                     device::wrap(std::move(routed.slots[i])).release());
-  }
+  for (const at::Tensor& slot : sent.slots) bytes += slot.nbytes();
   sent.spans = std::move(routed.tunnel_spans);
   sent.tunnel_bytes = routed.tunnel_bytes;
-  count(routed.slots.size() + 1, bytes);
+  count(sent.slots.size() + 1, bytes);
+  settled = true;
   put_back(std::move(encoder));
   return sent;
 }
@@ -164,6 +159,7 @@ void Packer::open(Opened& arrived, PyObject* known) {
 }
 
 void Packer::reset() {
+  settled = false;
   capacity_ = configured_;
   agreed_.reset();
   router_.reset();

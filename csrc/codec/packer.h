@@ -9,6 +9,7 @@
 
 #include "csrc/codec/agreed.h"
 #include "csrc/codec/frames.h"
+#include "csrc/codec/nodes.h"
 #include "csrc/codec/routes.h"
 #include "csrc/codec/unpacker.h"
 #include "csrc/codec/verifier.h"
@@ -30,8 +31,8 @@ struct Stats {
 // to take.
 struct Sent {
   structure::Ref frame;
-  structure::Ref tunnel;  // tuple of leaves
-  structure::Ref slots;   // tuple of uint8 tensors
+  std::vector<at::Tensor> leaves;
+  std::vector<at::Tensor> slots;  // uint8
   std::vector<device::Span> spans;
   uint64_t tunnel_bytes = 0;
 };
@@ -73,6 +74,10 @@ class Packer {
   const std::vector<std::string>& names() const { return root_->names; }
   void set_names(std::vector<std::string> names);
   Stats stats;
+
+  const std::shared_ptr<Ends> ends = make_ends();
+  structure::Ref in_flight;  // deque of (Tunnel, weak reference to the tensor sent), or null
+  bool settled = false;      // a value was sent since the last reset
 
  private:
   structure::Ref pack_known(PyObject* value, std::optional<at::Device> device);

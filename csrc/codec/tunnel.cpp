@@ -1,18 +1,25 @@
 #include "csrc/codec/tunnel.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
-#include "csrc/codec/errors.h"
 #include "csrc/device/object.h"
 
 namespace pipecodec::codec {
-
-using structure::Ref;
 
 namespace {
 
 // In the tail of a gradient. A gradient made by hand, of zeros or of ones, has none.
 constexpr uint8_t kUnused = 0xA5;
+
+void check(const at::Tensor& buffer, uint64_t bytes) {
+  if (device::has_memory(buffer) && buffer.scalar_type() == at::kFloat && buffer.nbytes() >= bytes) return;
+  throw std::invalid_argument(
+      "the tunnel must be float32 of at least " + std::to_string(bytes / 4) +
+      " elements, with memory of its own; this one is " + c10::toString(buffer.scalar_type()) +
+      (buffer.is_nested() ? std::string(", nested") : " with " + std::to_string(buffer.numel())));
+}
 
 }  // namespace
 
@@ -46,25 +53,8 @@ bool Tunnel::lone(const at::Tensor& tensor) const {
   return spans_->size() == 1 && spans_->front().bytes == size_ && tensor.nbytes() == size_;
 }
 
-Ref Tunnel::gather(PyObject* tensors, PyObject* device, bool reuse) const {
+at::Tensor Tunnel::gather(std::span<const at::Tensor> leaves, at::Device where, bool reuse) const {
   const std::vector<device::Span>& spans = *spans_;
-  const Ref items = Ref::take(PySequence_Tuple(tensors));
-  if (static_cast<size_t>(PyTuple_GET_SIZE(items.get())) != spans.size()) {
-    raise(PyExc_ValueError, "the tunnel has " + std::to_string(spans.size()) + " leaves");
-  }
-  std::vector<at::Tensor> leaves(spans.size());
-  for (size_t i = 0; i < spans.size(); ++i) {
-    PyObject* const item = PyTuple_GET_ITEM(items.get(), static_cast<Py_ssize_t>(i));
-    if (item == Py_None) continue;
-    if (!device::is_tensor(item)) raise(PyExc_TypeError, "the tunnel takes tensors or None");
-    leaves[i] = device::unwrap(item);
-    if (!device::has_shape(leaves[i], spans[i].shape.data(), spans[i].shape.size()) ||
-        leaves[i].scalar_type() != device::scalar_type(spans[i].dtype)) {
-      raise(PyExc_ValueError,
-            "leaf " + std::to_string(i) + " of the tunnel has another shape or dtype than was agreed");
-    }
-  }
-  const at::Device where = device::parse_device(device);
   const bool view = reuse && spans.size() == 1 && leaves[0].defined() && leaves[0].device() == where &&
                     lone(leaves[0]) && device::lies_as(leaves[0], spans[0]);
   const at::Tensor made =
@@ -74,48 +64,26 @@ Ref Tunnel::gather(PyObject* tensors, PyObject* device, bool reuse) const {
     for (size_t i = 0; i < leaves.size(); ++i) tail[i] = leaves[i].defined() ? 0 : kUnused;
   }
   const int64_t shape[] = {made.numel() / 4};
-  return device::wrap(device::over_bytes(made, 0, frame::DType::Float32, shape));
+  return device::over_bytes(made, 0, frame::DType::Float32, shape);
 }
 
-Ref Tunnel::unused(PyObject* gradient) const {
-  const at::Tensor bytes = device::as_bytes(device::plain(checked(gradient, size_)));
+std::vector<size_t> Tunnel::unused(const at::Tensor& gradient) const {
+  check(gradient, size_);
+  const at::Tensor bytes = device::as_bytes(device::plain(gradient));
   const uint8_t* const tail = static_cast<const uint8_t*>(bytes.const_data_ptr()) + bytes_;
-  Ref found = Ref::take(PyList_New(0));
+  std::vector<size_t> found;
   for (size_t i = 0; i < spans_->size(); ++i) {
-    if (tail[i] != kUnused) continue;
-    const Ref index = Ref::take(PyLong_FromSize_t(i));
-    structure::check(PyList_Append(found.get(), index.get()));
+    if (tail[i] == kUnused) found.push_back(i);
   }
   return found;
 }
 
-const at::Tensor& Tunnel::checked(PyObject* buffer, uint64_t bytes) const {
-  if (!device::is_tensor(buffer)) raise(PyExc_TypeError, "the tunnel is a tensor");
-  const at::Tensor& tensor = device::unwrap(buffer);
-  if (!device::has_memory(tensor) || tensor.scalar_type() != at::kFloat || tensor.nbytes() < bytes) {
-    raise(structure::known().frame_error,
-          "the tunnel must be float32 of at least " + std::to_string(bytes / 4) +
-              " elements, with memory of its own; this one is " + c10::toString(tensor.scalar_type()) +
-              (tensor.is_nested() ? std::string(", nested") : " with " + std::to_string(tensor.numel())));
-  }
-  return tensor;
-}
-
-Ref Tunnel::scatter(PyObject* buffer, bool reuse) const {
-  const at::Tensor& tensor = checked(buffer, bytes_);
-  std::vector<at::Tensor> leaves;
-  if (reuse && lone(tensor)) {
-    const device::Span& span = spans_->front();
-    leaves.push_back(
-        device::over_bytes(device::as_bytes(device::plain(tensor)), 0, span.dtype, span.shape, span.strides));
-  } else {
-    leaves = device::scatter(tensor, *spans_);
-  }
-  Ref made = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(leaves.size())));
-  for (size_t i = 0; i < leaves.size(); ++i) {
-    PyTuple_SET_ITEM(made.get(), static_cast<Py_ssize_t>(i), device::wrap(std::move(leaves[i])).release());
-  }
-  return made;
+std::vector<at::Tensor> Tunnel::scatter(const at::Tensor& buffer, bool reuse) const {
+  check(buffer, bytes_);
+  if (!reuse || !lone(buffer)) return device::scatter(buffer, *spans_);
+  const device::Span& span = spans_->front();
+  return {
+      device::over_bytes(device::as_bytes(device::plain(buffer)), 0, span.dtype, span.shape, span.strides)};
 }
 
 }  // namespace pipecodec::codec

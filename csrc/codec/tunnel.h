@@ -1,12 +1,13 @@
 // The tunnel between the codec's two sides: which leaves it carries, and their bits in and out of it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "csrc/device/bits.h"
-#include "csrc/structure/python.h"
 
 namespace pipecodec::codec {
 
@@ -24,18 +25,18 @@ class Tunnel {
   // where these are expanded.
   Tunnel gradients() const { return {gradient_spans_, gradient_spans_, bytes_, size_}; }
 
-  // A sequence of tensors (or None, for zeros), one for each leaf, becomes one float32 1-D tensor on that
-  // device. With `reuse` a lone leaf of a multiple of 16 bytes that lies as its span does is not copied,
-  // whatever its dtype: the tensor made shares its memory. On the CPU the tail says for which leaves there
-  // was None.
-  structure::Ref gather(PyObject* tensors, PyObject* device, bool reuse) const;
+  // A tensor of each leaf's shape and dtype (or an undefined one, for zeros) becomes one float32 1-D tensor
+  // on that device. With `reuse` a lone leaf of a multiple of 16 bytes that lies as its span does is not
+  // copied, whatever its dtype: the tensor made shares its memory. On the CPU the tail says which were
+  // undefined.
+  at::Tensor gather(std::span<const at::Tensor> leaves, at::Device where, bool reuse) const;
 
-  // The other way: a tuple of tensors that are no views, fresh ones unless `reuse` lets such a lone leaf
-  // share the buffer's memory. Throws PythonError where the buffer is too short.
-  structure::Ref scatter(PyObject* buffer, bool reuse) const;
+  // The other way: tensors that are no views, fresh ones unless `reuse` lets such a lone leaf share the
+  // buffer's memory. Throws std::invalid_argument for a buffer that is no tunnel, or too short.
+  std::vector<at::Tensor> scatter(const at::Tensor& buffer, bool reuse) const;
 
-  // The indices of the leaves for which there was None in the gradient that gather() made, as its tail says.
-  structure::Ref unused(PyObject* gradient) const;
+  // The indices of the leaves that were undefined in the gradient that gather() made, as its tail says.
+  std::vector<size_t> unused(const at::Tensor& gradient) const;
 
   bool has_tail() const { return leaves() != 0 && size_ > bytes_; }
   uint64_t bytes() const { return bytes_; }  // of the leaves
@@ -47,7 +48,6 @@ class Tunnel {
   Tunnel(Spans spans, Spans gradient_spans, uint64_t bytes, uint64_t size)
       : spans_(std::move(spans)), gradient_spans_(std::move(gradient_spans)), bytes_(bytes), size_(size) {}
 
-  const at::Tensor& checked(PyObject* buffer, uint64_t bytes) const;
   bool lone(const at::Tensor& tensor) const;
 
   Spans spans_;

@@ -132,6 +132,30 @@ std::vector<device::Span> Opened::tunnel_spans() const {
   return spans;
 }
 
+void Opened::check_tunnel(const std::string& name) const {
+  const at::Tensor& tunnel = first();
+  const bool fine = device::has_memory(tunnel) && tunnel.scalar_type() == at::kFloat;
+  if (fine && tunnel.nbytes() >= layout().tunnel_bytes) return;
+  const auto refuse = [&](const std::string& why) {
+    raise(structure::known().frame_error, name + ": " + why);
+  };
+  if (!fine) {
+    refuse("the tunnel, tensors[0], must be float32 with memory of its own; this one is " +
+           described(tunnel));
+  }
+  for (size_t i = 0; i < layout().leaves.size(); ++i) {
+    const Leaf& leaf = layout().leaves[i];
+    const uint64_t end = leaf.place + frame::round_up(leaf.bytes(), frame::kAlignment);
+    if (leaf.route != Route::Tunnel || end <= tunnel.nbytes()) continue;
+    std::string shape;
+    for (const int64_t dim : layout().shape(leaf)) shape += (shape.empty() ? "" : ", ") + std::to_string(dim);
+    refuse("the frame says that " + path(i) + ", " + frame::kDTypes[static_cast<uint8_t>(leaf.dtype)].name +
+           " [" + shape + "], ends at byte " + std::to_string(end) +
+           " of the tunnel, tensors[0], which has only " + std::to_string(tunnel.nbytes()));
+  }
+  refuse("the tunnel, tensors[0], has only " + std::to_string(tunnel.nbytes()) + " bytes");
+}
+
 std::vector<frame::Row> Opened::rows() const {
   return frame::outline(checked_.bytes.data, layout(), root ? *root : kRoot);
 }

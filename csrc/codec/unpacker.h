@@ -6,6 +6,7 @@
 
 #include "csrc/device/bits.h"
 #include "csrc/device/frame_tensor.h"
+#include "csrc/device/object.h"
 #include "csrc/frame/layout.h"
 #include "csrc/frame/outline.h"
 #include "csrc/structure/python.h"
@@ -62,6 +63,8 @@ class Opened {
   explicit Opened(PyObject* tensors);
 
   const at::Tensor& frame() const;
+  const at::Tensor& first() const { return device::unwrap(item(0)); }
+  PyObject* first_object() const { return item(0); }
 
   // Either of the two comes next. Reads the frame, for which the host waits; `plans` may be null. Throws
   // PythonError, frame::Error.
@@ -75,6 +78,9 @@ class Opened {
   std::vector<device::Span> tunnel_spans() const;
   const frame::Layout& layout() const { return checked_.plan->layout; }
   std::vector<frame::Row> rows() const;
+
+  // Throws PythonError where tensors[0] is no tunnel that holds the leaves.
+  void check_tunnel(const std::string& name) const;
 
   // The strides of a leaf in the frame, or of its slot, if it is there; none for a contiguous one.
   std::vector<int64_t> strides(const frame::Leaf& leaf) const;

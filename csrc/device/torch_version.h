@@ -2,7 +2,12 @@
 #pragma once
 
 #include <c10/core/Stream.h>
+#include <torch/csrc/autograd/function.h>
 #include <torch/version.h>
+
+#include <memory>
+#include <type_traits>
+#include <utility>
 
 #include "csrc/device/kernels.h"
 
@@ -20,6 +25,20 @@ inline bool is_capturing(const c10::Stream& stream) {
   const Kernels* const own = kernels(stream.device());
   return own != nullptr && own->capturing();
 #endif
+}
+
+// How autograd holds its nodes: std::shared_ptr at first, an intrusive pointer later.
+using NodePtr = decltype(torch::autograd::Edge::function);
+
+template <class Made, class... Arguments>
+auto make_node(Arguments&&... arguments) {
+  if constexpr (std::is_same_v<NodePtr, std::shared_ptr<torch::autograd::Node>>) {
+    // The name is looked up where it is there: torch's own function, which takes long graphs apart in a loop.
+    return std::shared_ptr<Made>(new Made(std::forward<Arguments>(arguments)...),
+                                 [](auto* node) { deleteNode(node); });
+  } else {
+    return c10::make_intrusive<Made>(std::forward<Arguments>(arguments)...);
+  }
 }
 
 }  // namespace pipecodec::device

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "csrc/structure/python.h"
 
@@ -27,6 +28,17 @@ inline Ref attribute(PyObject* object, const char* name) {
 
 inline Ref find_attribute(PyTypeObject* type, const char* name) {
   return find_attribute(reinterpret_cast<PyObject*>(type), name);
+}
+
+// A sequence of non-negative ints.
+inline std::vector<size_t> indices_of(PyObject* sequence) {
+  const Ref items = Ref::take(PySequence_Tuple(sequence));
+  std::vector<size_t> found;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
+    found.push_back(PyLong_AsSize_t(PyTuple_GET_ITEM(items.get(), i)));
+    if (PyErr_Occurred() != nullptr) throw PythonError();
+  }
+  return found;
 }
 
 // Text for a message; never fails.

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from .. import _C
 from ..codec import TunnelCodec
-from ..tunnel import LEFT
 
 __all__ = ["codec_within", "reaches_a_leaf"]
 
@@ -29,7 +28,7 @@ def reaches_a_leaf(node: Any) -> bool:
     seen, unvisited = {node}, [node]
     while unvisited:
         node = unvisited.pop()
-        if node is None or type(node) is LEFT:
+        if node is None or node.name() == _C.EXIT:
             continue
         if not node.next_functions:
             return True

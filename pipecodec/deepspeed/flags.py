@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from .. import _C
-from ..tunnel import ENTERED
 from .wrapper import DeepSpeedPipeStageWrapper
 
 __all__ = ["carry_flags"]
@@ -68,7 +67,9 @@ def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Non
         if len(tunnel) > 0:
             road = roads[stage.stage_id + 1]
             unused = road.take(tunnel, lambda: _gradient(engine, buffer_id))
-            _leave_out(sent(), unused)
+            entered = sent()
+            if entered is not None:  # else it is sent again in its backward pass, without them
+                _C.leave_out(entered, unused)
             codec.unused = unused
         try:
             run_backward(engine, buffer_id, **options)
@@ -192,10 +193,3 @@ def _gradient(engine: Any, buffer_id: int) -> torch.Tensor:
     buffers = engine.pipe_buffers.get("grads")  # DualPipeV's
     gradients = engine.grad_layer if buffers is None else buffers[buffer_id]
     return gradients[0]  # type: ignore[no-any-return]
-
-
-def _leave_out(sent: torch.Tensor | None, unused: Sequence[int]) -> None:
-    """Cut leaves off a tunnel, unless it is sent again in its backward pass, without them then."""
-    if sent is not None and type(sent.grad_fn) is ENTERED:
-        for index in unused:
-            _C.leave_out(sent, 1 + index)  # the first is the token

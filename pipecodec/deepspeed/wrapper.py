@@ -20,11 +20,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..codec import Differentiable, TunnelCodec, in_backward
+from .. import _C
+from ..codec import Differentiable, TunnelCodec
 from ..liveness import Arg, arg_name
 from ..registry import register_framework_dialect
 from ..stage import Stage, bind_inputs
-from ..tunnel import entered_with_gradients
 from .ending import codec_within, reaches_a_leaf
 from .recompute import statistics_kept
 from .token import join, nothing_to_train
@@ -244,7 +244,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         if hasattr(self, "anchor"):
             token = torch.cat([token, self.anchor[:0].to(token.dtype)])
         positional, keyword = self._stage.arguments(env)
-        again = self.recomputes and in_backward()
+        again = self.recomputes and _C.in_backward()
         with statistics_kept(self.mod) if again else nullcontext():
             output = self.mod(*positional, **keyword)  # 3
         if self.last:
@@ -264,15 +264,15 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             self._token = token
             return output
         # Checkpointing passes nothing but tensors.
-        if torch.is_grad_enabled() and not in_backward():
+        if torch.is_grad_enabled() and not _C.in_backward():
             self._blind = False
             return self._seen.send(output, token, token.device)
         sent = self.outgoing.send(output, token, token.device)
-        if not in_backward():
+        if not _C.in_backward():
             self._blind = True
         elif self._blind:
             loss = self._losses.popleft()
-            if not entered_with_gradients(sent[0]) and not reaches_a_leaf(loss):
+            if not _C.entered_with_gradients(sent[0]) and not reaches_a_leaf(loss):
                 raise nothing_to_train()
         return sent
 

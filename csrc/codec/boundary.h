@@ -1,0 +1,16 @@
+// One boundary in training: a value becomes tensors that an engine sends and differentiates, and back.
+#pragma once
+
+#include "csrc/codec/packer.h"
+#include "csrc/structure/python.h"
+
+namespace pipecodec::codec {
+
+// (tunnel, slots..., frame). A backward pass through the tunnel reaches `token`, a tensor or None, as well.
+structure::Ref send(Packer& packer, PyObject* value, PyObject* token, PyObject* device);
+
+// (value, token). Without `reuse` none of the value's tensors shares memory with what was received; `known`
+// is the frame once more, on the CPU, or None.
+structure::Ref receive(Packer& packer, PyObject* tensors, bool reuse, PyObject* known);
+
+}  // namespace pipecodec::codec
