@@ -248,3 +248,13 @@ def test_two_tensors_of_one_memory_arrive_as_two(way: str) -> None:
 def test_subclass_in_a_key_is_refused_as_any_tensor_there() -> None:
     with pytest.raises(UnsupportedTypeError, match="is a tensor inside a key"):
         pack({(torch.ones(1).as_subclass(Box),): 1})
+
+
+@pytest.mark.parametrize("transport", ["slots", "tunnel"])
+def test_an_attribute_is_refused_of_a_value_met_before_too(transport: str) -> None:
+    codec = Codec(transport=transport)
+    for _ in range(4):
+        codec.pack([torch.ones(2000)])
+    with pytest.raises(UnsupportedTypeError, match=r"is a tensor with an attribute, \.ex"):
+        codec.pack([with_attribute(torch.ones(2000))])
+    codec.pack([torch.ones(2000)])

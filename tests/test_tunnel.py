@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -278,3 +279,73 @@ def test_tunnel_that_is_too_short_names_the_leaf() -> None:
     )
     with pytest.raises(FrameError, match=message):
         boundary().unpack((sent[0][:10].detach(), *sent[1:]))
+
+
+def matrix(*, grad: bool = True, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(40, 40).to(dtype).requires_grad_(grad and dtype.is_floating_point)
+
+
+SAME = matrix()
+
+
+def like_before(**other: Any) -> list[Any]:
+    """Return two leaves with gradients, one with a slot, a number and a text, but for ``other``."""
+    given = {"a": matrix(), "b": matrix(), "slot": matrix(dtype=torch.int64), "n": 1, "s": "text"}
+    return list({**given, **other}.values())
+
+
+AGAIN: dict[str, Callable[[], list[Any]]] = {
+    "as before": like_before,
+    "another number": lambda: like_before(n=2),
+    "another text": lambda: like_before(s="other"),
+    "a tuple": lambda: like_before(n=(1,)),
+    "transposed": lambda: like_before(a=matrix().t()),
+    "expanded": lambda: like_before(b=matrix()[:, :1].expand(40, 40)),
+    "sliced": lambda: like_before(b=torch.randn(40, 80)[:, ::2]),
+    "slot transposed": lambda: like_before(slot=matrix(dtype=torch.int64).t()),
+    "negative": lambda: like_before(a=matrix()._neg_view()),
+    "detached": lambda: like_before(a=matrix(grad=False)),
+    "a parameter": lambda: like_before(a=torch.nn.Parameter(matrix())),
+    "another dtype": lambda: like_before(slot=matrix()),
+    "one twice": lambda: like_before(a=SAME, b=SAME),
+}
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_value_met_again_is_sent_as_if_it_was_the_first(gradients: bool) -> None:
+    options: dict[str, Any] = {"differentiable": "by-dtype", "capacity": 1024}
+    warm = boundary(**options)
+    chosen = random.Random(7)
+    with torch.set_grad_enabled(gradients):
+        for _ in range(3):
+            warm.pack(AGAIN["as before"]())
+        for _ in range(200):
+            name = chosen.choice(list(AGAIN))
+            value = AGAIN[name]()
+            if name in ("another dtype", "one twice"):
+                with pytest.raises(StructureChangedError):
+                    warm.pack(value)
+                continue
+            sent, expected = warm.pack(value), boundary(**options).pack(value)
+            assert len(sent) == len(expected)
+            for one, other in zip(sent, expected, strict=True):
+                assert same_bits(one, other) and one.requires_grad == other.requires_grad
+    hits = warm.stats.hits
+    warm.pack(AGAIN["as before"]())
+    warm.pack(AGAIN["as before"]())
+    assert warm.stats.hits > hits
+
+
+def test_what_was_remembered_of_a_value_ends_with_a_reset() -> None:
+    codec = boundary()
+    value = {"h": hidden(LARGE), "m": torch.ones(LARGE)}
+    for _ in range(4):
+        assert len(codec.pack(value)) == 3
+    codec.reset()
+    assert len(codec.pack({**value, "m": hidden(LARGE)})) == 2
+    with torch.no_grad():
+        assert len(codec.pack(value)) == 2
+    codec.evaluating = True
+    codec.reset()
+    with torch.no_grad():
+        assert len(codec.pack(value)) == 4

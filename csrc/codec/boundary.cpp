@@ -50,7 +50,7 @@ void mark_as_left(PyObject* received, const std::string& name) {
 Ref send(Packer& packer, PyObject* value, PyObject* token, PyObject* device) {
   if (token != Py_None && !device::is_tensor(token)) raise(PyExc_TypeError, "the token is a tensor or None");
   Sent sent = packer.send(value, device);
-  const Tunnel tunnel(std::move(sent.spans), sent.tunnel_bytes);
+  const Tunnel& tunnel = sent.tunnel;
   const at::Tensor joined = token == Py_None ? at::Tensor() : device::unwrap(token);
   const at::Device where = joined.defined() ? joined.device() : device::unwrap(sent.frame.get()).device();
   const bool again = in_backward();

@@ -95,6 +95,13 @@ std::shared_ptr<Remembered> Frames::add(const frame::Header& header) {
   return added;
 }
 
+void Frames::forget_ways() {
+  for (const std::shared_ptr<Remembered>& each : known_) {
+    each->way.reset();
+    each->way_sought = false;
+  }
+}
+
 const std::shared_ptr<Remembered>& Frames::use(size_t index) {
   const auto found = known_.begin() + static_cast<std::ptrdiff_t>(index);
   std::rotate(known_.begin(), found, found + 1);

@@ -7,12 +7,24 @@
 #include <memory>
 #include <vector>
 
+#include "csrc/codec/tunnel.h"
+#include "csrc/device/bits.h"
 #include "csrc/frame/bytes.h"
 #include "csrc/frame/header.h"
 #include "csrc/structure/pattern.h"
 #include "csrc/structure/python.h"
 
 namespace pipecodec::codec {
+
+// How the leaves of one structure travel where none of them is in the frame and all are contiguous: what a
+// sender need not find out again.
+struct Way {
+  std::unique_ptr<structure::Pattern> pattern;
+  std::vector<bool> through_tunnel;  // for each leaf; else it has a slot of its own
+  std::vector<device::Span> slots;   // one for each of those
+  Tunnel tunnel;
+  uint64_t bytes;  // of all tensors but the frame
+};
 
 // The last frame of one structure with its shapes.
 class Remembered {
@@ -41,6 +53,9 @@ class Remembered {
   bool learned = false;                         // or found to be none that can be
   uint64_t leaf_bytes = 0;                      // of that value's tensors
 
+  std::unique_ptr<const Way> way;  // of its leaves, once found
+  bool way_sought = false;
+
  private:
   bool reusable(at::Device device, size_t capacity) const;
   structure::Ref make(at::Device device, size_t capacity);
@@ -64,6 +79,7 @@ class Frames {
 
   size_t size() const { return known_.size(); }
   Remembered& operator[](size_t index) const { return *known_[index]; }
+  void forget_ways();
   const std::shared_ptr<Remembered>& use(size_t index);  // makes it the first
 
  private:

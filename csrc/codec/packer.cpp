@@ -1,5 +1,7 @@
 #include "csrc/codec/packer.h"
 
+#include <c10/core/GradMode.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -8,6 +10,7 @@
 #include "csrc/codec/tunnel.h"
 #include "csrc/device/object.h"
 #include "csrc/frame/header.h"
+#include "csrc/frame/strides.h"
 
 namespace pipecodec::codec {
 namespace {
@@ -39,6 +42,55 @@ void put_back(std::unique_ptr<Encoder> encoder) {
   if (encoder->leaves.size() > kKeptLeaves) return;
   encoder->clear();
   spare = std::move(encoder);
+}
+
+// New references of a match, or nulls.
+struct Held {
+  explicit Held(size_t leaves) : objects(leaves) {}
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  ~Held() {
+    for (PyObject* const object : objects) Py_XDECREF(object);
+  }
+  std::vector<PyObject*> objects;
+};
+
+bool is_contiguous(const at::Tensor& tensor) {
+  const at::IntArrayRef shape = tensor.sizes(), strides = tensor.strides();
+  return frame::has_default_strides({shape.data(), shape.size()}, {strides.data(), strides.size()});
+}
+
+// Whether tensors of the shapes and dtypes of `way` go that way: what depends on anything else.
+bool travels_as_before(const Way& way, const std::vector<PyObject*>& leaves) {
+  const bool gradients = c10::GradMode::is_enabled();
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    const at::Tensor& tensor = device::unwrap(leaves[i]);
+    if (device::unsendable(tensor) != nullptr || !is_contiguous(tensor) ||
+        (!way.through_tunnel[i] && gradients && tensor.requires_grad())) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Null where a leaf travels in the frame or is not contiguous, or where no pattern knows the value.
+std::unique_ptr<const Way> way_of(PyObject* value, const Encoder& encoder, const Tunnel& tunnel,
+                                  uint64_t bytes) {
+  auto way = std::make_unique<Way>();
+  for (const Encoder::Leaf& leaf : encoder.leaves) {
+    const at::Tensor& tensor = device::unwrap(leaf.tensor);
+    const auto route = static_cast<frame::Route>(encoder.structure.data()[leaf.flags_at] & frame::kRouteMask);
+    if (route == frame::Route::Payload || !is_contiguous(tensor)) return nullptr;
+    way->through_tunnel.push_back(route == frame::Route::Tunnel);
+    if (route != frame::Route::Tunnel) {
+      way->slots.push_back({leaf.dtype, tensor.sizes().vec(), {}, 0, leaf.bytes});
+    }
+  }
+  way->pattern = structure::Pattern::learn(value, encoder);
+  if (way->pattern == nullptr) return nullptr;
+  way->tunnel = tunnel;
+  way->bytes = bytes;
+  return way;
 }
 
 }  // namespace
@@ -114,15 +166,57 @@ Ref Packer::pack_any(PyObject* value, std::optional<at::Device> device) {
 }
 
 Sent Packer::send(PyObject* value, PyObject* device) {
+  const std::optional<at::Device> where = asked(device);
+  settled = true;
+  if (!dynamic_ && !router_.evaluating) {
+    if (std::optional<Sent> sent = send_known(value, where)) return *std::move(sent);
+  }
+  return send_any(value, where);
+}
+
+// A value of which nothing is new but its tensors and numbers; nothing for any other.
+std::optional<Sent> Packer::send_known(PyObject* value, std::optional<at::Device> device) {
+  for (size_t i = 0; i < frames_.size(); ++i) {
+    const Way* const way = frames_[i].way.get();
+    if (way == nullptr) continue;
+    const size_t leaves = way->through_tunnel.size();
+    Held held(leaves);
+    if (!way->pattern->match(value, held.objects.data()) || !travels_as_before(*way, held.objects)) continue;
+    const at::Device where = device_of(device, held.objects.data(), leaves);
+    const std::shared_ptr<Remembered> known = frames_.use(i);
+    const size_t capacity = capacity_for(known->used());
+    Sent sent{{}, {}, {}, way->tunnel};
+    sent.leaves.reserve(way->tunnel.leaves());
+    for (size_t k = 0; k < leaves; ++k) {
+      const at::Tensor& tensor = device::unwrap(held.objects[k]);
+      if (way->through_tunnel[k]) {
+        sent.leaves.push_back(tensor);
+      } else {
+        sent.slots.push_back(device::bytes_on(tensor, way->slots[sent.slots.size()], where));
+      }
+    }
+    count(sent.slots.size() + 1, way->bytes + capacity);
+    if (known->holds_values(way->pattern->values(), where, capacity)) {
+      ++stats.hits;
+      sent.frame = Ref::share(known->frame());
+    } else {
+      sent.frame = known->renew(way->pattern->values(), where, capacity);
+    }
+    return sent;
+  }
+  return std::nullopt;
+}
+
+Sent Packer::send_any(PyObject* value, std::optional<at::Device> device) {
   std::unique_ptr<Encoder> encoder = encode(value, Encoder::Leaves::AsBytes);
   PyObject* const first = encoder->leaves.empty() ? nullptr : encoder->leaves[0].tensor;
-  const at::Device where = device_of(asked(device), &first, encoder->leaves.size());
+  const at::Device where = device_of(device, &first, encoder->leaves.size());
   Routed routed = router_.route(*encoder, where, *root_, name_);
   check_signature(*encoder, routed);
   frame::Header header = assemble(*encoder, routed.payload, routed.payload_spans, where);
-  Sent sent;
   const size_t capacity = capacity_for(header.used);
-  sent.frame = frame_for(frames_.find(encoder->structure, header), *encoder, header, where, capacity);
+  const std::shared_ptr<Remembered> known = frames_.find(encoder->structure, header);
+  Sent sent{frame_for(known, *encoder, header, where, capacity), {}, {}, {}};
   if (header.used != encoder->structure.size()) {
     sent.frame = device::wrap(device::with_bits(device::unwrap(sent.frame.get()), header.payload_begin(),
                                                 routed.payload, routed.payload_spans));
@@ -130,12 +224,15 @@ Sent Packer::send(PyObject* value, PyObject* device) {
   sent.leaves.reserve(routed.tunnel.size());
   for (PyObject* const leaf : routed.tunnel) sent.leaves.push_back(device::unwrap(leaf));
   sent.slots = std::move(routed.slots);
-  uint64_t bytes = tunnel_size(routed.tunnel_spans, routed.tunnel_bytes) + capacity;
+  uint64_t bytes = tunnel_size(routed.tunnel_spans, routed.tunnel_bytes);
   for (const at::Tensor& slot : sent.slots) bytes += slot.nbytes();
-  sent.spans = std::move(routed.tunnel_spans);
-  sent.tunnel_bytes = routed.tunnel_bytes;
-  count(sent.slots.size() + 1, bytes);
-  settled = true;
+  sent.tunnel = Tunnel(std::move(routed.tunnel_spans), routed.tunnel_bytes);
+  count(sent.slots.size() + 1, bytes + capacity);
+  // What comes a second time will come again.
+  if (known && !known->way_sought && !dynamic_ && !router_.evaluating) {
+    known->way_sought = true;
+    known->way = way_of(value, *encoder, sent.tunnel, bytes);
+  }
   put_back(std::move(encoder));
   return sent;
 }
@@ -160,6 +257,7 @@ void Packer::open(Opened& arrived, PyObject* known) {
 
 void Packer::reset() {
   settled = false;
+  frames_.forget_ways();
   capacity_ = configured_;
   agreed_.reset();
   router_.reset();

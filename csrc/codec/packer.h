@@ -11,6 +11,7 @@
 #include "csrc/codec/frames.h"
 #include "csrc/codec/nodes.h"
 #include "csrc/codec/routes.h"
+#include "csrc/codec/tunnel.h"
 #include "csrc/codec/unpacker.h"
 #include "csrc/codec/verifier.h"
 #include "csrc/frame/header.h"
@@ -33,8 +34,7 @@ struct Sent {
   structure::Ref frame;
   std::vector<at::Tensor> leaves;
   std::vector<at::Tensor> slots;  // uint8
-  std::vector<device::Span> spans;
-  uint64_t tunnel_bytes = 0;
+  Tunnel tunnel;
 };
 
 class Packer {
@@ -82,6 +82,8 @@ class Packer {
  private:
   structure::Ref pack_known(PyObject* value, std::optional<at::Device> device);
   structure::Ref pack_any(PyObject* value, std::optional<at::Device> device);
+  Sent send_any(PyObject* value, std::optional<at::Device> device);
+  std::optional<Sent> send_known(PyObject* value, std::optional<at::Device> device);
   std::unique_ptr<structure::Encoder> encode(PyObject* value, structure::Encoder::Leaves leaves);
   structure::Ref frame_for(std::shared_ptr<Remembered> known, structure::Encoder& encoder,
                            const frame::Header& header, at::Device device, size_t capacity);

@@ -18,6 +18,8 @@ uint64_t tunnel_size(const std::vector<device::Span>& spans, uint64_t bytes);
 
 class Tunnel {
  public:
+  Tunnel() : Tunnel({}, 0) {}
+
   // `spans` with room for the gradients: an expanded leaf takes more of it in backward than in forward.
   Tunnel(std::vector<device::Span> spans, uint64_t bytes);
 

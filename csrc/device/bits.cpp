@@ -215,12 +215,15 @@ at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spa
       if (span.bytes == 0) continue;
       std::memset(out + end, 0, span.place - end);
       end = span.place + span.bytes;
-      if (tensors[i].defined() && tensors[i].is_cpu() && !lies_as(tensors[i], span)) {
-        put_in_order(buffer, span.place, tensors[i], span);
-      } else if (tensors[i].defined()) {
-        std::memcpy(out + span.place, bytes_on(tensors[i], span, at::kCPU).const_data_ptr(), span.bytes);
-      } else {
+      const at::Tensor& tensor = tensors[i];
+      if (!tensor.defined()) {
         std::memset(out + span.place, 0, span.bytes);
+      } else if (!tensor.is_cpu()) {
+        std::memcpy(out + span.place, bytes_on(tensor, span, at::kCPU).const_data_ptr(), span.bytes);
+      } else if (lies_as(tensor, span)) {
+        std::memcpy(out + span.place, tensor.const_data_ptr(), span.bytes);
+      } else {
+        put_in_order(buffer, span.place, tensor, span);
       }
     }
     std::memset(out + end, 0, bytes - end);

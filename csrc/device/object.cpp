@@ -114,6 +114,7 @@ bool all_are(PyObject* const* tensors, std::span<const TensorInfo> infos) {
         requires_grad(tensor) != info.requires_grad) {
       return false;
     }
+    if (Py_TYPE(tensors[i]) == known().tensor && !extra_attribute(tensors[i]).empty()) return false;
   }
   return true;
 }

@@ -33,7 +33,7 @@ bool has_own_memory(PyObject* tensor);
 // that begin with an underscore are notes that libraries make, and do not count.
 std::string extra_attribute(PyObject* tensor);
 
-// True where describe_tensor would say infos[i] of each tensors[i].
+// True where describe_tensor would say infos[i] of each tensors[i], and none has an extra attribute.
 bool all_are(PyObject* const* tensors, std::span<const TensorInfo> infos);
 
 }  // namespace pipecodec::structure
