@@ -18,7 +18,8 @@ void note_sent(const Packer& packer, const Tunnel& tunnel, PyObject* sent) {
   const Ref weak = Ref::take(PyWeakref_NewRef(sent, nullptr));
   const pybind11::object of = pybind11::cast(tunnel);
   const Ref entry = Ref::take(PyTuple_Pack(2, of.ptr(), weak.get()));
-  Ref::take(PyObject_CallMethod(packer.in_flight.get(), "append", "O", entry.get()));
+  static PyObject* const append = PyUnicode_InternFromString("append");
+  Ref::take(PyObject_CallMethodOneArg(packer.in_flight.get(), append, entry.get()));
 }
 
 // The tensors with copies of those between the first and the last.
