@@ -5,6 +5,7 @@
 #   make bench     measures the codec against others
 #   make fuzz      gives the frame library hostile bytes for a minute (needs clang)
 #   make sanitize  runs the tests of frames with an extension built under sanitizers
+#   make gpu       builds for the torch of PYTHON and runs all that needs a GPU (a CUDA build of torch, nvcc)
 #   make cuda-link builds against a CUDA build of torch, links and imports (needs nvcc, no GPU, 1.2 GB)
 #   make format    formats all code
 
@@ -22,7 +23,7 @@ export DS_BUILD_OPS := 0
 CPP := $(wildcard $(foreach depth,* */* */*/*,$(foreach kind,cpp h cu,csrc/$(depth).$(kind))))
 FORMATTED := $(CPP) $(wildcard tests/*/*.cpp tests/*/*.h)
 
-.PHONY: setup demo test check native pytest fuzz sanitize bench cuda-link format clean
+.PHONY: setup demo test check native pytest fuzz sanitize bench gpu cuda-link format clean
 
 setup: $(VENV)/.built
 
@@ -74,6 +75,13 @@ sanitize: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks --json times.json --plot times.png
+
+# With the packages of PYTHON, not those of .venv, whose torch is one for CPUs.
+gpu:
+	PIPECODEC_CUDA=1 $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	PIPECODEC_REQUIRE_CUDA=1 $(PYTHON) -m pytest -m cuda
+	DS_ACCELERATOR=cuda $(PYTHON) -m pipecodec.demo --device cuda
+	$(PYTHON) -m benchmarks.gpu
 
 # Beside .venv, whose pure-Python packages this torch needs too.
 cuda-link: setup
