@@ -146,13 +146,14 @@ class TunnelCodec(Codec):
 
     An engine speaks with it through attributes. ``settled`` is True once a value was sent, until
     ``reset``. In a backward pass ``unused`` holds the leaves of the value sent that nobody used;
-    with None the tail of its gradient says which. A value that is sent again there (checkpointing)
+    with None its gradient says which. A value that is sent again there (checkpointing)
     leaves them out. ``take_gradient`` is called with the gradient of a tunnel of one leaf: with
     True its memory becomes the leaf's gradient's, and nobody else uses it from then on.
     ``note_unused`` is called with the indices of the received leaves that nobody used, and the
-    tunnel; with None the tail alone says it: a lone leaf has none, nor is it read on devices other
-    than the CPU, and gets zeros there. ``in_flight``, where it is a deque, takes (tunnel, weak
-    reference to the tensor) of every value sent, but for those sent again.
+    tunnel. With None the gradient alone says it, in its tail, which is read on the CPU only. A lone
+    leaf's has no tail and is zeros; with ``mark_unused`` True one on the CPU says it in their
+    place. ``in_flight``, where it is a deque, takes (tunnel, weak reference to the tensor) of every
+    value sent, but for those sent again.
     """
 
     def pack(self, obj: Any, device: torch.device | str | int | None = None) -> tuple[Tensor, ...]:

@@ -109,7 +109,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
                 codec.names = liveness[receiver]
         self._auto = differentiable == "auto"
         self._packed: deque[torch.Tensor] = deque()
-        self._token: torch.Tensor | None = None
+        self._ended: list[torch.Tensor] = []  # the last token; a module is slow to set attributes
         self.kept: list[Any] | None = None
         self.wrong_losses: list[str] | None = None
         self.scalar_losses = True
@@ -188,8 +188,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         """Return the module's output and the token, from what ``forward`` returned last."""
         if self.recomputes and self.outgoing is not None:
             return self.outgoing.receive(output)
-        token, self._token = self._token, None
-        return output, token
+        return output, self._ended.pop() if self._ended else None
 
     def note_loss(self, loss: Any) -> None:
         """Take note of a loss, for when its output is recomputed.
@@ -241,27 +240,28 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     def _run(self, env: dict[str, Any], token: torch.Tensor) -> Any:
         if torch.is_grad_enabled() and not token.requires_grad:
             token = token.requires_grad_()  # a batch has no gradient, and parameters may be frozen
-        if hasattr(self, "anchor"):
-            token = torch.cat([token, self.anchor[:0].to(token.dtype)])
+        anchor = self._parameters.get("anchor")
+        if anchor is not None:
+            token = torch.cat([token, anchor[:0].to(token.dtype)])
         positional, keyword = self._stage.arguments(env)
         again = self.recomputes and _C.in_backward()
         with statistics_kept(self.mod) if again else nullcontext():
             output = self.mod(*positional, **keyword)  # 3
         if self.last:
-            return self._ended(output, token)
+            return self._end(output, token)
         self._stage.name_outputs(env, output)
         values = self._stage.collect(env, self.liveness[self.stage_id + 1])  # 4
         assert self.outgoing is not None
         return self.outgoing.send(tuple(values), token, token.device)  # 5
 
-    def _ended(self, output: Any, token: torch.Tensor) -> Any:
+    def _end(self, output: Any, token: torch.Tensor) -> Any:
         if self.kept is not None:
             self.kept.append(output)
             return ()
         if self.outgoing is None:
             return join(output, token)
         if not self.recomputes:
-            self._token = token
+            self._ended[:] = [token]
             return output
         # Checkpointing passes nothing but tensors.
         if torch.is_grad_enabled() and not _C.in_backward():
