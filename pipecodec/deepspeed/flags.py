@@ -8,8 +8,8 @@ micro-batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,20 +19,27 @@ from .. import _C
 from ..codec import TunnelCodec
 from .wrapper import DeepSpeedPipeStageWrapper
 
-__all__ = ["carry_flags"]
+__all__ = ["Flags", "carry_flags"]
 
 _TAG = 0x70636463
 """Of the first boundary's messages, so that they are none of the engine's in the same group."""
 
 
-def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> None:
+class Flags(NamedTuple):
+    """When the flags of an engine's boundaries go, as in :class:`.hooks.Hooks`."""
+
+    before_backward: Callable[..., None]
+    after_backward: Callable[..., None]
+    after_schedule: Callable[[], None]
+    schedule_failed: Callable[[], None]
+
+
+def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Flags:
     """Let a leaf that nobody used in a micro-batch have no gradient in the stage that sent it.
 
     A collective call. The graph behind such a leaf is left out of the backward pass, as if it had
     never been sent: its parameters keep their ``.grad``, and no hook of it is called.
     """
-    from deepspeed.runtime.pipe import schedule
-
     by_phase = sorted(stages, key=lambda stage: stage.stage_id)  # DualPipeV has two, in this order
     owners = _owners(engine, by_phase[0].total_stages)
     read = _read_from_gradients(engine)
@@ -58,13 +65,11 @@ def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Non
             assert stage.outgoing is not None
             stage.outgoing.in_flight = deque()
             road(stage.stage_id + 1)
-    run_backward = engine._INSTRUCTION_MAP[schedule.BackwardPass]
 
-    def backward(engine: Any, buffer_id: int, **options: Any) -> None:
-        stage = by_phase[options.get("phase", 0)]
+    def before_backward(buffer_id: int, phase: int = 0) -> None:
+        stage = by_phase[phase]
         codec = stage.outgoing
         if stage.last or codec is None or codec.in_flight is None:
-            run_backward(engine, buffer_id, **options)
             return
         tunnel, sent = codec.in_flight.popleft()
         if len(tunnel) > 0:
@@ -74,25 +79,21 @@ def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Non
             if entered is not None:  # else it is sent again in its backward pass, without them
                 _C.leave_out(entered, unused)
             codec.unused = unused
-        try:
-            run_backward(engine, buffer_id, **options)
-        finally:
-            codec.unused = None
 
-    run_schedule = engine._exec_schedule
+    def after_backward(buffer_id: int, phase: int = 0) -> None:
+        stage = by_phase[phase]
+        if not stage.last and stage.outgoing is not None:
+            stage.outgoing.unused = None
 
-    def run(steps: Any) -> None:
-        try:
-            run_schedule(steps)
-        except BaseException:
-            for each in roads.values():
-                each.close()
-            raise
+    def finish() -> None:
         for each in roads.values():
             each.finish()
 
-    engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, schedule.BackwardPass: backward}
-    engine._exec_schedule = run
+    def close() -> None:
+        for each in roads.values():
+            each.close()
+
+    return Flags(before_backward, after_backward, finish, close)
 
 
 class _Road(Protocol):
