@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ..options import BoundaryOptions
 from . import failure
 from .agree import agree
 from .batch import packing_batch_fn
@@ -14,7 +15,7 @@ from .check import frame_check
 from .checkpoint_load import loading
 from .checkpoint_save import saving
 from .clipping import count_every_stage, let_ranks_count_nothing, tag_gradients
-from .engine import pipeline_module
+from .engine import build_pipeline
 from .first_step import undo_first_step
 from .flags import carry_flags
 from .gradients import give_gradients_away
@@ -115,16 +116,18 @@ def initialize(
         }
     )
     parameters = [parameter for stage in part.stages for parameter in stage.parameters()]
-    module = pipeline_module(
+    module, options = build_pipeline(
         part,
+        lambda: BoundaryOptions(
+            capacity=capacity,
+            differentiable=differentiable,
+            dynamic_shape=dynamic_shape,
+            read=read,
+            values=values,
+        ),
         topology=topology,
         loss_fn=loss_fn,
         config=config,
-        capacity=capacity,
-        differentiable=differentiable,
-        dynamic_shape=dynamic_shape,
-        read=read,
-        values=values,
         schedule=schedule,
     )
     say_default_clipping(config)
@@ -154,10 +157,9 @@ def initialize(
     sums = sum_tied_gradients(engine, presence) if tied else None
     shared = SharedErrors(engine) if share_errors else None
     plain = engine.optimizer is engine.basic_optimizer  # fp32 without ZeRO
-    unread = read == "verified" or (read == "auto" and engine.device.type != "cpu")
     before_collectives = [
         frame_check(engine, stages, tell_others=shared is None)
-        if unread and not dynamic_shape
+        if options.may_not_read(engine.device)
         else None,
         None if shared is None else drop_wrong_losses(engine, stages, shared.meet),
     ]
@@ -183,7 +185,9 @@ def initialize(
             instructions.ReduceTiedGrads: Around(
                 before=[
                     *before_collectives,
-                    require_gradients(engine, stages) if differentiable == "by-dtype" else None,
+                    require_gradients(engine, stages)
+                    if options.differentiable == "by-dtype"
+                    else None,
                     presence.agree,
                 ],
                 instead=None if sums is None else sums.before_average,
