@@ -10,7 +10,7 @@ from torch import nn
 
 from pipecodec import partition
 from pipecodec.codec import Codec
-from pipecodec.partition import partition_modules, run_local
+from pipecodec.stages import partition_modules, run_local
 
 
 class Embed(nn.Module):

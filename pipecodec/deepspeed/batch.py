@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from ..stage import bind_inputs
+from ..stages.stage import bind_inputs
 from .loss import Labels
 from .wrapper import DeepSpeedPipeStageWrapper
 

@@ -14,7 +14,7 @@ from .everywhere import together
 from .together import fail_together
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["loading"]
 

@@ -19,7 +19,7 @@ from .model_state import stages_of
 from .together import fail_together
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["load_checkpoint"]
 

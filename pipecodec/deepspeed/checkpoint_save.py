@@ -26,7 +26,7 @@ from .error_text import summary
 from .everywhere import everywhere
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["saving"]
 

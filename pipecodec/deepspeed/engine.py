@@ -23,7 +23,7 @@ from .together import fail_together
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["build_pipeline", "deepspeed_pipe_engine", "pipeline_module"]
 

@@ -15,7 +15,7 @@ from .together import fail_together
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = [
     "checkpoint_state_dict",

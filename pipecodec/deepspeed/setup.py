@@ -38,7 +38,7 @@ from .trained import require_gradients
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["initialize"]
 

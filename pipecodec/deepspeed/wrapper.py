@@ -22,10 +22,10 @@ from torch import nn
 
 from .. import _C
 from ..codec import TunnelCodec
-from ..liveness import Arg, arg_name
 from ..options import BoundaryOptions, Differentiable
 from ..registry import register_framework_dialect
-from ..stage import Stage, bind_inputs
+from ..stages.liveness import Arg, arg_name
+from ..stages.stage import Stage, bind_inputs
 from .ending import codec_within, reaches_a_leaf
 from .recompute import statistics_kept
 from .token import join, nothing_to_train
@@ -37,7 +37,7 @@ __all__ = ["DeepSpeedPipeStageWrapper"]
 class DeepSpeedPipeStageWrapper(nn.Module):
     """Runs stage ``stage_id`` of ``total_stages`` on named values.
 
-    ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.liveness.Liveness`;
+    ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.stages.liveness.Liveness`;
     ``outputs`` declares what this stage gives, as in :func:`pipecodec.partition_modules`;
     ``name`` is the prefix of the stage's own names for what it gives (``submod_<stage_id>``).
     ``capacity``, ``differentiable``, ``dynamic_shape``, ``read`` and ``values`` are the options of
