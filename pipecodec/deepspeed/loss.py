@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .token import join_loss
+from ..engine.token import join_loss
 from .wrapper import DeepSpeedPipeStageWrapper
 
 __all__ = ["Labels", "loss_of"]

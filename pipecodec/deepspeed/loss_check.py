@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .together import fail_together
+from ..engine.together import fail_together
 from .wrapper import DeepSpeedPipeStageWrapper
 
 __all__ = ["drop_wrong_losses"]

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .failure import call_on_all_ranks
-from .together import fail_together
+from ..engine.failure import call_on_all_ranks
+from ..engine.together import fail_together
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:

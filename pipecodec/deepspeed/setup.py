@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ..engine import failure
+from ..engine.agree import agree
 from ..options import BoundaryOptions
-from . import failure
-from .agree import agree
 from .batch import packing_batch_fn
 from .check import frame_check
 from .checkpoint_load import loading

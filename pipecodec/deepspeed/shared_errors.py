@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .failure import OF, SharedCalls
-from .watcher import watcher
+from ..engine.failure import OF, SharedCalls
+from ..engine.watcher import watcher
 
 __all__ = ["SharedErrors", "no_shared_errors"]
 

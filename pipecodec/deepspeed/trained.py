@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .token import nothing_to_train
+from ..engine.token import nothing_to_train
 from .wrapper import DeepSpeedPipeStageWrapper
 
 __all__ = ["require_gradients"]
