@@ -17,7 +17,7 @@ from torch.distributed import distributed_c10d
 
 from .. import _C
 from ..codec import TunnelCodec
-from .wrapper import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
 
 __all__ = ["Flags", "carry_flags"]
 

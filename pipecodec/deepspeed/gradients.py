@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from .. import _C
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
 from .hooks import Around
-from .wrapper import DeepSpeedPipeStageWrapper
 
 __all__ = ["give_gradients_away"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
 from ..engine.together import fail_together
-from .wrapper import DeepSpeedPipeStageWrapper
 
 __all__ = ["drop_wrong_losses"]
 

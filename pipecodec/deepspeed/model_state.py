@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import nn
 
 from ..engine.failure import call_on_all_ranks
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
 from ..engine.together import fail_together
-from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
     from ..stages.partition import Partition

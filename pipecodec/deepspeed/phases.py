@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .wrapper import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
 
 __all__ = ["Phases"]
 

@@ -9,9 +9,10 @@ import torch
 
 from ..engine import failure
 from ..engine.agree import agree
+from ..engine.batch import packing_batch_fn
+from ..engine.check import frame_check
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
 from ..options import BoundaryOptions
-from .batch import packing_batch_fn
-from .check import frame_check
 from .checkpoint_load import loading
 from .checkpoint_save import saving
 from .clipping import count_every_stage, let_ranks_count_nothing, tag_gradients
@@ -35,7 +36,6 @@ from .tie_check import steps_between_checks, tie_check
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
 from .trained import require_gradients
-from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
     from ..stages.partition import Partition

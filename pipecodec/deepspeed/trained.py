@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
 from ..engine.token import nothing_to_train
-from .wrapper import DeepSpeedPipeStageWrapper
 
 __all__ = ["require_gradients"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..engine.token import join_loss
-from .wrapper import DeepSpeedPipeStageWrapper
+from .stage_module import DeepSpeedPipeStageWrapper
+from .token import join_loss
 
 __all__ = ["Labels", "loss_of"]
 

@@ -22,13 +22,13 @@ from torch import nn
 
 from .. import _C
 from ..codec import TunnelCodec
-from ..engine.ending import codec_within, reaches_a_leaf
-from ..engine.recompute import statistics_kept
-from ..engine.token import join, nothing_to_train
 from ..options import BoundaryOptions, Differentiable
 from ..registry import register_framework_dialect
 from ..stages.liveness import Arg, arg_name
 from ..stages.stage import Stage, bind_inputs
+from .ending import codec_within, reaches_a_leaf
+from .recompute import statistics_kept
+from .token import join, nothing_to_train
 
 __all__ = ["DeepSpeedPipeStageWrapper"]
 

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from ..stages.stage import bind_inputs
 from .loss import Labels
-from .wrapper import DeepSpeedPipeStageWrapper
+from .stage_module import DeepSpeedPipeStageWrapper
 
 __all__ = ["packing_batch_fn", "split_batch"]
 
