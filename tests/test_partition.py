@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipecodec import partition
 from pipecodec.codec import Codec
-from pipecodec.stages import partition_modules, run_local
+from pipecodec.stages import partition, partition_modules, run_local
 
 
 class Embed(nn.Module):
