@@ -75,7 +75,7 @@ def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Fla
         if len(tunnel) > 0:
             road = roads[stage.stage_id + 1]
             unused = road.take(tunnel, lambda: _gradient(engine, buffer_id))
-            entered = sent()
+            entered = sent() if unused else None
             if entered is not None:  # else it is sent again in its backward pass, without them
                 _C.leave_out(entered, unused)
             codec.unused = unused
