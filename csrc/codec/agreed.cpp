@@ -15,7 +15,7 @@ std::vector<uint64_t> sizes_of(const Routed& routed) {
   return sizes;
 }
 
-// A leaf that travels inside the frame changes no size but the frame's, which has a check of its own.
+// A leaf inside the frame changes the size of the frame only, which capacity_for() checks.
 std::vector<bool> sized_leaves(const Encoder& encoder) {
   std::vector<bool> sized;
   for (const Encoder::Leaf& leaf : encoder.leaves) {
@@ -35,7 +35,7 @@ std::vector<Sized> list(const frame::Writer& frame, const std::vector<bool>& siz
   std::vector<Sized> listed;
   size_t next = 0;
   for (const frame::Row& row : frame::outline(frame.data(), layout, root)) {
-    if (row.leaf != static_cast<int64_t>(next)) continue;  // no leaf, or an alias of an earlier one
+    if (row.leaf != static_cast<int64_t>(next)) continue;  // not a leaf, or an alias of an earlier one
     if (sized[next]) {
       listed.push_back({row.path, frame::leaf_text(layout, layout.leaves[next])});
     }

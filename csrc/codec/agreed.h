@@ -1,4 +1,4 @@
-// What a boundary with static shapes agreed on: the sizes of the tensors of its first value.
+// The static shapes of a boundary: the sizes of its first value's tensors, kept by all later values.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@ namespace pipecodec::codec {
 
 class Agreed {
  public:
-  // Remembers the sizes of the first value. Of a later one that differs, says what changed; otherwise
-  // returns an empty string. `root` is what the text calls the value.
+  // Remembers the sizes of the first value. If a later one differs, returns a text that names the change,
+  // otherwise an empty string. `root` is the name of the value in that text.
   std::string check(const structure::Encoder& encoder, const Routed& routed, const frame::Root& root);
 
   void reset() { sizes_.clear(); }

@@ -18,7 +18,7 @@ uint32_t section(size_t bytes) {
   return static_cast<uint32_t>(bytes);
 }
 
-// The sections but the payload; `frame` holds the structure already.
+// Appends all sections but the payload; `frame` holds the structure already.
 frame::Header sections(frame::Writer& frame, const structure::Encoder& encoder) {
   frame::Header header;
   header.structure_bytes = section(frame.size() - frame::kHeaderBytes);

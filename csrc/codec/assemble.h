@@ -1,4 +1,4 @@
-// What the encoder wrote, put together into the bytes of one frame.
+// Joins the encoder's sections into the bytes of one frame.
 #pragma once
 
 #include <span>
@@ -12,17 +12,17 @@
 
 namespace pipecodec::codec {
 
-// Appends shapes, values and payload to encoder.structure, behind the room left for the header, which is
-// returned without its hashes: frame::seal writes it. `leaves` are those that travel in the payload, at
-// `spans`. A payload that a device has to gather, in a frame for one that is not the CPU, is left out.
+// Appends shapes, values and payload to encoder.structure. Returns the header without its hashes; frame::seal
+// writes it into the space left in front. `leaves` are the payload's leaves, placed at `spans`. Where
+// `device` is not the CPU, the payload is left out: the device adds it.
 frame::Header assemble(structure::Encoder& encoder, std::span<const at::Tensor> leaves,
                        std::span<const device::Span> spans, at::Device device);
 
-// A frame of the value that was just encoded, every leaf a slot, or a raw one where it has strides, and
-// nothing in the payload. For messages.
+// A frame of the value just encoded, for messages: every leaf is a slot, or a raw slot if it has strides, and
+// the payload is empty.
 frame::Writer unrouted_frame(const structure::Encoder& encoder);
 
-// Where one leaf stands in the value that was just encoded: outputs[2]['mask']. For messages.
+// The path of one leaf in the value just encoded, for messages: outputs[2]['mask'].
 std::string path_of(const structure::Encoder& encoder, size_t leaf, const frame::Root& root);
 
 }  // namespace pipecodec::codec

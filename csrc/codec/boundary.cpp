@@ -13,7 +13,8 @@ using structure::Ref;
 
 namespace {
 
-// For whoever runs the backward pass: which leaves nobody used has to be known before it starts.
+// Records a sent tunnel, for the caller of its backward pass: it must name the unused leaves before that
+// starts.
 void note_sent(const Packer& packer, const Tunnel& tunnel, PyObject* sent) {
   const Ref weak = Ref::take(PyWeakref_NewRef(sent, nullptr));
   const pybind11::object of = pybind11::cast(tunnel);
@@ -27,7 +28,7 @@ Ref with_own_slots(PyObject* tensors) {
   Ref own = Ref::take(PySequence_List(tensors));
   for (Py_ssize_t i = 1; i + 1 < PyList_GET_SIZE(own.get()); ++i) {
     PyObject* const slot = PyList_GET_ITEM(own.get(), i);
-    if (!device::is_tensor(slot)) continue;  // refused where all are looked at
+    if (!device::is_tensor(slot)) continue;  // refused later, with all others
     structure::check(PyList_SetItem(own.get(), i, device::wrap(device::unwrap(slot).clone()).release()));
   }
   return own;

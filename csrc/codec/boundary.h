@@ -6,11 +6,12 @@
 
 namespace pipecodec::codec {
 
-// (tunnel, slots..., frame). A backward pass through the tunnel reaches `token`, a tensor or None, as well.
+// Returns (tunnel, slots..., frame). A backward pass through the tunnel also reaches `token`, a tensor or
+// None.
 structure::Ref send(Packer& packer, PyObject* value, PyObject* token, PyObject* device);
 
-// (value, token). Without `reuse` none of the value's tensors shares memory with what was received; `known`
-// is the frame once more, on the CPU, or None.
+// Returns (value, token). Without `reuse` none of the value's tensors shares memory with a received tensor.
+// `known` is a copy of the frame on the CPU, or None.
 structure::Ref receive(Packer& packer, PyObject* tensors, bool reuse, PyObject* known);
 
 }  // namespace pipecodec::codec

@@ -75,8 +75,8 @@ PyObject* codec_check(PyObject* self, PyObject*) {
   });
 }
 
-// The tensors may not fit because the frame was taken, unread, for another than it is: then that is the
-// error.
+// Tensors may not fit because their frame, which was not read, differs from the expected one. If so, raises
+// that mismatch instead.
 void explain(PyObject* self) {
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
@@ -296,7 +296,7 @@ void codec_dealloc(PyObject* self) {
   Py_DECREF(type);
 }
 
-// A frame of its own for each call: the tensors of one caller are not another's.
+// Each call makes a new frame: callers share no tensors.
 PyObject* module_pack(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
   return guarded("pack", [&] {
     Packer packer("", std::nullopt, {}, false, Verifier(Read::Always, false));
@@ -324,32 +324,32 @@ Pack a value; a backward pass through the tunnel reaches ``token`` (with zeros) 
 
 Args:
     obj: the value.
-    token: a float32 tensor that the tunnel's gradient must reach though no leaf may depend on it,
-        such as the one ``receive`` gave; None for none.
-    device: where the frame is to be; None: where the value's first tensor is.
+    token: a float32 tensor that the tunnel's gradient must reach even if no leaf depends on it,
+        such as the one that ``receive`` returned; or None.
+    device: the frame's device; None: that of the value's first tensor.
 
 Raises:
-    UnsupportedTypeError: the value holds what cannot cross; the message says where.
-    FrameCapacityError, StructureChangedError: it does not fit what the boundary agreed on.
+    UnsupportedTypeError: part of the value cannot cross; the message says where.
+    FrameCapacityError, StructureChangedError: the value does not fit the boundary's static sizes.
 )";
 
 constexpr const char* kReceive = R"(_receive($self, tensors, reuse=True, known=None)
 --
 
-Unpack a value, and give the token that ties it to the tunnel.
+Unpack a value, and return it with the token that ties it to the tunnel.
 
-The value's tensors are no views, so it may be worked on in place. With ``reuse`` a large leaf
-shares the memory of its slot, and a lone differentiable one of a multiple of 16 bytes that of the
-tunnel; without it none shares memory with what was received.
+The value's tensors are no views, so they may be changed in place. With ``reuse`` a large leaf
+shares the memory of its slot, and a single differentiable leaf of a multiple of 16 bytes that of
+the tunnel; without it no leaf shares memory with a received tensor.
 
-``known`` is the frame as this process made it, on the CPU: that of ``tensors``, wherever it went
-meanwhile, is not read then.
+``known`` is the frame as this process made it, on the CPU; the one in ``tensors``, which may be on
+another device by now, is not read then.
 
 The token is an empty float32 tensor. Hand it to the next ``send``, or join it to the loss: then a
 backward pass reaches the tunnel even where the value's own leaves are not used.
 
 Raises:
-    FrameError: the tensors are not what their frame says.
+    FrameError: the tensors do not match their frame.
 )";
 
 PyMethodDef codec_methods[] = {

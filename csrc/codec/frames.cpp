@@ -71,7 +71,7 @@ Ref Remembered::make(at::Device device, size_t capacity) {
   const uint64_t make = ++makes_;
   const std::optional<int64_t> stream = device::current_stream(device);
   Ref made = device::wrap(device::make_frame(bytes_, capacity, device));
-  // Making an object may have run code that used this very codec for another value meanwhile.
+  // Making an object may have run code that packed another value with this codec.
   if (make == makes_ && stream) {
     stream_ = *stream;
     version_ = version_of(device::unwrap(made.get()));

@@ -21,7 +21,7 @@ using torch::autograd::variable_list;
 
 namespace {
 
-// Runs `body` under the interpreter's lock; its Python error goes on as torch's.
+// Runs `body` under the interpreter's lock; a Python error in it becomes torch's python_error.
 template <class Body>
 auto with_python(Body body) {
   const pybind11::gil_scoped_acquire locked;
@@ -49,7 +49,8 @@ Ref list_of(std::span<const size_t> indices) {
 }
 
 struct End : Node {
-  // What `make` returns, without a history; where the caller may want one, an error that says there is none.
+  // Returns the result of `make` without a history. If the caller creates a graph, differentiating that
+  // result is an error.
   template <class Make>
   variable_list once(const variable_list& gradients, Make make) {
     const bool twice = c10::GradMode::is_enabled() &&
@@ -67,8 +68,8 @@ struct End : Node {
       if (tensor.defined()) tensor = tensor.detach().requires_grad_();
     }
     const auto error = device::make_node<torch::autograd::DelayedError>(
-        "a boundary between pipeline stages can be differentiated once: what its backward pass gives has no "
-        "gradient",
+        "a boundary between pipeline stages can be differentiated once: the result of its backward pass has "
+        "no gradient",
         static_cast<int64_t>(made.size()));
     return (*error)(std::move(made));
   }
@@ -100,7 +101,7 @@ struct Entry final : End {
       drop(wanted, tunnel.unused(gradient));
     }
     if (std::none_of(wanted.begin(), wanted.end(), [](bool any) { return any; })) return made;
-    // Else copies: the gradient is the engine's buffer, and what is returned may become a .grad.
+    // Otherwise copies: the gradient is the engine's buffer, and the tensors returned may become a .grad.
     const bool own = leaves == 1 && ends->take_gradient && take(gradient);
     std::vector<at::Tensor> apart = tunnel.gradients().scatter(gradient, own);
     for (size_t i = 0; i < leaves; ++i) {
@@ -131,7 +132,7 @@ struct Entry final : End {
   std::vector<int64_t> token_sizes{0};
   at::TensorOptions token_options;
   bool with_gradients = false;
-  std::optional<std::vector<size_t>> unused;  // said by the Exit where both tunnels are one tensor
+  std::optional<std::vector<size_t>> unused;  // set by the Exit where both ends share one tensor
 };
 
 struct Exit final : End {
@@ -156,7 +157,7 @@ struct Exit final : End {
         Ref::take(PyObject_CallFunctionObjArgs(ends->note_unused.get(), indices.get(), of.ptr(), nullptr));
       });
     }
-    // A lone gradient may be handed on as it is, as autograd does in the backward of a view.
+    // A single leaf's gradient may be passed on as it is, as autograd does in the backward pass of a view.
     at::Tensor made = tunnel.gradients().gather(gradients, device, true);
     if (nobody && entry == nullptr && ends->mark_unused && device.is_cpu()) tunnel.mark_unused(made);
     return made;
@@ -173,7 +174,7 @@ Entry* entry_of(const at::Tensor& tensor) {
   return tensor.requires_grad() ? dynamic_cast<Entry*>(tensor.grad_fn().get()) : nullptr;
 }
 
-// Hands on its first input, and gives the second one, the token, a gradient of zeros.
+// Passes the gradient to its first input, and zeros to the second one, the token.
 struct Join final : Node {
   explicit Join(const at::Tensor& token) : sizes(token.sizes().vec()), options(token.options()) {}
 
@@ -189,13 +190,13 @@ struct Join final : Node {
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs&) const override { refuse_compilation(); }
 
   const std::vector<int64_t> sizes;
-  const at::TensorOptions options;  // a loss may be moved to another device
+  const at::TensorOptions options;  // kept: a loss may be moved to another device
 };
 
 }  // namespace
 
 std::shared_ptr<Ends> make_ends() {
-  // The last to hold it may be a node that a thread of the backward pass lets go.
+  // The last owner may be a node, freed by a thread of the backward pass that does not hold the lock.
   return {new Ends, [](Ends* ends) {
             if (!ends->take_gradient && !ends->note_unused) {
               delete ends;

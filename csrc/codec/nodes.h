@@ -13,45 +13,45 @@
 
 namespace pipecodec::codec {
 
-// What backward passes through one boundary are told and tell. A codec and the nodes of its values share it;
-// the callables are read and changed under the interpreter's lock.
+// The settings of backward passes through one boundary, shared by a codec and the nodes of its values. The
+// callables are read and changed under the interpreter's lock.
 struct Ends {
-  // The leaves that nobody used of the value whose backward pass runs; none: its gradient says which.
+  // The unused leaves of the value whose backward pass runs; nullopt: its gradient's tail or mark names them.
   std::optional<std::vector<size_t>> unused;
-  structure::Ref take_gradient;  // Tensor -> bool: whether a lone leaf may keep the memory of this gradient
-  structure::Ref note_unused;    // (list of int, Tunnel) -> None: the leaves received that nobody used
-  bool mark_unused = false;      // a gradient on the CPU says it of a lone leaf too
+  structure::Ref take_gradient;  // Tensor -> bool: whether a single leaf may alias this gradient's memory
+  structure::Ref note_unused;    // (list of int, Tunnel) -> None: receives the unused leaves
+  bool mark_unused = false;      // mark a single leaf's gradient on the CPU too
 };
 
 std::shared_ptr<Ends> make_ends();
 
-// Below: no tensor that a node holds is a leaf or a tunnel. A second derivative is an error, and so is
+// No node below holds the tensor of a leaf or of a tunnel. A second derivative is an error, and so is
 // compiled autograd.
 
-// The float32 1-D tensor with the bits of `leaves`; its gradient has the bits of theirs, and reaches `token`
-// too (as zeros), which may be undefined. The graph behind the leaves in `left_out` is not reached.
+// Returns the float32 1-D tensor with the bits of `leaves`. Its gradient has the bits of their gradients, and
+// also reaches `token`, if defined, as zeros. The graph behind the leaves in `left_out` is not reached.
 at::Tensor enter(const Tunnel& tunnel, const at::Tensor& token, std::span<const at::Tensor> leaves,
                  at::Device device, std::span<const size_t> left_out, std::shared_ptr<Ends> ends);
 
-// The way out: an empty float32 tensor and the leaves whose bits `received` holds, none of which is a view.
-// A backward pass that reaches any of them gives `received` a gradient, zeros for leaves that it did not
-// reach, and says which those are. With `reuse` as in Tunnel::scatter.
+// Returns an empty float32 tensor, and the leaves whose bits `received` holds, none of them a view. A
+// backward pass that reaches any of these gives `received` a gradient: zeros for the leaves not reached,
+// which it also names. `reuse` is that of Tunnel::scatter.
 std::vector<at::Tensor> leave(const Tunnel& tunnel, const at::Tensor& received, bool reuse,
                               std::shared_ptr<Ends> ends);
 
-// The same values in the same memory, no view, and with `token` behind them in the graph too: a backward pass
-// gives it zeros. Both require a gradient or may require one, and gradients are enabled.
+// Returns the tensor, in the same memory and no view, with `token` behind it in the graph too: a backward
+// pass gives the token zeros. Both must be able to require a gradient, and gradients must be enabled.
 at::Tensor join(const at::Tensor& tensor, const at::Tensor& token);
 
-// Whether enter() made the tensor, of leaves any of which requires a gradient.
+// True where enter() made the tensor and one of its leaves requires a gradient.
 bool entered_with_gradients(const at::Tensor& tensor);
 
-// Leaves these leaves of a tensor that enter() made out of every backward pass that starts later, as if they
-// had not been there: the graph behind them does not run. (Without a gradient it would: hooks would see None,
-// and functions written in Python zeros.)
+// Cuts leaves of a tensor that enter() made out of every backward pass that starts later: the graph behind
+// them does not run. (With an undefined gradient it would: hooks would see None, and functions written in
+// Python zeros.)
 void leave_out(const at::Tensor& tensor, std::span<const size_t> leaves);
 
-// Whether a backward pass is running in this thread, which runs a stage again.
+// True while this thread runs a backward pass: a stage that runs then is recomputed.
 bool in_backward();
 
 // The name of the nodes that leave() makes.

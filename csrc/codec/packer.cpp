@@ -18,7 +18,7 @@ namespace {
 using structure::Encoder;
 using structure::Ref;
 
-// The device asked for; none for that of the value's first leaf with data.
+// The device asked for; nullopt: the device of the value's first leaf with data.
 std::optional<at::Device> asked(PyObject* device) {
   if (device == nullptr || device == Py_None) return std::nullopt;
   return device::parse_device(device);
@@ -33,8 +33,8 @@ at::Device device_of(std::optional<at::Device> asked, PyObject* const* leaves, s
   return at::Device(at::kCPU);
 }
 
-// An encoder whose buffers have grown already. Taken by the call that runs and put back after it: a value's
-// own code may pack too.
+// An encoder whose buffers have grown already. A call takes it out and puts it back at its end, since a
+// value's own code may pack too.
 std::unique_ptr<Encoder> spare;
 
 void put_back(std::unique_ptr<Encoder> encoder) {
@@ -60,7 +60,7 @@ bool is_contiguous(const at::Tensor& tensor) {
   return frame::has_default_strides({shape.data(), shape.size()}, {strides.data(), strides.size()});
 }
 
-// Whether tensors of the shapes and dtypes of `plan` go its way: all that depends on anything else.
+// True where leaves that match the plan's shapes and dtypes also meet its other conditions.
 bool go_as_planned(const SendPlan& plan, const std::vector<PyObject*>& leaves) {
   const bool gradients = c10::GradMode::is_enabled();
   for (size_t i = 0; i < leaves.size(); ++i) {
@@ -73,7 +73,7 @@ bool go_as_planned(const SendPlan& plan, const std::vector<PyObject*>& leaves) {
   return true;
 }
 
-// Null where no matcher knows the value.
+// Null where no matcher can be made for the value.
 std::unique_ptr<SendPlan> plan_of(PyObject* value, const Encoder& encoder) {
   std::unique_ptr<structure::Pattern> matcher = structure::Pattern::learn(value, encoder);
   if (matcher == nullptr) return nullptr;
@@ -141,7 +141,7 @@ Ref Packer::pack(PyObject* value, PyObject* device) {
   return packed ? std::move(packed) : pack_any(value, where);
 }
 
-// A value that differs from a remembered one in its tensors and numbers only; nothing for any other.
+// Packs a value that differs from a remembered one in its tensors and numbers only; null for any other.
 Ref Packer::pack_known(PyObject* value, std::optional<at::Device> device) {
   for (size_t i = 0; i < frames_.size(); ++i) {
     if (!frames_[i].plan || !frames_[i].plan->routes.empty()) continue;
@@ -184,7 +184,7 @@ Ref Packer::pack_any(PyObject* value, std::optional<at::Device> device) {
   const size_t capacity = capacity_for(encoder->structure.size());
   items[leaves] = frame_for(known, *encoder, header, device_of(device, items, leaves), capacity).release();
   count(leaves, bytes + capacity);
-  // What comes a second time will come again.
+  // A structure seen twice is expected again.
   if (known && !known->planned) {
     known->plan = plan_of(value, *encoder);
     known->planned = true;
@@ -202,7 +202,7 @@ Sent Packer::send(PyObject* value, PyObject* device) {
   return send_any(value, where);
 }
 
-// A value of which nothing is new but its tensors and numbers; nothing for any other.
+// Sends a value that differs from a remembered one in its tensors and numbers only; nullopt for any other.
 std::optional<Sent> Packer::send_known(PyObject* value, std::optional<at::Device> device) {
   for (size_t i = 0; i < frames_.size(); ++i) {
     const SendPlan* const plan = frames_[i].plan.get();
@@ -269,7 +269,7 @@ Sent Packer::send_any(PyObject* value, std::optional<at::Device> device) {
   for (const at::Tensor& slot : sent.slots) bytes += slot.nbytes();
   sent.tunnel = Tunnel(std::move(routed.tunnel_spans), routed.tunnel_bytes);
   count(sent.slots.size() + 1, bytes + capacity);
-  // What comes a second time will come again.
+  // A structure seen twice is expected again.
   if (known && !known->planned && !dynamic_ && !router_.evaluating) {
     known->planned = true;
     if (std::unique_ptr<SendPlan> plan = plan_of(value, *encoder, routed)) {
@@ -311,7 +311,7 @@ void Packer::reset() {
   verifier_.forget();
 }
 
-// The frame of what was encoded; `known` is the one of the same structure, if any.
+// The frame of the encoded value; `known` is the remembered one of the same structure, if any.
 Ref Packer::frame_for(std::shared_ptr<Remembered> known, Encoder& encoder, const frame::Header& header,
                       at::Device device, size_t capacity) {
   if (known && known->holds(encoder.structure, device, capacity)) {
@@ -328,7 +328,7 @@ void Packer::count(size_t tensors, uint64_t bytes) {
   stats.bytes += bytes;
 }
 
-// The first frame of a boundary settles its capacity: a quarter more than it uses, at least one step more, so
+// The first frame of a boundary fixes its capacity: a quarter more than it uses, at least one step more, so
 // that a longer string or a few more values still fit the messages the engine has agreed on.
 size_t Packer::capacity_for(size_t used) {
   if (dynamic_) return std::max(frame::round_up(used, frame::kCapacityStep), configured_.value_or(0));

@@ -1,5 +1,4 @@
-// The sending side of one boundary: a value becomes tensors, and an unchanged frame is the tensor that it
-// was.
+// The sending side of one boundary: a value becomes tensors, and an unchanged frame is the same tensor again.
 #pragma once
 
 #include <memory>
@@ -22,14 +21,14 @@ namespace pipecodec::codec {
 
 struct Stats {
   uint64_t frames = 0;    // packed
-  uint64_t hits = 0;      // of them, those whose bytes were as before: the same tensor again
+  uint64_t hits = 0;      // of them, those sent as the same tensor again
   uint64_t bytes = 0;     // of all tensors packed
   uint64_t messages = 0;  // tensors packed
   uint64_t reads = 0;     // frames read by the host
 };
 
-// A value on its way through a tunnel: its frame, its other tensors, and the leaves that the tunnel still has
-// to take.
+// A value ready for a tunnel: its frame, its slots, and the leaves that are still to be gathered into the
+// tunnel.
 struct Sent {
   structure::Ref frame;
   std::vector<at::Tensor> leaves;
@@ -39,7 +38,7 @@ struct Sent {
 
 class Packer {
  public:
-  // With `dynamic` sizes every frame is as large as it has to be, and nothing is agreed on.
+  // With `dynamic` sizes every frame is as large as needed, and no sizes are fixed.
   Packer(std::string name, std::optional<size_t> capacity, Policy policy, bool dynamic, Verifier verifier)
       : name_(std::move(name)),
         configured_(capacity),
@@ -49,28 +48,28 @@ class Packer {
         verifier_(std::move(verifier)),
         root_(std::make_shared<const frame::Root>("outputs")) {}
 
-  // A tuple: every leaf as a slot of its own, then the frame.
+  // Returns a tuple: every leaf as a slot of its own, then the frame.
   structure::Ref pack(PyObject* value, PyObject* device);
   Sent send(PyObject* value, PyObject* device);
 
-  // Finds out what pack or send on the other side gave. `known` is the frame once more, on the CPU, in a
-  // tuple, or null. Throws PythonError, frame::Error.
+  // Reads or recognises the frame of tensors that pack or send made. `known` is a tuple with a copy of the
+  // frame on the CPU, or null. Throws PythonError, frame::Error.
   void open(Opened& arrived, PyObject* known = nullptr);
 
   // Returns once every frame opened so far is known to be right. Throws PythonError.
   void check() { verifier_.check(name_); }
 
-  // Forgets the agreed capacity, signature and differentiable leaves, and what is expected. Then throws as
+  // Forgets the agreed capacity, sizes and differentiable leaves, and the expected frames. Then throws as
   // check does.
   void reset();
 
-  // Whether all that is sent is for an evaluation.
+  // True while values are sent for an evaluation.
   bool evaluating() const { return router_.evaluating; }
   void set_evaluating(bool on) { router_.evaluating = on; }
 
   const std::string& name() const { return name_; }
 
-  // What messages call the items of the value, where it is a tuple or a list of as many: none for outputs[i].
+  // The items' names in messages, where the value is a tuple or a list of as many; empty: outputs[i].
   const std::vector<std::string>& names() const { return root_->names; }
   void set_names(std::vector<std::string> names);
   Stats stats;
@@ -87,7 +86,7 @@ class Packer {
   std::unique_ptr<structure::Encoder> encode(PyObject* value, structure::Encoder::Leaves leaves);
   structure::Ref frame_for(std::shared_ptr<Remembered> known, structure::Encoder& encoder,
                            const frame::Header& header, at::Device device, size_t capacity);
-  void count(size_t tensors, uint64_t bytes);  // those beside the frame; bytes of all
+  void count(size_t tensors, uint64_t bytes);  // tensors without the frame, bytes with it
   size_t capacity_for(size_t used);
   void check_signature(const structure::Encoder& encoder, const Routed& routed);
 
@@ -96,7 +95,7 @@ class Packer {
   std::optional<size_t> capacity_;
   bool dynamic_;
   Router router_;
-  Plans plans_;  // of the frames this codec receives
+  Plans plans_;  // for the frames that this codec receives
   Verifier verifier_;
 
   std::shared_ptr<const frame::Root> root_;

@@ -24,7 +24,7 @@ device::Span span_of(const Encoder::Leaf& leaf, const at::Tensor& tensor, uint64
   return span;
 }
 
-// How many leaves have each path, and which have one that is wanted.
+// The leaves at each wanted path.
 class Paths {
  public:
   Paths(const frame::Writer& frame, const frame::Layout& layout, const frame::Root& root, bool whole,
@@ -67,7 +67,7 @@ std::vector<bool> Router::differentiable(Encoder& encoder, const frame::Root& ro
   return decided;
 }
 
-// Finding places takes a while, so a structure that is met again is recognised by its bytes.
+// Finding places takes long, so a known structure is recognised by its bytes.
 std::vector<bool> Router::remembered(Encoder& encoder, const frame::Root& root, const std::string& name) {
   uint8_t* const bytes = encoder.structure.data();
   for (const Encoder::Leaf& leaf : encoder.leaves) bytes[leaf.flags_at] = 0;
@@ -84,7 +84,8 @@ std::vector<bool> Router::remembered(Encoder& encoder, const frame::Root& root, 
   return decided;
 }
 
-// The same in every structure that has a leaf there, since a string, a bool or a None beside it may differ.
+// Decides the same for a leaf's place in every structure, since a string, a bool or a None beside it may
+// change the structure.
 std::vector<bool> Router::settled(const Encoder& encoder) {
   frame::Header header;
   header.structure_bytes = static_cast<uint32_t>(encoder.structure.size() - frame::kHeaderBytes);
@@ -105,8 +106,7 @@ std::vector<bool> Router::named(const Encoder& encoder, const frame::Root& root,
   if (policy_.paths.empty()) return decided;
   const frame::Writer frame = unrouted_frame(encoder);
   const frame::Layout layout = frame::parse(frame.data(), frame.size());
-  // A name fits by the exact path first, then by that which is shown; with items that have names in both
-  // ways.
+  // A name is compared with exact paths first, then with shown ones; for named items also with outputs[i].
   std::vector<Paths> ways;
   for (const bool whole : {true, false}) {
     ways.emplace_back(frame, layout, root, whole, policy_.paths);

@@ -1,4 +1,4 @@
-// How each leaf travels when differentiable leaves share one tunnel, and how that is remembered.
+// The route of each leaf when differentiable leaves share one tunnel, and the memory of those decisions.
 #pragma once
 
 #include <cstdint>
@@ -14,24 +14,24 @@
 
 namespace pipecodec::codec {
 
-// A leaf that is not differentiable travels in the frame up to this size, above it in a slot of its own. In
-// bytes.
+// In bytes: a leaf that is not differentiable travels in the frame up to this size, otherwise in a slot of
+// its own.
 inline constexpr uint64_t kSmallLeaf = 4096;
 
-// Of larger leaves, only so many have slots; the rest travels in the frame. DeepSpeed's engine describes the
-// tensors of a message in 256 numbers, two and three for each of them.
+// The most leaves that have slots of their own; further ones travel in the frame. DeepSpeed's engine
+// describes the tensors of a message in 256 numbers, two and three for each of them.
 inline constexpr size_t kMaxSlots = 64;
 
-// Which leaves are differentiable. Auto: those that require a gradient when they are first sent. Where
-// gradients are disabled that cannot be seen; every leaf that could require one is taken for differentiable
-// then, or none if nothing depends on it.
+// Which leaves are differentiable. Auto: those that require a gradient when first sent. While gradients are
+// disabled that is unknown: then all leaves that could require one are differentiable, or none if the
+// decision is not remembered.
 struct Policy {
   enum class Kind { Auto, ByDType, Paths };
   Kind kind = Kind::Auto;
-  std::unordered_set<std::string> paths;  // for Paths, as describe() shows them or with nothing cut from them
+  std::unordered_set<std::string> paths;  // for Paths: as describe() shows them, or uncut
 };
 
-// The leaves of one value by the way they travel.
+// The leaves of one value by route.
 struct Routed {
   std::vector<PyObject*> tunnel;  // borrowed from the encoder
   std::vector<device::Span> tunnel_spans;
@@ -44,17 +44,17 @@ struct Routed {
 
 class Router {
  public:
-  // With `dynamic` sizes nothing has been agreed on, so what Auto finds is not remembered.
+  // With `dynamic` sizes nothing is fixed, so the choices of Auto are not remembered.
   Router(Policy policy, bool dynamic) : policy_(std::move(policy)), dynamic_(dynamic) {}
 
-  // Writes the route of each leaf into its flags byte. Throws PythonError, in messages calling the value
-  // `root` and the codec `name`.
+  // Writes the route of each leaf into its flags byte. Throws PythonError; messages call the value `root` and
+  // the codec `name`.
   Routed route(structure::Encoder& encoder, at::Device device, const frame::Root& root,
                const std::string& name);
 
   void reset();
 
-  bool evaluating = false;  // what Auto finds is not remembered then either
+  bool evaluating = false;  // then the choices of Auto are not remembered either
 
  private:
   std::vector<bool> differentiable(structure::Encoder& encoder, const frame::Root& root,

@@ -11,12 +11,13 @@ namespace pipecodec::codec {
 
 namespace {
 
-// In the tail of a gradient. A gradient made by hand, of zeros or of ones, has none.
+// Marks an unused leaf in the tail of a gradient. A gradient made by hand, of zeros or of ones, has no such
+// byte.
 constexpr uint8_t kUnused = 0xA5;
 
-// The first bytes of a gradient that is zeros behind them: nobody used the lone leaf. They were drawn at
-// random, so no gradient has them by chance (1 in 2^128), and each float32 among them is a finite number, so
-// that anomaly mode, which looks for NaN, passes them.
+// Marks the gradient of an unused single leaf: its first bytes, with zeros behind them. They were drawn at
+// random, so no gradient has them by chance (1 in 2^128), and as float32 they are finite numbers: anomaly
+// mode, which looks for NaN, accepts them.
 constexpr uint8_t kMark[16] = {0x6d, 0x1f, 0x93, 0x4a, 0xc8, 0x27, 0xb5, 0x3e,
                                0x92, 0xe4, 0x0d, 0xd1, 0x5b, 0x76, 0xaf, 0x2c};
 
@@ -28,7 +29,7 @@ void check(const at::Tensor& buffer, uint64_t bytes) {
       (buffer.is_nested() ? std::string(", nested") : " with " + std::to_string(buffer.numel())));
 }
 
-// Whether Tunnel::mark_unused() was called with this gradient, or the one that it is a copy of.
+// True where Tunnel::mark_unused() was called with this gradient, or with the one that it is a copy of.
 bool marked(const at::Tensor& gradient) {
   if (!gradient.is_contiguous()) return false;
   const auto* const bytes = static_cast<const uint8_t*>(gradient.const_data_ptr());
@@ -63,8 +64,8 @@ Tunnel::Tunnel(std::vector<device::Span> spans, uint64_t bytes)
   gradient_spans_ = std::make_shared<const std::vector<device::Span>>(std::move(whole));
 }
 
-// True for a tensor, leaf or tunnel, whose elements are all of the tunnel's bytes. Without padding, so that
-// the tunnel has the same size whether it was copied or not.
+// True where the tensor, leaf or tunnel, has exactly the tunnel's bytes: no padding, so that the tunnel has
+// the same size whether it is a copy or not.
 bool Tunnel::lone(const at::Tensor& tensor) const {
   return spans_->size() == 1 && spans_->front().bytes == size_ && tensor.nbytes() == size_;
 }

@@ -12,37 +12,36 @@
 namespace pipecodec::codec {
 
 // The bytes of a tunnel whose leaves take `bytes`. Behind them stands a tail, one byte for each leaf and
-// zeros up to the next multiple of 16: in a gradient it says which leaves nobody used. There is none behind a
-// lone leaf, which crosses uncopied; of that one a gradient says it in place of its zeros. A tunnel is never
-// empty: an engine must have something to send.
+// zeros up to the next multiple of 16: in a gradient it marks the unused leaves. A single leaf, which crosses
+// uncopied, has no tail; if it is unused, a mark replaces the first of its gradient's zeros. A tunnel is
+// never empty: an engine must have something to send.
 uint64_t tunnel_size(const std::vector<device::Span>& spans, uint64_t bytes);
 
 class Tunnel {
  public:
   Tunnel() : Tunnel({}, 0) {}
 
-  // `spans` with room for the gradients: an expanded leaf takes more of it in backward than in forward.
+  // `spans` leave room for the gradients: an expanded leaf takes more bytes in backward than in forward.
   Tunnel(std::vector<device::Span> spans, uint64_t bytes);
 
-  // The same tunnel for the leaves' gradients, which lie in it as their leaves do, but whole and contiguous
-  // where these are expanded.
+  // The same tunnel for gradients. A gradient has its leaf's place and strides, but that of an expanded leaf
+  // is whole and contiguous.
   Tunnel gradients() const { return {gradient_spans_, gradient_spans_, bytes_, size_}; }
 
-  // A tensor of each leaf's shape and dtype (or an undefined one, for zeros) becomes one float32 1-D tensor
-  // on that device. With `reuse` a lone leaf of a multiple of 16 bytes that lies as its span does is not
-  // copied, whatever its dtype: the tensor made shares its memory. On the CPU the tail says which were
-  // undefined.
+  // Gathers tensors of the leaves' shapes and dtypes (an undefined one gives zeros) into one float32 1-D
+  // tensor on that device. With `reuse` a single leaf of a multiple of 16 bytes that has its span's strides
+  // is not copied, whatever its dtype: the result shares its memory. On the CPU the tail marks the undefined
+  // ones.
   at::Tensor gather(std::span<const at::Tensor> leaves, at::Device where, bool reuse) const;
 
-  // The other way: tensors that are no views, fresh ones unless `reuse` lets such a lone leaf share the
-  // buffer's memory. Throws std::invalid_argument for a buffer that is no tunnel, or too short.
+  // Returns the leaves' tensors, none of them a view. They are new unless `reuse` lets such a single leaf
+  // share the buffer's memory. Throws std::invalid_argument for a buffer that is no tunnel, or too short.
   std::vector<at::Tensor> scatter(const at::Tensor& buffer, bool reuse) const;
 
-  // Makes a gradient on the CPU that gather() made for a lone leaf say that nobody used it.
+  // Marks a single leaf as unused in its gradient, which gather() made on the CPU.
   void mark_unused(const at::Tensor& gradient) const;
 
-  // The indices of the leaves that were undefined in the gradient, on the CPU, that gather() made, as its
-  // tail or mark says.
+  // Reads the indices of the unused leaves from the tail or the mark of a gradient on the CPU.
   std::vector<size_t> unused(const at::Tensor& gradient) const;
 
   bool has_tail() const { return leaves() != 0 && size_ > bytes_; }

@@ -23,7 +23,7 @@ at::Tensor empty(std::span<const int64_t> shape, at::ScalarType dtype, at::Devic
   return at::empty(sizes(shape), at::TensorOptions().dtype(dtype).device(device));
 }
 
-// With memory for the stored elements alone.
+// A new tensor that has memory for the stored elements only.
 at::Tensor empty(const Span& span, at::Device device) {
   if (span.strides.empty()) return empty(span.shape, scalar_type(span.dtype), device);
   const auto element = static_cast<int64_t>(frame::kDTypes[static_cast<uint8_t>(span.dtype)].bytes);
@@ -37,7 +37,7 @@ bool in_order(const at::Tensor& tensor) {
   return !tensor.is_conj() && !tensor.is_neg() && tensor.is_contiguous();
 }
 
-// Of that size. There are dtypes whose elements torch cannot copy.
+// The integer dtype of the same size, since torch cannot copy elements of some dtypes.
 std::optional<frame::DType> integer_of(frame::DType dtype) {
   switch (frame::kDTypes[static_cast<uint8_t>(dtype)].bytes) {
     case 1:
@@ -53,8 +53,8 @@ std::optional<frame::DType> integer_of(frame::DType dtype) {
   }
 }
 
-// A tensor of the buffer's device whose elements do not lie as the span's do, in one pass. Of what is
-// expanded one element is taken.
+// Copies a tensor of the buffer's device, whose strides are not the span's, to its place in one pass. Of an
+// expanded dimension one element is copied.
 void put_in_order(const at::Tensor& buffer, uint64_t place, const at::Tensor& tensor, const Span& span) {
   at::Tensor from = tensor.detach();
   std::vector<int64_t> shape = span.shape;
@@ -71,10 +71,10 @@ void put_in_order(const at::Tensor& buffer, uint64_t place, const at::Tensor& te
   over_bytes(buffer, place, dtype, shape, span.strides).copy_(from);
 }
 
-// Fills the buffer: with what is placed already, the tensors' bits from byte `begin` on, and zeros.
+// Fills the buffer with the regions `placed`, the tensors' bits from byte `begin` on, and zeros.
 void copy_pieces(const Kernels& own, const at::Tensor& buffer, std::vector<Placed> placed, uint64_t begin,
                  std::span<const at::Tensor> tensors, std::span<const Span> spans) {
-  std::vector<at::Tensor> sources;  // until they are read by what is queued then
+  std::vector<at::Tensor> sources;  // alive until the copies are queued
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
     Placed& leaf = placed.emplace_back(Placed{nullptr, begin + spans[i].place, spans[i].bytes});
@@ -102,7 +102,7 @@ void copy_each(const at::Tensor& buffer, uint64_t begin, std::span<const at::Ten
   }
 }
 
-// True where the tensors' bits leave room for zeros.
+// True where zeros have to fill gaps between the tensors' bits.
 bool has_gaps(std::span<const at::Tensor> tensors, std::span<const Span> spans, uint64_t bytes) {
   for (size_t i = 0; i < spans.size(); ++i) bytes -= tensors[i].defined() ? spans[i].bytes : 0;
   return bytes != 0;

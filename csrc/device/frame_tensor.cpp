@@ -12,7 +12,7 @@
 namespace pipecodec::device {
 namespace {
 
-// Apart from what is done for every frame on the CPU, which its size would slow down.
+// Not inlined: its size would slow down the path of every frame on the CPU.
 [[gnu::noinline]] HostFrame copy_frame(const at::Tensor& frame) {
   const at::Tensor plain = frame.contiguous();
   const at::Tensor host = plain.is_cpu() ? plain : Download(plain).wait();

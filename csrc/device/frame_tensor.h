@@ -9,11 +9,11 @@
 
 namespace pipecodec::device {
 
-// A new tensor of `capacity` bytes: those given, then zeros. The host waits for nothing.
+// Makes a tensor of `capacity` bytes: those given, then zeros. The host does not wait.
 at::Tensor make_frame(std::span<const uint8_t> bytes, size_t capacity, at::Device device);
 
-// A frame on the host. On the CPU the tensor's own memory, valid while it is; otherwise a copy, for which the
-// host waits.
+// A frame on the host: of a tensor on the CPU its own memory, valid as long as the tensor; otherwise a copy,
+// for which the host waits.
 struct HostFrame {
   at::Tensor copy;
   const uint8_t* data;

@@ -57,7 +57,7 @@ at::Device parse_device(PyObject* device) {
 namespace structure {
 namespace {
 
-// Without a call for the many tensors that autograd never touched.
+// Avoids a call for the many tensors that autograd never touched.
 bool requires_grad(const at::Tensor& tensor) {
   const c10::TensorImpl* const impl = tensor.unsafeGetTensorImpl();
   return impl->autograd_meta() != nullptr && impl->requires_grad();

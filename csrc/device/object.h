@@ -21,7 +21,7 @@ at::Device parse_device(PyObject* device);  // torch.device, str or int
 
 inline at::ScalarType scalar_type(frame::DType dtype) { return static_cast<at::ScalarType>(dtype); }
 
-// True where the tensor has this shape. Comparing IntArrayRefs calls memcmp, which takes longer than this.
+// True where the tensor has this shape. (Comparing IntArrayRefs calls memcmp, which takes longer.)
 inline bool has_shape(const at::Tensor& tensor, const int64_t* shape, size_t dims) {
   const at::IntArrayRef sizes = tensor.sizes();
   if (sizes.size() != dims) return false;
@@ -31,13 +31,13 @@ inline bool has_shape(const at::Tensor& tensor, const int64_t* shape, size_t dim
   return true;
 }
 
-// True where the tensor, as a slot, is what the frame says of the leaf.
+// True where the tensor, as a slot, has the dtype and shape of the leaf.
 inline bool fits(const at::Tensor& tensor, const frame::Leaf& leaf, const int64_t* shape) {
   return tensor.scalar_type() == scalar_type(leaf.dtype) && tensor.is_nested() == leaf.nested &&
          (leaf.nested || has_shape(tensor, shape, leaf.dims));
 }
 
-// How many of the tensors, in order, are what the frame says of its leaves; all of them are slots.
+// Counts the leading tensors that have the dtypes and shapes of the frame's leaves, all of which are slots.
 size_t count_fitting(PyObject* const* tensors, const frame::Layout& layout);
 
 }  // namespace pipecodec::device

@@ -1,4 +1,4 @@
-// Stretches of memory to be written: known to the device layer and to its kernels, so without ATen.
+// Regions of memory to be written. Shared by the device layer and its kernels, so without ATen.
 #pragma once
 
 #include <stdint.h>
@@ -8,8 +8,8 @@
 
 namespace pipecodec::device {
 
-// `bytes` bytes from `from`, then zeros: `room` bytes at `to` in all. Both are memory of one device, and do
-// not overlap.
+// `bytes` bytes from `from`, then zeros: `room` bytes at `to` in all. Both are on one device, and do not
+// overlap.
 struct Piece {
   const uint8_t* from;
   uint8_t* to;
@@ -17,14 +17,15 @@ struct Piece {
   uint64_t room;
 };
 
-// Bytes that are to stand at a place in a buffer; null where they do already.
+// Bytes to be copied to a place in a buffer; `from` is null if they are there already.
 struct Placed {
   const uint8_t* from;
   uint64_t place;
   uint64_t bytes;
 };
 
-// The pieces that fill `bytes` bytes at `to`, each byte once: what is placed, in order, and zeros between.
+// The pieces that fill `bytes` bytes at `to`, each byte once: the regions of `placed`, in order, and zeros
+// between.
 inline std::vector<Piece> tile(uint8_t* to, uint64_t bytes, std::span<const Placed> placed) {
   std::vector<Piece> pieces;
   pieces.reserve(placed.size() + 1);

@@ -1,4 +1,4 @@
-// The one place that knows how the versions of torch differ for this project. From 2.8 on.
+// The only place that knows how torch's versions, from 2.8 on, differ for this project.
 #pragma once
 
 #include <c10/core/Stream.h>
@@ -16,8 +16,8 @@
 
 namespace pipecodec::device {
 
-// True while the work of the stream, the device's current one, is captured into a graph. Before 2.12
-// torch told that of CUDA alone.
+// True while the work of the stream, the device's current one, is captured into a graph. Before 2.12 torch
+// could tell that for CUDA only.
 inline bool is_capturing(const c10::Stream& stream) {
 #if PIPECODEC_TORCH_AT_LEAST(2, 12)
   return stream.is_capturing();
@@ -27,13 +27,13 @@ inline bool is_capturing(const c10::Stream& stream) {
 #endif
 }
 
-// How autograd holds its nodes: std::shared_ptr at first, an intrusive pointer later.
+// Autograd's pointer to a node: std::shared_ptr in older versions, intrusive in newer ones.
 using NodePtr = decltype(torch::autograd::Edge::function);
 
 template <class Made, class... Arguments>
 auto make_node(Arguments&&... arguments) {
   if constexpr (std::is_same_v<NodePtr, std::shared_ptr<torch::autograd::Node>>) {
-    // The name is looked up where it is there: torch's own function, which takes long graphs apart in a loop.
+    // deleteNode, found by lookup where torch has it, frees long graphs in a loop instead of by recursion.
     return std::shared_ptr<Made>(new Made(std::forward<Arguments>(arguments)...),
                                  [](auto* node) { deleteNode(node); });
   } else {

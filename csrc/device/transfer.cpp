@@ -6,7 +6,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Winterference-size"  // of a class that is not used here
+#pragma GCC diagnostic ignored "-Winterference-size"  // in a class that is not used here
 #endif
 #include <ATen/core/CachingHostAllocator.h>
 
@@ -20,7 +20,7 @@
 namespace pipecodec::device {
 namespace {
 
-// 1-D uint8 in memory that is pinned where there is an allocator for it.
+// 1-D uint8, in pinned memory if there is an allocator for it.
 at::Tensor host_bytes(size_t size, at::HostAllocator* pinned) {
   at::Allocator* const allocator = pinned != nullptr ? pinned : c10::GetCPUAllocator();
   return at::detail::empty_generic({static_cast<int64_t>(size)}, allocator,
@@ -31,8 +31,8 @@ c10::Stream stream_of(at::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
 }
 
-// A copy to or from pinned memory has been queued, which must not be used for anything else meanwhile. Not
-// every device's copy sees to that.
+// Keeps pinned memory from being used again until a queued copy to or from it is done. Not every device's
+// copy sees to that.
 void keep_until_copied(const at::Tensor& host, at::HostAllocator* pinned, at::Device device) {
   const c10::DataPtr& memory = host.storage().data_ptr();
   pinned->record_event(memory.get(), memory.get_context(), stream_of(device));
@@ -49,7 +49,7 @@ at::Tensor upload(std::span<const uint8_t> bytes, size_t size, at::Device device
         "whatever stands there then: have all tensors on the device, and pipecodec built with its "
         "kernels for it (PIPECODEC_CUDA=1)");
   }
-  // The device first: pinned memory is there once the device is.
+  // Allocates on the device first, since pinned memory is available only after that.
   const at::Tensor made =
       at::empty({static_cast<int64_t>(size)}, at::TensorOptions().dtype(at::kByte).device(device));
   at::HostAllocator* const pinned = at::getHostAllocator(device.type());
@@ -91,7 +91,7 @@ bool Download::done() {
 
 const at::Tensor& Download::wait() {
   if (event_) {
-    const structure::Unlocked others;  // among them those who send what is waited for
+    const structure::Unlocked others;  // the sender may be one of these threads
     event_->synchronize();
   }
   event_.reset();

@@ -1,5 +1,4 @@
-// Bytes in and out: a growing writer, and the one bounds-checked cursor through which all foreign bytes are
-// read.
+// A growing writer, and the bounds-checked reader through which all foreign bytes are read.
 #pragma once
 
 #include <bit>
@@ -89,7 +88,7 @@ class Writer {
 
 class Reader {
  public:
-  // Offsets in errors are counted from `data`; reading starts at `begin` and ends before `end`.
+  // Reads data[begin, end). Offsets in errors are counted from `data`.
   Reader(const uint8_t* data, size_t begin, size_t end) : data_(data), at_(begin), end_(end) {}
 
   size_t offset() const { return at_; }

@@ -9,9 +9,9 @@ namespace pipecodec::frame {
 // 0 to 4 are the origin's WrappedTypeCode. `Scalar` (1) was its code for a number wrapped in a tensor of its
 // own; frames keep numbers exactly (8 to 14) and never hold it.
 //
-// Int, Float and Complex keep their value in the values section, so that a new number leaves the structure as
-// it was. Const* are the same types where the number belongs to the structure: dictionary keys, set items,
-// slices, contexts.
+// Int, Float and Complex keep their value in the values section, so that a new number does not change the
+// structure. Const* are the same types in places where the number belongs to the structure: dictionary keys,
+// set items, slices, contexts.
 #define PIPECODEC_TYPE_CODES(X)        \
   X(Tensor, 0, "TORCH_TENSOR")         \
   X(Scalar, 1, "SCALAR")               \
@@ -54,8 +54,8 @@ enum class TypeCode : uint8_t {
 
 inline constexpr uint8_t kTypeCodeCount = 32;
 
-// The numbers are those of c10::ScalarType (checked in csrc/device/), so that joining the two costs nothing.
-// name, code, torch's name, bytes per element
+// The numbers are those of c10::ScalarType (checked in csrc/device/), so that converting is a cast.
+// Columns: name, code, torch's name, bytes per element.
 #define PIPECODEC_DTYPES(X)                   \
   X(UInt8, 0, "uint8", 1)                     \
   X(Int8, 1, "int8", 1)                       \
@@ -129,7 +129,7 @@ inline constexpr const char* kTypeNames[kTypeCodeCount] = {
 #undef X
 };
 
-// Scale and zero point are no part of the elements' bytes, so these travel as they are or not at all.
+// Quantized tensors travel only as slots: scale and zero point are not in the elements' bytes.
 constexpr bool is_quantized(DType dtype) {
   return dtype == DType::QInt8 || dtype == DType::QUInt8 || dtype == DType::QInt32 ||
          dtype == DType::QUInt4x2 || dtype == DType::QUInt2x4;

@@ -51,7 +51,8 @@ void check_padding(const uint8_t* frame, size_t begin, size_t end) {
 }
 
 uint64_t checksum(const Header& header, const uint8_t* frame) {
-  // What follows the field is summed first, and its sum takes the field's place: so nothing large is copied.
+  // Hashes the bytes behind the field first and puts that hash in the field's place, so that nothing large is
+  // copied.
   uint8_t front[kChecksumEnd];
   std::memcpy(front, frame, kChecksumAt);
   const uint64_t rest = xxh64(frame + kChecksumEnd, header.covered() - kChecksumEnd);

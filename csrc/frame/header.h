@@ -1,5 +1,4 @@
-// The fixed 48 bytes at the front of a frame, and the checks that need nothing but them. docs/format.md,
-// section 2.
+// The fixed 48 bytes at the front of a frame, and the checks that need only them: docs/format.md, section 2.
 #pragma once
 
 #include <cstddef>
@@ -34,17 +33,17 @@ struct Header {
   size_t covered() const { return (flags & kPayloadCovered) != 0 ? used : payload_begin(); }
 };
 
-// Writes the header in front of a frame whose other bytes stand already, and fills in both hashes.
+// Writes the header of a frame whose other bytes are complete, and fills in both hashes.
 void seal(Header& header, uint8_t* frame);
 
 // The checksum a frame should have.
 uint64_t checksum(const Header& header, const uint8_t* frame);
 
-// Refuses padding that is not zero: the bytes of a frame from `begin` to `end`.
+// Throws Error where padding, the frame's bytes [begin, end), is not zero.
 void check_padding(const uint8_t* frame, size_t begin, size_t end);
 
-// Reads the header of `size` bytes and checks everything that it says of them but the structure. Throws
-// Error.
+// Reads the header of a frame of `size` bytes, and checks the frame against it, the structure excepted.
+// Throws Error.
 Header parse_header(const uint8_t* frame, size_t size);
 
 }  // namespace pipecodec::frame

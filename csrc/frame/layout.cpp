@@ -9,10 +9,10 @@
 namespace pipecodec::frame {
 namespace {
 
-// A container some of whose children are still to be read.
+// A container with children still to be read.
 struct Open {
   TypeCode code;
-  bool constant;  // so is everything in it
+  bool constant;  // so are all nodes in it
   uint64_t left;
   uint64_t children;
 };
@@ -34,7 +34,7 @@ class Parser {
  public:
   Parser(const uint8_t* frame, Layout& layout)
       : layout_(layout), nodes_(frame, layout.header, &layout.shapes) {
-    // What the header claims is bounded by what a leaf and a dimension take at least.
+    // Bounds the counts that the header claims by the bytes that a leaf and a dimension take at least.
     constexpr size_t kLeafBytes = 4;
     layout.leaves.reserve(std::min<size_t>(layout.header.leaves, layout.header.structure_bytes / kLeafBytes));
     layout.shapes.reserve(layout.header.shapes_bytes);

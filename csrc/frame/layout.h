@@ -1,5 +1,5 @@
-// What a valid frame describes: its leaves, and what must be beside it. Everything is checked before anything
-// is built.
+// The contents of a valid frame: its leaves, and the tensors that must be beside it. Everything is checked
+// before anything is built.
 #pragma once
 
 #include <cstdint>
@@ -20,11 +20,11 @@ struct Leaf {
   uint32_t dims;
   size_t shape_at;  // into Layout::shapes
   uint64_t elements;
-  uint64_t stored;  // of them those that are in memory: expanded dimensions are there once
+  uint64_t stored;  // of these, those in memory: expanded dimensions are there once
   uint64_t place;   // slot: its index; tunnel, payload: its first byte there
 
   uint64_t bytes() const { return stored * kDTypes[static_cast<uint8_t>(dtype)].bytes; }
-  // The leaf's bytes in a tunnel, where its gradient comes back: all elements have one.
+  // The leaf's bytes in a tunnel: all elements, since each has a gradient that comes back there.
   uint64_t room() const { return elements * kDTypes[static_cast<uint8_t>(dtype)].bytes; }
 };
 
@@ -50,10 +50,10 @@ struct Layout {
 // multiple of the frame's size. Throws Error.
 Layout parse_structure(const uint8_t* frame, const Header& header);
 
-// Refuses bytes between the payload's leaves that are not zero. parse_structure does it.
+// Throws Error where bytes between the payload's leaves are not zero; parse_structure calls it.
 void check_payload(const uint8_t* frame, const Layout& layout);
 
-// Both: a whole frame of `size` bytes.
+// Reads and checks a whole frame of `size` bytes: parse_header, then parse_structure.
 Layout parse(const uint8_t* frame, size_t size);
 
 }  // namespace pipecodec::frame

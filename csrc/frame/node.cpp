@@ -70,7 +70,7 @@ std::string_view NodeReader::utf8() {
 uint64_t NodeReader::count(uint64_t nodes_each) {
   const size_t at = reader_.offset();
   const uint64_t n = reader_.varint();
-  // Every node takes at least one byte, so a larger count is a lie, told before anything is allocated for it.
+  // Every node takes at least one byte, so a larger count is refused before anything is allocated for it.
   if (n > reader_.remaining() / nodes_each) {
     throw Error(Reason::Count, at,
                 std::to_string(n) + " items are announced, " + std::to_string(reader_.remaining()) +

@@ -1,5 +1,4 @@
-// The grammar of the structure, in one place: what one node is, and how it is read. docs/format.md,
-// section 3.
+// The grammar of the structure: one node, and its reader. docs/format.md, section 3.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +13,7 @@ namespace pipecodec::frame {
 
 struct Node {
   TypeCode code = TypeCode::None;
-  size_t offset = 0;      // of its type code in the frame
+  size_t offset = 0;      // of the type code in the frame
   uint64_t children = 0;  // nodes that follow as its children; two for each pair of a dictionary
   uint64_t number = 0;    // alias: leaf index; deque: maxlen + 1 or 0; ConstInt: zigzag
   double real = 0, imaginary = 0;
@@ -30,21 +29,21 @@ struct Node {
 
 class NodeReader {
  public:
-  // Appends the dimensions of tensors to `shapes`, and their strides where the frame has them; null skips
-  // them, for a frame that has been checked.
+  // Appends the dimensions of tensors to `shapes`, and their strides where the frame has them. Null skips
+  // both; only for a frame that has been checked.
   NodeReader(const uint8_t* frame, const Header& header, std::vector<int64_t>* shapes = nullptr)
       : reader_(frame, header.structure_begin(), header.structure_end()),
         dims_(frame, header.structure_end(), header.shapes_end()),
         shapes_(shapes) {}
 
-  // Reads one node and checks what can be seen of it alone. Valid until the next one is read; a field that
-  // its type has no use for may hold anything, but children is 0 where there are none. Throws Error.
+  // Reads one node and makes the checks that need only that node. The result is valid until the next call;
+  // fields that its type does not use may hold anything, but `children` is always set. Throws Error.
   const Node& next();
 
-  // Bytes of the structure that were read so far.
+  // The bytes of the structure read so far.
   size_t consumed() const { return reader_.offset() - kHeaderBytes; }
 
-  // Steps over a node if it is a tensor, in a frame that has been checked: most nodes are.
+  // Skips the next node if it is a tensor, as most are; only for a frame that has been checked.
   bool skip_tensor() {
     if (!reader_.next_is(static_cast<uint8_t>(TypeCode::Tensor))) return false;
     reader_.take(3);  // code, dtype, flags
@@ -65,7 +64,7 @@ class NodeReader {
   Reader reader_;
   Reader dims_;
   std::vector<int64_t>* shapes_;
-  Node node_;  // written again and again: clearing it for every node takes longer than reading one
+  Node node_;  // reused: clearing it for every node takes longer than reading one
 };
 
 // True for the codes that count where containers are nested, be they empty.

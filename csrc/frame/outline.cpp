@@ -21,8 +21,8 @@ std::string complex_number(double real, double imaginary) {
   return "(" + number(real) + (imaginary < 0 ? "" : "+") + number(imaginary) + "j)";
 }
 
-// At most `limit` bytes of a text, cut between two characters. A hostile frame has texts as long as itself,
-// and rows as many as its bytes: what is shown of each must not grow with the frame.
+// At most `limit` bytes of a text, cut between two characters. A hostile frame can have a row for each byte
+// and texts as long as itself, so the length of a row must not grow with the frame.
 std::string head(std::string_view text, size_t limit) {
   if (text.size() <= limit) return std::string(text);
   while (limit > 0 && (text[limit] & 0xC0) == 0x80) --limit;
@@ -38,7 +38,7 @@ std::string tail(std::string_view text, size_t limit) {
 
 constexpr char kHex[] = "0123456789abcdef";
 
-// As Python shows it, but with \x for every escape. `bytes` has no characters but ASCII.
+// The text as Python shows it, but with \x for every escape; `bytes` are shown in ASCII only.
 std::string quoted(std::string_view text, bool bytes = false) {
   std::string out = "'";
   for (const char c : text) {
@@ -54,7 +54,7 @@ std::string quoted(std::string_view text, bool bytes = false) {
   return out + "'";
 }
 
-// A two's complement number, in hexadecimal, which takes no division.
+// A two's complement number in hexadecimal, which needs no division.
 std::string big_int(std::string_view text) {
   const bool negative = (text.back() & 0x80) != 0;
   std::string digits;
@@ -73,7 +73,7 @@ class Outliner {
  public:
   using Each = std::function<void(const std::string&)>;
 
-  // Keeps every row, or only that of one leaf, or none and calls `each` for every leaf.
+  // Keeps all rows, or the row of one leaf; or calls `each` for every leaf and keeps none.
   Outliner(const uint8_t* frame, const Layout& layout, const Root& root, int64_t only_leaf = -1,
            const Each* each = nullptr, bool whole = false)
       : only_leaf_(only_leaf),
@@ -94,7 +94,7 @@ class Outliner {
   }
   std::string name(std::string_view text) const { return first(text, kShownText); }
 
-  // A key, or another constant, as one piece of text.
+  // A key or another constant as one text.
   std::string constant() {
     const Node node = nodes_.next();
     std::string text = value(node);
@@ -104,7 +104,7 @@ class Outliner {
     return text + ')';
   }
 
-  // Appends n constants to `text`. All are read, as many as fit are shown.
+  // Reads n constants, and appends those that fit to `text`.
   void constants(std::string& text, uint64_t n) {
     for (uint64_t i = 0; i < n; ++i) {
       const std::string item = constant();
@@ -173,7 +173,7 @@ class Outliner {
     return "";
   }
 
-  // Reads a node that stands at path_, and everything in it.
+  // Reads the node at path_, and all nodes in it.
   void visit(int depth, const std::string& label) {
     const Node node = nodes_.next();
     int64_t leaf = -1;

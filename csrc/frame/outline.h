@@ -12,12 +12,12 @@
 
 namespace pipecodec::frame {
 
-// What a row shows at most of a path (its end) and of a value (its beginning), in bytes.
+// The most bytes that a row shows of a path (its end) and of a value (its beginning).
 inline constexpr size_t kShownPath = 256;
 inline constexpr size_t kShownText = 200;
 
-// The name of a path's root: by one text, or, where the value is a tuple or a list of as many values
-// as there are names, each of them by its name: hidden['mask'], not outputs[0]['mask'].
+// The name of a path's root: one text; or, if the value is a tuple or a list of as many items as there are
+// names, the item's name: hidden['mask'], not outputs[0]['mask'].
 struct Root {
   Root(const char* text) : text(text) {}
   Root(std::string text, std::vector<std::string> names = {})
@@ -33,7 +33,7 @@ struct Row {
   std::string label;  // the last step of the path
   TypeCode code;
   std::string text;  // the value, or the name of a type
-  int64_t leaf;      // index into Layout::leaves of a tensor or of what an alias stands for, otherwise -1
+  int64_t leaf;      // index into Layout::leaves of a tensor or of an alias's target, otherwise -1
   uint64_t children;
 };
 
@@ -46,7 +46,7 @@ std::string leaf_text(const Layout& layout, const Leaf& leaf);
 // The path of one leaf (where it stands first), such as outputs[2]['mask'].
 std::string leaf_path(const uint8_t* frame, const Layout& layout, size_t leaf, const Root& root);
 
-// Calls `each` with the path of every leaf in turn, as rows show it or, if `whole`, with nothing cut from it.
+// Calls `each` with the path of every leaf in turn: as rows show it or, if `whole`, uncut.
 void each_leaf_path(const uint8_t* frame, const Layout& layout, const Root& root, bool whole,
                     const std::function<void(const std::string& path)>& each);
 

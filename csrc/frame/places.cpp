@@ -62,7 +62,7 @@ class Places::Walk {
     return bytes;
   }
 
-  // Only ways that lead to a leaf are numbered, and each of their steps once.
+  // Numbers only paths that lead to a leaf, and each of their steps once.
   uint32_t here() {
     size_t i = path_.size();
     while (!path_[i - 1].numbered) --i;

@@ -1,4 +1,4 @@
-// Where leaves stand, exactly: what people are shown of a path is shortened, and two of them may look alike.
+// Exact places of leaves: a shown path is shortened, and two of them may look alike.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@
 
 namespace pipecodec::frame {
 
-// Numbers places: the steps that lead from a value to a leaf, each an index, a key or a field's name. The
-// kind of the containers does not count, nor does anything that stands beside the way.
+// Numbers places. A place is the steps that lead from a value to a leaf, each an index, a key or a field's
+// name. Neither the containers' types nor the values beside the path count.
 class Places {
  public:
-  // The numbers of the places of a checked structure's leaves, in their order. Takes time by the structure's
-  // size, whatever its depth.
+  // The number of each leaf's place in a checked structure, in order. Takes time linear in the structure's
+  // size, at any depth.
   std::vector<uint32_t> of(const uint8_t* frame, const Header& header);
 
-  size_t bytes() const { return bytes_; }  // of all steps that are known
+  size_t bytes() const { return bytes_; }  // of all known steps
   void clear();
 
  private:
@@ -26,7 +26,7 @@ class Places {
 
   uint32_t number(uint32_t from, const std::string& step);
 
-  std::unordered_map<std::string, uint32_t> steps_;  // by the number of the place they start from, and bytes
+  std::unordered_map<std::string, uint32_t> steps_;  // key: number of the place before, and bytes
   size_t bytes_ = 0;
 };
 

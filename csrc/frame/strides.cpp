@@ -8,7 +8,7 @@ namespace {
 
 bool is_empty(Dims shape) { return std::find(shape.begin(), shape.end(), 0) != shape.end(); }
 
-// The dimensions in which elements differ in place, from the innermost in memory outwards.
+// The dimensions along which elements lie apart, from the innermost in memory outwards.
 std::vector<size_t> inside_out(Dims shape, Dims strides, bool with_single) {
   std::vector<size_t> order;
   for (size_t i = shape.size(); i-- > 0;) {

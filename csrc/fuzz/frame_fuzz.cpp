@@ -1,4 +1,5 @@
-// Any bytes at all as a frame: refused for a reason, or understood with everything about it true.
+// Reads any bytes as a frame, and checks that they are refused with a reason or that all facts about the
+// frame are true.
 #include "csrc/fuzz/frame_fuzz.h"
 
 #include <algorithm>
@@ -40,7 +41,7 @@ void check_sections(const Header& header, const uint8_t* data, size_t size) {
   CHECK(std::all_of(data + header.used, data + size, [](uint8_t byte) { return byte == 0; }));
 }
 
-// No element lies behind the bytes that are there, and each of these is some element's.
+// Checks that no element lies behind the stored bytes, and that each of these belongs to an element.
 void check_strides(const Layout& layout, const Leaf& leaf) {
   if (!leaf.strided) {
     CHECK(leaf.stored == leaf.elements);
@@ -57,7 +58,8 @@ void check_strides(const Layout& layout, const Leaf& leaf) {
   CHECK(leaf.elements == 0 ? leaf.stored == 0 : leaf.stored == distinct && last + 1 == distinct);
 }
 
-// What stands beside the frame and in its payload: in order, without overlap, of the sums that were checked.
+// Checks the leaves in the tunnel, the slots and the payload: in order, without overlap, and with the totals
+// of the header.
 void check_leaves(const Layout& layout) {
   CHECK(layout.leaves.size() == layout.header.leaves);
   uint64_t slots = 0, tunnel = 0, payload = 0;
@@ -111,7 +113,7 @@ void check_rows(const uint8_t* data, const Layout& layout) {
   CHECK(is_utf8(shown));
 }
 
-// One bit of every frame that is right, another one for each: with it changed nothing may be understood.
+// Flips one bit of a valid frame, chosen by its checksum: if the frame protects that bit, it must be refused.
 void check_flip(const uint8_t* data, size_t size, const Header& header) {
   std::vector<uint8_t> changed(data, data + size);
   const size_t bit = header.checksum % (size * 8);

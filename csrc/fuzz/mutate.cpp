@@ -1,5 +1,5 @@
-// Changes behind the checksum: a section of a frame is changed, and the frame sealed again around it. Without
-// this every input but the seeds would end at the checksum.
+// Mutations behind the checksum: changes a section of a frame, and seals the frame again. Without this every
+// input but the seeds would be refused at the checksum.
 #include <algorithm>
 #include <cstring>
 #include <random>
@@ -15,7 +15,7 @@ namespace {
 
 using Bytes = std::vector<uint8_t>;
 
-// The sections as far as the header's lengths lead into the input.
+// The sections, as far as the header's lengths stay inside the input.
 Parts take_apart(const uint8_t* data, size_t size) {
   Header header;
   std::memcpy(&header.structure_bytes, data + 16, 4);
@@ -44,7 +44,7 @@ void change(Bytes& bytes, size_t room) {
   bytes.resize(LLVMFuzzerMutate(bytes.data(), size, bytes.size()));
 }
 
-// Makes the totals fit the structure as far as it can be read, since hardly any change keeps them.
+// Sets the header's totals to those of the structure, as far as it can be read: hardly any change keeps them.
 void fit(Parts& parts) {
   Header header;
   header.structure_bytes = static_cast<uint32_t>(parts.structure.size());

@@ -1,5 +1,5 @@
-// Runs the fuzz target without libFuzzer: on files, and on a few thousand changes of each. So the target and
-// its mutator are built and tested by every compiler.
+// Runs the fuzz target without libFuzzer, on files and on a few thousand changes of each, so that every
+// compiler builds and tests the target and its mutator.
 //
 // Each argument is a file that holds one frame, a folder of such files, or a .txt file of golden frames
 // (tests/data/golden_frames.txt).
@@ -51,7 +51,7 @@ std::vector<Bytes> inputs(const std::filesystem::path& path) {
   return frames;
 }
 
-// How many of its changes, one upon another, were frames.
+// Counts the changes of an input, one upon another, that are frames.
 int understood_changes(const Bytes& frame, int count) {
   Bytes buffer(frame.size() + 256);
   size_t size = 0;
@@ -63,7 +63,7 @@ int understood_changes(const Bytes& frame, int count) {
     }
     size = LLVMFuzzerCustomMutator(buffer.data(), size, buffer.size(), random_number());
     CHECK(size <= buffer.size());
-    // A copy of exactly that size, so that the sanitizer sees a read behind it.
+    // A copy of exactly that size, so that the sanitizer reports a read behind it.
     const Bytes exact(buffer.data(), buffer.data() + size);
     understood += check_frame(exact.data(), size) ? 1 : 0;
   }

@@ -1,4 +1,4 @@
-// Small questions about Python objects that are neither fast nor need to be.
+// Small helpers about Python objects, for code that need not be fast.
 #pragma once
 
 #include <string>

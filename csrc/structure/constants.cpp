@@ -90,7 +90,10 @@ uint64_t ConstantReader::check_collisions(const Node& node, const Keys& keys, bo
   }
   const uint64_t left = allowed - std::min(allowed, steps_);
   const uint64_t steps = as_set ? set_steps(hashed, left) : dict_steps(hashed, left);
-  if (steps > left) throw frame::Error(frame::Reason::Rejected, node.offset, "the keys are made to collide");
+  if (steps > left) {
+    throw frame::Error(frame::Reason::Rejected, node.offset,
+                       "building this dict or set would take too many hash probes: its keys collide");
+  }
   steps_ += steps;
   return steps;
 }

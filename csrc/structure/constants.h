@@ -1,4 +1,4 @@
-// Reading the parts of a structure that are constants: keys, sets, slices, sizes.
+// Reads the parts of a structure that are constants: keys, sets, slices, sizes.
 #pragma once
 
 #include <vector>
@@ -18,15 +18,16 @@ class ConstantReader {
  public:
   explicit ConstantReader(frame::NodeReader& nodes) : nodes_(nodes) {}
 
-  // The constant whose node comes next. Throws as Template does.
+  // Reads the next constant. Throws as Template does.
   Ref read();
   void read_key(Keys& keys);
 
-  // The rest of one whose node has been read; a copy of it, since reading on overwrites the reader's.
+  // Reads the rest of a constant whose node was read last. Takes a copy of the node, since reading on
+  // overwrites the reader's.
   Ref finish(frame::Node node);
 
-  // A new dict of these keys, all values None, in their order. They must be hashable, distinct, and not made
-  // to collide.
+  // Makes a dict of these keys, in their order, with None as every value. Throws where they are not hashable,
+  // not distinct, or made to collide.
   Ref as_dict(const frame::Node& node, const Keys& keys);
 
  private:
@@ -38,8 +39,8 @@ class ConstantReader {
   uint64_t check_collisions(const frame::Node& node, const Keys& keys, bool as_set);
 
   frame::NodeReader& nodes_;
-  uint64_t cost_ = 0;   // of comparing all that was read with what is equal to it
-  uint64_t steps_ = 0;  // that building its dicts and sets takes, as far as they were counted
+  uint64_t cost_ = 0;   // steps of comparing all constants read with equal ones
+  uint64_t steps_ = 0;  // of building their dicts and sets, as far as counted
 };
 
 }  // namespace pipecodec::structure

@@ -44,7 +44,7 @@ Ref find_dataclass(const Node& node) {
   return found;
 }
 
-// Not dataclasses.fields, which asks the class: its metaclass could answer. Class variables are listed too.
+// Not dataclasses.fields, whose answer could come from code of a metaclass. Class variables are listed too.
 Ref field_names(PyObject* dataclass) {
   Ref names = Ref::take(PySet_New(nullptr));
   PyObject* const fields = class_attribute(as_type(dataclass), "__dataclass_fields__");
@@ -70,7 +70,7 @@ Ref read_field(frame::NodeReader& nodes, const Node& node, PyObject* dataclass, 
   return name;
 }
 
-// object.__new__ itself, which refuses what it is not safe for; the class's own __new__ is not asked.
+// Calls object.__new__, which refuses types that it is not safe for, and not the class's own __new__.
 Ref restore_dataclass(PyObject* dataclass) {
   PyObject* const made = PyObject_CallOneArg(known().object_new, dataclass);
   if (made == nullptr && PyErr_ExceptionMatches(PyExc_TypeError) != 0) {
@@ -81,7 +81,7 @@ Ref restore_dataclass(PyObject* dataclass) {
 }
 
 void set_field(PyObject* value, PyObject* name, PyObject* field) {
-  // Not the class's own __setattr__: a frozen dataclass refuses there.
+  // Not through the class's own __setattr__: that of a frozen dataclass refuses.
   check(PyObject_GenericSetAttr(value, name, field));
 }
 

@@ -1,4 +1,4 @@
-// Dataclasses: which ones can cross, and how one is put together with none of its code running.
+// Dataclasses: tells which ones can cross, and builds one without running its code.
 #pragma once
 
 #include "csrc/frame/node.h"
@@ -6,15 +6,16 @@
 
 namespace pipecodec::structure {
 
-// Why values of this dataclass, or this field of it, cannot be restored without running the class's code; or
-// null.
+// The reason why values of this dataclass, or this field of it, cannot be restored without running the
+// class's code; or null.
 const char* unrestorable(PyTypeObject* dataclass);
 const char* unrestorable_field(PyTypeObject* dataclass, PyObject* name);
 
-// The class a node names. Throws frame::Error where it is no dataclass that can be restored.
+// The class that a node names. Throws frame::Error where it is no dataclass that can be restored.
 Ref find_dataclass(const frame::Node& node);
 
-// The names of its fields as a new set; read_field takes each away, so that none comes twice.
+// The names of the dataclass's fields as a new set. read_field removes each name that it reads, so that none
+// comes twice.
 Ref field_names(PyObject* dataclass);
 Ref read_field(frame::NodeReader& nodes, const frame::Node& node, PyObject* dataclass, PyObject* left);
 

@@ -13,9 +13,9 @@ namespace {
 
 using frame::TypeCode;
 
-constexpr size_t kScanned = 8;  // up to here looking through the leaves is faster than hashing
+constexpr size_t kScanned = 8;  // the most leaves for which a linear search is faster than hashing
 
-// Where one container holds another that holds it, the first step at which that shows.
+// The first step at which a container is seen to hold itself.
 size_t first_repetition(const std::vector<PyObject*>& containers) {
   std::vector<PyObject*> sorted(containers);
   std::sort(sorted.begin(), sorted.end());

@@ -12,24 +12,24 @@
 
 namespace pipecodec::structure {
 
-// A value that cannot be written, told where it stands: containers prepend their step as the exception
-// passes.
+// Thrown for a value that cannot be written. Containers add their steps as the exception passes, which gives
+// its path.
 struct Unsupported {
   std::string message;
   std::vector<std::string> steps;     // innermost first
-  std::vector<PyObject*> containers;  // borrowed, innermost first; the one each step leads out of
+  std::vector<PyObject*> containers;  // borrowed, innermost first; the container of each step
 };
 
 class Encoder {
  public:
   struct Leaf {
     PyObject* tensor;  // owned by the encoder until clear()
-    size_t flags_at;   // of its flags byte in `structure`; the route is decided after the walk
+    size_t flags_at;   // offset of its flags byte in `structure`; the route is written after the walk
     frame::DType dtype;
     bool requires_grad;
-    uint64_t bytes;                // of its elements as they arrive: expanded dimensions are there once
-    uint64_t room;                 // of all of them
-    std::vector<int64_t> strides;  // with which it arrives; none where it is contiguous, or a slot
+    uint64_t bytes;                // of its elements as sent: expanded dimensions are there once
+    uint64_t room;                 // of all its elements
+    std::vector<int64_t> strides;  // on arrival; empty if contiguous or a slot
   };
 
   Encoder() = default;
@@ -37,12 +37,12 @@ class Encoder {
   Encoder& operator=(const Encoder&) = delete;
   ~Encoder() { clear(); }
 
-  // Whether leaves are passed on as they are, or as bytes, with the strides in the frame.
+  // Leaves travel as the tensors they are, or as bytes with their strides in the frame.
   enum class Leaves { AsTheyAre, AsBytes };
 
-  // Fills the members below. The structure starts after frame::kHeaderBytes bytes left for the header; every
-  // leaf is written as a slot, but with its strides where it is to be sent as bytes: its route is to be
-  // written then. Throws PythonError, with messages that call the value `root` behind `prefix`.
+  // Fills the members below. The structure starts after frame::kHeaderBytes bytes left for the header. Every
+  // leaf is written as a slot; if it is to be sent as bytes, also with its strides, and the caller writes its
+  // route. Throws PythonError, with messages that start with `prefix` and call the value `root`.
   void run(PyObject* value, const frame::Root& root, const std::string& prefix, Leaves leaves);
   void clear();
 
@@ -92,8 +92,7 @@ class Encoder {
   bool constant_ =
       false;  // inside a key, a set, a slice...: numbers belong to the structure, tensors are refused
 
-  // Which tensors were met: a table that is searched from a handful of leaves on, emptied by a new
-  // generation.
+  // The tensors met so far: a hash table, used from a few leaves on, and emptied by a new generation.
   struct Entry {
     PyObject* tensor = nullptr;
     uint32_t generation = 0;
@@ -107,8 +106,8 @@ class Encoder {
 std::string type_name(PyObject* value);  // as users write it: numpy.float64, function
 std::string repr(PyObject* value);       // shortened; never fails
 
-// Throws Unsupported where the value has an attribute that is none of the fields, a dict or null, and would
-// be lost.
+// Throws Unsupported where the value has an attribute that would be lost, being none of `fields` (a dict or
+// null).
 void refuse_extra_attributes(PyObject* value, PyObject* fields);
 
 }  // namespace pipecodec::structure

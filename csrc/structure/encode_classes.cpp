@@ -1,4 +1,4 @@
-// Values that are more than a type code: of a class that the other side has to find by its name.
+// Values of classes that the other side has to find by name.
 #include "csrc/frame/bytes.h"
 #include "csrc/structure/attributes.h"
 #include "csrc/structure/dataclass.h"
@@ -38,7 +38,7 @@ void refuse_extra_attributes(PyObject* value, PyObject* fields) {
 
 namespace {
 
-// Values in slots of base classes that are no fields.
+// Refuses a value in a __slots__ entry, of a base class too, that is no field.
 void refuse_extra_slots(PyObject* value, PyObject* fields) {
   PyObject* const mro = Py_TYPE(value)->tp_mro;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(mro); ++i) {
@@ -58,9 +58,9 @@ void refuse_extra_slots(PyObject* value, PyObject* fields) {
   }
 }
 
-// Whether the functions that torch's pytree has for this type take the whole value apart. Those that
-// register_dataclass and register_constant make do not: the one leaves fields out, the other takes nothing
-// apart. What they were called for may cross by itself.
+// True where the functions of torch's pytree for this type take the whole value apart. Those made by
+// register_dataclass may leave fields out, and those by register_constant take nothing apart. False where
+// such a value may cross by its own type.
 bool pytree_keeps(PyObject* value, const Registered& found) {
   const Ref fields = find_attribute(Py_TYPE(value), "__dataclass_fields__");
   const bool dataclass = fields && PyDict_Check(fields.get());

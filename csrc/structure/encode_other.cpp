@@ -1,5 +1,4 @@
-// The less common types: what is neither a tensor nor one of the exact types that Encoder::node tests for
-// first.
+// The less common types: neither tensors nor the exact types that Encoder::node tests for first.
 #include "csrc/frame/bytes.h"
 #include "csrc/structure/attributes.h"
 #include "csrc/structure/known.h"
@@ -28,7 +27,7 @@ bool extends(PyTypeObject* type, const char* module, const char* name) {
   return false;
 }
 
-// numpy need not be there.
+// numpy may not be installed.
 const char* numpy_advice(PyTypeObject* type) {
   if (extends(type, "numpy", "generic")) return "send its .item()";
   if (extends(type, "numpy", "ndarray")) return "send torch.from_numpy(...) of it";

@@ -19,9 +19,9 @@ struct Known {
   PyTypeObject* size;                    // torch.Size
   PyTypeObject* dtype;                   // torch.dtype
   PyTypeObject* device;                  // torch.device
-  PyObject* dtypes[frame::kDTypeCount];  // by code; null where this torch does not have the dtype
+  PyObject* dtypes[frame::kDTypeCount];  // by code; null where this torch lacks the dtype
   PyObject* dtype_codes;                 // dict: torch.dtype -> code
-  PyObject* pytree_nodes;                // dict: type -> what torch's pytree knows of it
+  PyObject* pytree_nodes;                // dict: type -> its entry in torch's pytree
 
   PyObject* unsupported_type;
   PyObject* frame_error;

@@ -9,7 +9,7 @@ Ref text(std::string_view s) {
   return Ref::take(PyUnicode_DecodeUTF8(s.data(), static_cast<Py_ssize_t>(s.size()), nullptr));
 }
 
-// Null where there is no such class; a Python error is never left set but for lack of memory.
+// Null where there is no such class; leaves a Python error set only for lack of memory.
 Ref look_up(std::string_view module, std::string_view qualified) {
   PyObject* modules = PySys_GetObject("modules");  // borrowed
   if (modules == nullptr || !PyDict_CheckExact(modules)) return {};

@@ -1,4 +1,4 @@
-// Classes by name: written as "module:qualified.name", found again only among what this process has already
+// Classes by name: written as "module:qualified.name", and found only in modules that this process has
 // imported.
 #pragma once
 
@@ -9,8 +9,8 @@
 
 namespace pipecodec::structure {
 
-// The name of a class, or of a classes' attribute's owner; "" where the name does not lead back to that very
-// class (a class made in a function, or replaced since): such a value could not be restored.
+// The name of a class; "" if the name does not lead back to that very class (made in a function, or replaced
+// since), so that its values could not be restored.
 std::string class_name(PyTypeObject* type);
 
 // The class of that name, or nothing.

@@ -9,7 +9,7 @@
 namespace pipecodec::structure {
 namespace {
 
-constexpr size_t kCompared = 8;  // leaves that are compared with one another; more are hashed
+constexpr size_t kCompared = 8;  // most leaves compared pairwise; more are hashed
 
 bool is_plain_tensor(PyObject* object) {
   return Py_TYPE(object) == known().tensor || Py_TYPE(object) == known().parameter;
@@ -115,7 +115,7 @@ std::unique_ptr<Pattern> Pattern::learn(PyObject* value, const Encoder& encoder)
   if (!Learner(*pattern, encoder).node(value)) return nullptr;
   size_t dims = 0;
   for (const TensorInfo& info : pattern->infos_) dims += info.shape.size();
-  pattern->shapes_.reserve(dims);  // what the spans refer to must not move
+  pattern->shapes_.reserve(dims);  // the spans refer to it, so it must not grow later
   for (TensorInfo& info : pattern->infos_) {
     const size_t begin = pattern->shapes_.size();
     pattern->shapes_.insert(pattern->shapes_.end(), info.shape.begin(), info.shape.end());
@@ -179,7 +179,7 @@ class Pattern::Matcher {
     values_ += sizeof(T);
   }
 
-  // What follows for one item; most items are leaves.
+  // Matches one item; most items are leaves.
   bool item(PyObject* value) {
     if (step_->kind != Kind::Leaf) return node(value);
     ++step_;
@@ -216,7 +216,8 @@ bool Pattern::match(PyObject* value, PyObject** leaves) {
   return Matcher(*this, leaves).node(value) && distinct(leaves) && all_are(leaves, infos_);
 }
 
-// Two places of one tensor would be an alias. May be false where they are distinct: then the encoder decides.
+// False where one tensor stands at two places, which would be an alias. May be false for distinct tensors
+// too: then the encoder decides.
 bool Pattern::distinct(PyObject* const* leaves) {
   const size_t count = infos_.size();
   if (count <= kCompared) {

@@ -1,4 +1,4 @@
-// Owned references and the exception that says a Python error is set.
+// Owned references, and the exception for a Python error that is set.
 #pragma once
 
 #define PY_SSIZE_T_CLEAN
@@ -22,7 +22,7 @@ class Ref {
   }
   ~Ref() { Py_XDECREF(object_); }
 
-  // Takes over a new reference; throws where the call that should have given one failed.
+  // Takes over a new reference; throws where it is null, because the call failed.
   static Ref take(PyObject* object) {
     if (object == nullptr) throw PythonError();
     return Ref(object);

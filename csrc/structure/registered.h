@@ -1,5 +1,4 @@
-// Types that cross as a context and children, by a pair of functions: registered here, or with torch's
-// pytree.
+// Types that cross as a context and children, by a pair of functions registered here or with torch's pytree.
 #pragma once
 
 #include <cstdint>
@@ -18,18 +17,18 @@ struct Registered {
   bool by_pytree = false;
 };
 
-// Registers a type, in place of what it was registered with before. Throws PythonError where another type has
-// that name.
+// Registers a type, in place of its earlier registration. Throws PythonError where another type has that
+// name.
 void register_type(PyObject* type, PyObject* flatten, PyObject* unflatten, PyObject* name);
 
-// Changes whenever a type is registered, so that what was remembered before can be forgotten.
+// Changes whenever a type is registered, so that caches from before can be dropped.
 uint64_t registrations();
 
-// What is registered for exactly this type; false where nothing is.
+// Finds the registration of exactly this type; false where there is none.
 bool find_registered(PyTypeObject* type, Registered& found);
 
-// What is registered under a name, among what this process has already imported. Throws frame::Error with
-// `offset` where nothing is.
+// Returns the registration of this name, as far as its module has been imported. Throws frame::Error with
+// `offset` where there is none.
 Registered find_registered(std::string_view name, size_t offset);
 
 }  // namespace pipecodec::structure

@@ -1,4 +1,4 @@
-// Making one object of a type that is more than a code: found by name, checked, built without its __init__.
+// Builds one object of a type that has to be found and checked first, without calling its __init__.
 #pragma once
 
 #include "csrc/frame/node.h"
@@ -23,11 +23,11 @@ Ref restore_registered(PyObject* type, PyObject* unflatten, PyObject* children, 
 
 [[noreturn]] void reject(const frame::Node& node, const std::string& why);
 
-// An attribute of a class as its and its bases' dictionaries hold it; borrowed, null where there is none. No
-// descriptor and no metaclass is asked.
+// A class attribute, looked up in its and its bases' dictionaries only, without descriptors and metaclasses;
+// borrowed, null where there is none.
 PyObject* class_attribute(PyTypeObject* type, const char* name);
 
-// A Python call that failed on what the frame says is the frame's fault: told as frame::Error.
+// Passes on the result of a Python call on the frame's contents; if it failed, throws frame::Error.
 Ref accept(const frame::Node& node, PyObject* result);
 void accept(const frame::Node& node, int status);
 

@@ -1,11 +1,12 @@
-// The two things every container does around its children: go one level down, and say where a child failed.
+// The two duties of a container around its children: count the depth, and add the step of a child that
+// failed.
 #pragma once
 
 #include "csrc/structure/encode.h"
 
 namespace pipecodec::structure {
 
-// One level further down while it lives.
+// Counts one more level of depth during its lifetime.
 class Level {
  public:
   explicit Level(int& depth) : depth_(depth) {
@@ -25,7 +26,7 @@ class Level {
   int& depth_;
 };
 
-// Runs `write` for one child. `step()` gives the child's step in the path; it is called only where that
+// Runs `write` for one child. `step()` returns the child's step in the path; it is called only if `write`
 // fails.
 template <class Step, class Write>
 void child(PyObject* container, Step step, Write write) {

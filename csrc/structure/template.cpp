@@ -87,7 +87,7 @@ class Template::Compiler {
     step.keys = std::move(keys);
   }
 
-  // Nodes by value: reading the children overwrites the reader's.
+  // Takes nodes by value: reading the children overwrites the reader's.
 
   void items(Kind kind, Node node, Ref object) {
     add(kind, node.children, std::move(object));
@@ -209,7 +209,7 @@ class Template::Run {
     return number;
   }
 
-  // What follows for one item; most items are leaves.
+  // Builds one item; most items are leaves.
   PyObject* item() {
     if (step_->kind == Kind::Leaf) return Py_NewRef(leaves_[(step_++)->count]);
     return value().release();
@@ -227,7 +227,7 @@ class Template::Run {
     return made;
   }
 
-  // A copy of the keys has its final size at once; setting the values of keys that are there moves nothing.
+  // A copy of the keys has its final size at once, so setting their values moves nothing.
   Ref dict(const Step& step) {
     Ref made = Ref::take(PyDict_Copy(step.keys.get()));
     PyObject* const keys = step.object.get();

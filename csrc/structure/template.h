@@ -1,4 +1,4 @@
-// What a decoder remembers of one structure: how to build its value, with every constant already made.
+// The steps that build the values of one structure, with every constant already made.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,11 @@ namespace pipecodec::structure {
 
 class Template {
  public:
-  // Reads a checked frame. Imports nothing and calls no __init__. Throws PythonError for want of memory,
-  // frame::Error where the frame names what this process cannot build.
+  // Reads a checked frame. Imports nothing and calls no __init__. Throws PythonError for lack of memory, and
+  // frame::Error where this process cannot build a type that the frame names.
   Template(const uint8_t* frame, const frame::Layout& layout);
 
-  // The value: `values` is the values section of a frame of this structure, `leaves` are borrowed.
+  // Builds a value. `values` is the values section of a frame of this structure; `leaves` are borrowed.
   Ref build(const uint8_t* values, std::span<PyObject* const> leaves) const;
 
  private:
@@ -40,9 +40,9 @@ class Template {
   };
   struct Step {
     Kind kind = Kind::Leaf;
-    uint32_t count = 0;  // of children (values, where there are keys); of a leaf its index
-    Ref object;  // the constant, the class, the factory, the maximal length; the keys of a dict as a tuple
-    Ref keys;    // as a dict of None; of a dataclass a tuple of names; of a registered type its unflatten
+    uint32_t count = 0;  // of children (values, where there are keys); for a leaf its index
+    Ref object;          // the constant, the class, the factory, the maximal length; a tuple of a dict's keys
+    Ref keys;  // with None as values; for a dataclass a tuple of names; for a registered type its unflatten
   };
   class Compiler;
   class Run;

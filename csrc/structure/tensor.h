@@ -1,5 +1,5 @@
-// What the structure layer asks of a tensor. The device layer answers (csrc/device/object.cpp): no torch
-// header here.
+// The facts about a tensor that the structure layer needs. The device layer implements them
+// (csrc/device/object.cpp): no torch header here.
 #pragma once
 
 #include <cstdint>
@@ -18,22 +18,22 @@ struct TensorInfo {
   std::span<const int64_t> shape;  // valid while the tensor is
 };
 
-// Its strides, valid while it is; none where its elements do not lie in memory by strides.
+// The tensor's strides, valid while it is; empty if its layout is not strided.
 std::span<const int64_t> strides_of(PyObject* tensor);
 
-// Why a frame cannot describe this tensor, or null.
+// Fills `info`. Returns the reason why a frame cannot describe this tensor, or null.
 const char* describe_tensor(PyObject* tensor, TensorInfo& info);
 
 bool is_nested(PyObject* tensor);
 
-// True where the tensor's elements lie in a storage of its own, as those of a wrapper around others do not.
+// True where the tensor has a storage of its own, unlike a wrapper around other tensors.
 bool has_own_memory(PyObject* tensor);
 
-// The name of an attribute that was set on the tensor and would not arrive; empty where there is none. Names
-// that begin with an underscore are notes that libraries make, and do not count.
+// The name of an attribute set on the tensor that would not arrive; empty where there is none. Names that
+// begin with an underscore are ignored: libraries leave notes under them.
 std::string extra_attribute(PyObject* tensor);
 
-// True where describe_tensor would say infos[i] of each tensors[i], and none has an extra attribute.
+// True where describe_tensor would give infos[i] for each tensors[i], and none has an extra attribute.
 bool all_are(PyObject* const* tensors, std::span<const TensorInfo> infos);
 
 }  // namespace pipecodec::structure

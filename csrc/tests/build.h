@@ -1,4 +1,4 @@
-// Frames made by hand: right ones, and ones that are wrong in one place but have a right checksum.
+// Builds frames by hand: valid ones, and ones with one error and a right checksum.
 #pragma once
 
 #include <cstring>

@@ -1,4 +1,4 @@
-// The little that the native tests need of a test framework, so that they need no package.
+// A minimal test framework, so that the native tests need no package.
 #pragma once
 
 #include <cstdio>

@@ -1,4 +1,5 @@
-// A right frame is understood; each way in which one can be wrong is refused with its reason and its byte.
+// A valid frame is read; a frame with one error is refused with its reason and its byte, for each kind of
+// error.
 #include <random>
 
 #include "csrc/frame/outline.h"
@@ -217,8 +218,7 @@ void numbers_of_a_range_are_short() {
   CHECK_REJECTED(Reason::Rejected, kStart + 1, "more than 1024 bytes", parse(only(range(0x81, 8))));
 }
 
-// Bytes of no meaning with a right header: whatever they are, they are refused or understood, and nothing
-// breaks.
+// Random bytes behind a right header are refused or read, and nothing breaks.
 void noise_is_survived() {
   const unsigned seed = 20260101;
   std::printf("noise seed %u\n", seed);

@@ -1,4 +1,4 @@
-// What people are shown of a frame is bounded for each row, whatever the frame says.
+// Rows of text are bounded in length, whatever the frame holds.
 #include "csrc/frame/outline.h"
 
 #include <string>
@@ -37,8 +37,8 @@ void constants_are_shown() {
   CHECK(rows(only({code(TypeCode::Set), 2, number, 2, number, 4}))[0].text == "1, 2");
 }
 
-// Once a row held its whole path, and a path whole keys: a frame of 16 kB, a list under one long key, took
-// half a gigabyte to describe.
+// A regression: rows held whole paths, and paths whole keys, so that a frame of 16 kB, a list under one long
+// key, took half a gigabyte to describe.
 void a_long_key_is_cut() {
   constexpr uint64_t kItems = 20000;
   Writer writer;

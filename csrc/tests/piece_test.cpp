@@ -1,4 +1,4 @@
-// Pieces fill a buffer but for what is there already, and none writes where another does.
+// Pieces fill a buffer except the bytes that are there already, and no two write to the same byte.
 #include "csrc/device/piece.h"
 
 #include <vector>

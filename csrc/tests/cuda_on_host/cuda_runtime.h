@@ -1,6 +1,6 @@
-// In the place of CUDA's header of this name: as much of it as the kernels need to be compiled by a host's
-// compiler, and tested under its sanitizers. A launch runs every thread of the grid before it returns. Not
-// for kernels whose threads wait for one another.
+// Replaces CUDA's header of this name by the part that the kernels need, so that a host compiler builds them
+// and its sanitizers test them. A launch runs every thread of the grid before it returns. Not for kernels
+// whose threads wait for one another.
 #pragma once
 
 #include <algorithm>

@@ -26,7 +26,7 @@ std::mt19937 random_bits(20);
 
 uint64_t below(uint64_t bound) { return random_bits() % bound; }
 
-// `size` bytes, so many bytes behind a multiple of 256; what is behind them belongs to nobody.
+// `size` bytes, `misaligned` bytes behind a multiple of 256; the memory ends with them.
 class Buffer {
  public:
   explicit Buffer(uint64_t size, uint64_t misaligned = 0) : size_(size), misaligned_(misaligned) {

@@ -13,7 +13,7 @@ Machine machine;
 cudaError_t run(const cudaLaunchConfig_t& config, size_t parameter_bytes, void (*thread)(void*),
                 void* context) {
   const unsigned threads = config.blockDim.x;
-  // What a launch on any driver refuses.
+  // Every driver refuses such a launch.
   if (parameter_bytes > 4096 || config.gridDim.x == 0 || config.gridDim.x > 0x7fffffff || threads == 0 ||
       threads > 1024 || config.dynamicSmemBytes != 0 || config.numAttrs != 0) {
     return cudaErrorInvalidConfiguration;

@@ -1,4 +1,4 @@
-// How the host runs a grid, for tests to vary, and what it has seen.
+// Options of how the host runs a grid, for tests to vary, and records of its launches.
 #pragma once
 
 #include <cstdint>
@@ -8,10 +8,10 @@
 namespace cuda_on_host {
 
 struct Machine {
-  unsigned workers = 1;         // of the host's threads, at once
-  unsigned order = 0;           // of the grid's threads: 0 for theirs, else the seed of a random one
-  unsigned surplus_blocks = 0;  // that are run beside those asked for
-  unsigned first_block = 0;     // those before it are left out
+  unsigned workers = 1;         // host threads at once
+  unsigned order = 0;           // of the grid's threads: 0 ascending, else the seed of a random one
+  unsigned surplus_blocks = 0;  // blocks run in addition to those asked for
+  unsigned first_block = 0;     // blocks before it are not run
 
   uint64_t launches = 0;
   cudaStream_t stream = nullptr;  // of the last launch

@@ -1,4 +1,4 @@
-// What tests/cuda/ptx.py makes of nvcc's PTX: a function for each kernel.
+// The functions that tests/cuda/ptx.py generates from nvcc's PTX, one for each kernel.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// As much of CUDA 13's runtime as objects made by nvcc call, running their kernels' PTX on the host.
+// The part of CUDA 13's runtime that objects made by nvcc call. Runs their kernels' PTX on the host.
 #include <cstdlib>
 #include <cstring>
 #include <map>
