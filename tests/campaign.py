@@ -30,7 +30,7 @@ __all__ = ["change_frames", "round_trips"]
 
 
 def expect_refusal(target: Target, frame: torch.Tensor, counts: Counts, change: str) -> None:
-    """Count what reading gives: "refused" is right, all else is told."""
+    """Count the outcomes of reading: "refused" is right, any other is printed."""
     for read in target.readers:
         try:
             read((*target.slots, frame))
@@ -45,7 +45,7 @@ def expect_refusal(target: Target, frame: torch.Tensor, counts: Counts, change: 
 
 
 def flip(target: Target, bits: Sequence[int], counts: Counts) -> None:
-    """One bit after the other, each put back: ``bits`` index the frame with its padding."""
+    """Flip one bit after the other and put it back; ``bits`` index the frame with its padding."""
     view, frame = memoryview(target.bytes), target.frame
     for bit in bits:
         view[bit >> 3] ^= 1 << (bit & 7)
@@ -55,7 +55,7 @@ def flip(target: Target, bits: Sequence[int], counts: Counts) -> None:
 
 
 def truncate(target: Target, lengths: Sequence[int], counts: Counts) -> None:
-    """Cut the frame: where only padding goes, the value stays."""
+    """Cut the frame: if only padding is lost, the value stays."""
     for length in lengths:
         frame = target.frame[:length]
         if length < target.used:
@@ -67,7 +67,7 @@ def truncate(target: Target, lengths: Sequence[int], counts: Counts) -> None:
 
 
 def spliced(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """Two frames' bytes joined, or bytes of one removed, repeated, zeroed or exchanged."""
+    """Join bytes of two frames, or remove, repeat, zero or exchange bytes of one."""
     a, b = sorted((rng.randrange(len(data)), rng.randrange(len(data))))
     kind = rng.randrange(5)
     if kind == 0:
@@ -82,14 +82,14 @@ def spliced(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def splice(target: Target, known: dict[bytes, Target], count: int, rng: random.Random) -> Counts:
-    """As ``flip``, with larger changes."""
+    """Make larger changes; otherwise as ``flip``."""
     counts: Counts = collections.Counter()
     others = list(known)
     for _ in range(count):
         changed = spliced(target.data, rng.choice(others), rng)
         used = int.from_bytes(changed[8:16], "little")
         if changed[:used] in known and not any(changed[used:]):
-            continue  # another right frame, or none but the padding is another
+            continue  # another valid frame, or changed in its padding only
         frame = torch.from_numpy(np.frombuffer(bytearray(changed), np.uint8))
         expect_refusal(target, frame, counts, f"spliced to {changed[: used + 1].hex()}")
         counts["splices"] += 1
@@ -97,7 +97,7 @@ def splice(target: Target, known: dict[bytes, Target], count: int, rng: random.R
 
 
 def change_frames(count: int, seed: int) -> Counts:
-    """``count`` changed frames: four in five with one bit flipped, the others cut or spliced."""
+    """Try ``count`` changed frames: four in five with a bit flipped, the others cut or spliced."""
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     all_targets = targets()
     known = {target.data[: target.used]: target for target in all_targets}
@@ -105,7 +105,7 @@ def change_frames(count: int, seed: int) -> Counts:
     batch = max(10, min(5000, count // len(all_targets)))
     while sum(counts[kind] for kind in ("flips", "truncations", "splices")) < count:
         target = rng.choice(all_targets)
-        if rng.random() < 0.5:  # the codec knows its frame, but another was the last one
+        if rng.random() < 0.5:  # the codec knows its frame, but read another one last
             another = rng.choice([t for t in all_targets if type(t.codec) is type(target.codec)])
             target.codec.unpack((*another.slots, another.frame))
         tenth, size = batch // 10, len(target.data)
@@ -118,14 +118,14 @@ def change_frames(count: int, seed: int) -> Counts:
 
 
 def resident() -> int:
-    """This process's memory, in bytes."""
+    """Return this process's memory, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def round_trips(count: int, seed: int) -> list[int]:
-    """``count`` times pack and unpack, every third time a refusal too; memory ten times on the way.
+    """Pack and unpack ``count`` times, with a refusal every third time; note the memory ten times.
 
-    The memory is this process's, in bytes; it is printed as well.
+    The memory is this process's, in bytes; it is printed as well as returned.
     """
     rng = random.Random(seed)
     all_targets = targets()
@@ -145,7 +145,7 @@ def round_trips(count: int, seed: int) -> list[int]:
 
 
 def main() -> None:
-    """Run what the command line asks for; exit status 1 where anything was wrong."""
+    """Run the campaigns that the command line asks for; exit with status 1 if one failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""One corpus of structures for all tests, and what it means for two values to be the same."""
+"""One corpus of structures for all tests, and the sameness of two values."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Outer:
 
 
 class Pair:
-    """Not a container that anything knows by itself; registered below."""
+    """A container that neither Python nor torch knows; registered below."""
 
     def __init__(self, left: Any, right: Any, label: Any) -> None:
         self.left, self.right, self.label = left, right, label
@@ -63,7 +63,7 @@ register(Pair, lambda p: ([p.left, p.right], p.label), lambda c, label: Pair(*c,
 
 
 class Plain:
-    """A class that nothing can restore."""
+    """A class whose values cannot be restored."""
 
     def __init__(self) -> None:
         raise AssertionError("no decoder may call __init__")

@@ -1,4 +1,4 @@
-"""A codec that is obviously right: docs/format.md in plain Python, with no thought for speed.
+"""A simple reference codec: docs/format.md in plain Python, without regard to speed.
 
 It writes the frame that ``pipecodec.pack`` should write, byte for byte, and reads one with none of
 its code.

@@ -1,4 +1,4 @@
-"""Changes behind a right checksum: what a hostile sender can do, as far as chance goes."""
+"""Random changes behind a right checksum, such as a hostile sender can make."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["change_and_reseal"]
 
 
 def slot_for(leaf: Leaf) -> torch.Tensor:
-    """A tensor of the leaf's dtype and shape, of whatever size, in a few bytes."""
+    """Make a tensor of the leaf's dtype and shape, of any size, in a few bytes of memory."""
     if leaf.dtype.startswith(("q", "bits")):
         raise FrameError("torch makes no tensor of this dtype here")
     one = torch.empty((), dtype=getattr(torch, leaf.dtype))

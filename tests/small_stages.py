@@ -41,7 +41,7 @@ class Head(nn.Module):
 
 
 class Model(nn.Module):
-    """What the stages Embed, Block, Block, Head compute together."""
+    """The stages Embed, Block, Block, Head as one model."""
 
     def __init__(self, stages):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The benchmarks: contenders restore what they claim to, and are measured as the README says."""
+"""The benchmarks: contenders restore values as they claim, and are measured as the README says."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def with_sorted_keys(value):
     return type(value)(map(with_sorted_keys, value)) if isinstance(value, (list, tuple)) else value
 
 
-# What arrives in the place of a value, where a contender's NOTE says that it is another one.
+# The value that arrives, made from the sent one, where a contender's NOTE says that they differ.
 ARRIVES = {
     "origin": as_tuples,
     "origin, frombuffer": as_tuples,

@@ -1,4 +1,4 @@
-"""The benchmarks' command: its options, and what it prints, writes and draws."""
+"""The benchmarks' command: its options, and its tables, JSON and picture."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_plot_without_matplotlib_is_refused_before_anything_is_measured(monkeypa
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-    """Everything once, in few rounds: what was printed, the JSON, and the picture's path."""
+    """Run everything once, in few rounds: the printed text, the JSON, and the picture's path."""
     folder = tmp_path_factory.mktemp("benchmarks")
     arguments = ["--rounds", "2", "--most-leaves", "10"]
     files = ["--json", str(folder / "times.json"), "--plot", str(folder / "times.png")]

@@ -1,4 +1,4 @@
-"""The boundary's benchmark: what its command prints and writes; its counts are in test_costs."""
+"""The boundary's benchmark: its command's tables and JSON; its counts are in test_costs."""
 
 from __future__ import annotations
 

@@ -313,7 +313,7 @@ def test_one_codec_in_many_threads(point: Any) -> None:
 
 
 def test_the_end_of_a_frame_may_run_code_that_packs() -> None:
-    """What was packed used to get the numbers of what that code packed."""
+    """The packed value used to get the numbers of the one that such code packed."""
     codec, inner = Codec(), []
     for number in range(3):
         packed = codec.pack(["text", number])

@@ -1,4 +1,4 @@
-"""Comparing bytes where they lie: the verdict is set, and never cleared."""
+"""Comparing bytes in place: the verdict is set, and never cleared."""
 
 from __future__ import annotations
 

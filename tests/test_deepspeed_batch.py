@@ -33,7 +33,7 @@ IDS, LABELS = torch.arange(6).reshape(2, 3), torch.tensor([1, 0])
 
 
 def arrived(batch: Any, inputs: list[str] = INPUTS, **options: Any) -> tuple[Any, Any]:
-    """Return what the last stage gets of ``batch``, and the labels."""
+    """Return the last stage's input for ``batch``, and the labels."""
     part = partition_modules([First(), Last()], inputs, ["given", None])
     first, last = (
         DeepSpeedPipeStageWrapper(

@@ -1,4 +1,4 @@
-"""Wrapped stages, joined in this process by what the engine does to tensors on their way."""
+"""Wrapped stages in one process, which changes tensors between them as the engine does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Last(nn.Module):
 
 
 class Dead(nn.Module):
-    """Returns nothing that depends on what it takes."""
+    """A stage whose outputs do not depend on its inputs."""
 
     def __init__(self, value: Any) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def wrapped(
 
 
 def carried(sent: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Return what the engine gives the next stage: leaves that require a gradient if floating."""
+    """Return the next stage's inputs as the engine makes them: floating ones require gradients."""
     received = tuple(tensor.detach().clone() for tensor in sent)
     for tensor in received:
         tensor.requires_grad_(tensor.is_floating_point())
@@ -234,7 +234,7 @@ class Middle(nn.Module):
 
 
 class Early(First):
-    """Beside what it computes it sends a float tensor without a gradient."""
+    """Sends a float tensor without a gradient beside its result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ def layouts(stages: list[DeepSpeedPipeStageWrapper], modes: list[bool]) -> list[
 def test_evaluation_sends_what_training_sends(modes: list[bool], elements: int) -> None:
     """Stage 1 only passes ``early`` on: it is differentiable there because of how it arrived.
 
-    What is sent first without gradients could be differentiable, so the mask is in the tunnel.
+    Tensors first sent without gradients could be differentiable, so the mask is in the tunnel.
     """
     stages = early_stages()
     first, *others = layouts(stages, modes)

@@ -1,4 +1,4 @@
-"""describe and leaves: what people are shown of a frame."""
+"""describe and leaves: frames as text for people."""
 
 from __future__ import annotations
 

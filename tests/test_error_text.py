@@ -1,4 +1,4 @@
-"""Errors as text: whatever is in them, it can be sent, printed, and is not too long."""
+"""Errors as text, which can be sent and printed and is not too long, whatever the error holds."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What is no frame, or does not fit its slots, is refused: a test for each way, in reading order.
+"""Invalid frames, and slots that do not fit, are refused: a test for each way, in reading order.
 
-The bytes themselves are tested natively (csrc/tests/frame_test.cpp); here is what needs Python.
+The bytes themselves are tested natively (csrc/tests/frame_test.cpp); these tests need Python.
 """
 
 from __future__ import annotations
@@ -188,10 +188,10 @@ def test_colliding_keys() -> None:
     few = b"".join(oracle.Encoder().node(k, True) + b"\2" for k in keys)
     assert len(unpack((frame(bytes([17, 4]) + few),))) == 4
     many = b"".join(oracle.Encoder().node(1 + i * modulus, True) + b"\2" for i in range(20000))
-    with pytest.raises(FrameError, match="its keys collide"):
+    with pytest.raises(FrameError, match="the keys collide"):
         unpack((frame(bytes([17]) + oracle.varint(20000) + many),))
     items = b"".join(oracle.Encoder().node(1 + i * modulus, True) for i in range(20000))
-    with pytest.raises(FrameError, match="its keys collide"):
+    with pytest.raises(FrameError, match="the keys collide"):
         unpack((frame(bytes([21]) + oracle.varint(20000) + items),))
 
 

@@ -30,7 +30,7 @@ def judged(
     later: float = 0.0,
     lost: bool = False,
 ) -> str | None:
-    """Return what rank 0 says of rank 1 when it looks, and looks again ``later``."""
+    """Return rank 0's finding about rank 1 at a second look, ``later`` seconds after the first."""
     judge = Judge(STALL)
     gone = {1} if ended else set()
     judge.find((0, mine), {1: theirs}, gone, waited, 0.0, lost=lost)

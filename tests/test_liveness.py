@@ -1,4 +1,4 @@
-"""What must enter each stage, from split graphs and from signatures."""
+"""The values that must enter each stage, from split graphs and from signatures."""
 
 from __future__ import annotations
 

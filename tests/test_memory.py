@@ -1,4 +1,4 @@
-"""What a codec remembers changes what a call costs, never what it gives."""
+"""A codec's caches change the cost of a call, never its result."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_garbage_collection_in_the_middle_of_a_call(action: str, count: int) -> 
 
     before = gc.get_threshold()
     gc.collect()
-    gc.freeze()  # what is there already would be walked again and again
+    gc.freeze()  # objects made so far would be walked again and again
     try:
         for step in range(800):
             gc.disable()

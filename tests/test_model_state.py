@@ -130,7 +130,7 @@ def test_meta_tensors_are_told_apart(model: Model) -> None:
 
 
 class Tail(nn.Module):
-    """What a splitter makes that keeps names and copies tensors."""
+    """A stage as made by a splitter that keeps names and copies tensors."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()

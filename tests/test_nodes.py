@@ -1,4 +1,4 @@
-"""The autograd nodes at both ends of a tunnel: what comes back, from which thread, how often."""
+"""The autograd nodes at both ends of a tunnel: gradients, threads and repeated passes."""
 
 from __future__ import annotations
 

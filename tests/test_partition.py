@@ -1,4 +1,4 @@
-"""Hand-made stages described: what each takes and gives, and which weights they share."""
+"""Descriptions of hand-made stages: inputs, outputs and shared weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A leaf is its place, whatever of it is shown; and messages call values by their names."""
+"""A leaf is known by its exact place, not by its shown path; messages call values by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits for a device, and what goes between it and the host, on a simulated one.
+"""Waits for a device, and copies between it and the host, on a simulated one.
 
 The host cannot read the device's memory, and every copy, wait and event is counted.
 """
@@ -189,7 +189,7 @@ def test_the_host_cannot_read_the_device() -> None:
 
 
 def test_each_leaf_is_copied_once(device: Device) -> None:
-    """In whatever order its elements are; zeros are written once, whatever the room between."""
+    """For any order of a leaf's elements; zeros are written once, however many gaps there are."""
 
     def packing(*leaves: torch.Tensor) -> dict[str, int]:
         value = [leaf.requires_grad_() for leaf in leaves]

@@ -160,9 +160,9 @@ def make_stage(k, required, optional, shape, given):
 def chains(draw):
     """Draw stages whose required arguments exist, by the rule for undeclared stages."""
     inputs = draw(st.lists(st.sampled_from(NAMES), unique=True, min_size=1, max_size=3))
-    sure = set(inputs)  # what surely exists
-    fresh = set()  # what undeclared stages gave besides
-    bound = 0  # how many leading parameters the stage before binds
+    sure = set(inputs)  # names that surely exist
+    fresh = set()  # further names, given by undeclared stages
+    bound = 0  # the leading parameters that the stage before binds
     chain = []
     n_stages = draw(st.integers(1, 5))
     for k in range(n_stages):

@@ -261,7 +261,7 @@ def test_large_leaf_is_copied_only_if_asked_to() -> None:
 
 
 def test_tunnel_is_used_once() -> None:
-    """Two uses would add the bits of two gradients."""
+    """Autograd would add the bits of two gradients."""
     sent = boundary().pack(hidden(4, 8))
     receiver = boundary()
     receiver.unpack(tuple(t.clone() for t in sent))

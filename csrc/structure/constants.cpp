@@ -92,7 +92,7 @@ uint64_t ConstantReader::check_collisions(const Node& node, const Keys& keys, bo
   const uint64_t steps = as_set ? set_steps(hashed, left) : dict_steps(hashed, left);
   if (steps > left) {
     throw frame::Error(frame::Reason::Rejected, node.offset,
-                       "building this dict or set would take too many hash probes: its keys collide");
+                       "the keys collide: building their dict or set takes too many hash probes");
   }
   steps_ += steps;
   return steps;

@@ -1,4 +1,4 @@
-"""What tests that need GPUs are marked with."""
+"""Marks for tests that need GPUs."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def run(
 
 
 def dynamic(library: Path) -> list[str]:
-    """Return what ``objdump -p`` says of a library."""
+    """Return the output of ``objdump -p`` for a library."""
     return subprocess.check_output(["objdump", "-p", str(library)], text=True).splitlines()
 
 

@@ -1,4 +1,4 @@
-"""PTX as C++, so that what nvcc made of the kernels runs on the host.
+"""PTX as C++, so that nvcc's code for the kernels runs on the host.
 
 Knows the instructions that copying and comparing take, and refuses any other.
 """
@@ -58,7 +58,7 @@ def translate(ptx: str) -> str:
 def _parameters(declared: str) -> tuple[dict[str, int], list[tuple[int, int]], int]:
     """Return where each parameter stands, by name and in order with its size, and the sum."""
     places, sizes, end = {}, [], 0
-    declared = re.sub(r"\.ptr \.align \d+ ", "", declared)  # what the pointer points to
+    declared = re.sub(r"\.ptr \.align \d+ ", "", declared)  # the attributes of a pointer
     for each in filter(None, (part.strip() for part in declared.split(","))):
         found = re.fullmatch(r"\.param (?:\.align (\d+) )?\.\w(\d+) (\w+)(?:\[(\d+)\])?", each)
         if found is None:

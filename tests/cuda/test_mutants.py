@@ -43,7 +43,7 @@ MUTANTS = {
         WORDS + "(kThreads + 1) * sizeof(Word)) {\n    Word* const",
     ),
     "write: tail is left out": ("i < smaller(at + sizeof(Word), end)", "i < at"),
-    "write: padding is what follows": ("i < piece.bytes ? piece.from[i] : 0", "piece.from[i]"),
+    "write: padding is not zeros": ("i < piece.bytes ? piece.from[i] : 0", "piece.from[i]"),
     "write: 32-bit places": (
         "const uint64_t begin = block * kShare;",
         "const uint32_t begin = static_cast<uint32_t>(block * kShare);",
@@ -98,7 +98,7 @@ RACES = {
     "write: blocks that overlap",
     "compare: verdict without atomics",
 }
-"""What gives the right bytes all the same, when threads run one after the other."""
+"""Mutants that still give the right bytes when threads run one after the other."""
 
 Build = Callable[[str, str], Path]
 

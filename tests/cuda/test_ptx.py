@@ -1,7 +1,7 @@
 """nvcc's own code for the kernels, run by the host: its PTX, and its objects' way of launching.
 
-Not what ptxas makes of the PTX, nor a driver. The interface between nvcc's objects and CUDA's
-runtime is CUDA's own affair, so this is for the release it was written for.
+Neither ptxas nor a driver is tested. The interface between nvcc's objects and CUDA's runtime is
+internal to CUDA, so these tests are bound to the release they were written for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What setup.py says of the kernels before it builds anything."""
+"""Messages of setup.py about the kernels, before it builds anything."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ pytestmark = needs_gpus(1)
 
 
 def expecting(*values: Any, transport: Any = "slots") -> tuple[list[tuple[Tensor, ...]], Codec]:
-    """Return the tensors of each value, and a receiver that takes what comes for the first."""
+    """Return the tensors of each value, and a receiver that expects the first to be repeated."""
     sender, receiver = (Codec(transport=transport, name=name) for name in ("sender", "boundary"))
     packed = [sender.pack(value) for value in values]
     receiver.unpack(packed[0])
@@ -55,7 +55,7 @@ def test_another_frame_is_found_behind_a_busy_gpu() -> None:
 
 @pytest.mark.parametrize("wrong_on", [None, 0, 1, 2])
 def test_streams_are_verified_in_order(wrong_on: int | None) -> None:
-    """Each is held up in turn, so that what nobody put in order is done in the wrong one."""
+    """Each stream is delayed, so that work without an order is done in the wrong one."""
     (right, wrong), receiver = two()
     for number, stream in enumerate([torch.cuda.Stream() for _ in range(3)]):
         with torch.cuda.stream(stream):

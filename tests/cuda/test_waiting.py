@@ -19,7 +19,7 @@ from .gpu import needs_gpus, on
 pytestmark = needs_gpus(1)
 
 BUSY = 2_000_000_000
-"""Cycles, about a second: longer than anything here takes the host."""
+"""Cycles of the GPU, about a second: longer than the host needs for any test here."""
 
 
 def values(seed: int) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def codecs() -> tuple[Any, Any]:
 
 @contextmanager
 def waits_are_errors() -> Iterator[None]:
-    """What torch itself knows of; an event that the codec waits for is none of it."""
+    """Make torch's own waits errors; the codec's wait for an event is not one of them."""
     torch.cuda.synchronize()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says once that the mode is a prototype
@@ -58,7 +58,7 @@ def waits_are_errors() -> Iterator[None]:
 
 
 def goes_on_while_the_gpu_is_busy(call: Callable[[], Any]) -> Any:
-    """Return what ``call`` gives, which must not wait for work that was queued before it."""
+    """Return the result of ``call``, which must not wait for work queued before it."""
     torch.cuda._sleep(BUSY)
     for _ in range(2):  # allocating may wait, and so does loading a kernel; the second round has
         call()  # kernels of its own, such as one that adds to a gradient that is there
@@ -100,7 +100,7 @@ def test_large_frames_wait_for_nothing() -> None:
 
 
 def test_receiving_waits_once_for_each_frame() -> None:
-    """And not by a call that torch would report, so for the frame's own copy only."""
+    """No call waits that torch would report, so the wait is for the frame's own copy."""
     sender, receiver = codecs()
     value = values(1)
     received = [tuple(t.detach().clone() for t in sender.send(value, None)) for _ in range(3)]
@@ -123,7 +123,7 @@ def test_comparing_waits_for_nothing() -> None:
 
 
 def test_side_streams() -> None:
-    """Everything is queued on the current stream, behind what makes the leaves there."""
+    """All work is queued on the current stream, behind the work that makes the leaves."""
     sender, receiver = codecs()
     value = values(2)
     sender.send(value, None)
@@ -171,7 +171,7 @@ def test_sending_is_captured_in_a_graph(text: str) -> None:
 
 
 def test_kept_frames_are_not_captured() -> None:
-    """One made before might be gone when the graph runs; one of the graph's is not there yet."""
+    """A frame made before may be freed when the graph runs; one of the graph does not exist yet."""
     codec = Codec()
     value = {"t": torch.ones(3, device="cuda"), "n": 3}
     side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
@@ -190,7 +190,7 @@ def test_kept_frames_are_not_captured() -> None:
 
 
 def scribble() -> None:
-    """Use the memory that was freed since, on the GPU and of the pinned kind."""
+    """Use up the memory freed since then, on the GPU and pinned."""
     for size in (256, 512, 4096, 65_536, 1 << 20):
         torch.full((size,), 255, dtype=torch.uint8, device="cuda")
         torch.full((size,), 255, dtype=torch.uint8).pin_memory()

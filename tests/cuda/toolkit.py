@@ -21,7 +21,7 @@ needs_toolkit = pytest.mark.skipif(
 
 
 def compile_with(compiler: str | Path, *arguments: str | Path) -> str:
-    """Compile from the repository's root; return what the compiler printed, or fail with it."""
+    """Compile from the repository's root; return the compiler's output, or fail with it."""
     command = [str(compiler), "-std=c++20", f"-I{ROOT}", *map(str, arguments)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr

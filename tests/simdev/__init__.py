@@ -1,4 +1,4 @@
-"""A simulated accelerator, torch's device "sim": ``load()`` it, and count what it does."""
+"""A simulated accelerator, torch's device "sim": ``load()`` it, and count its operations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 
 
 class Device:
-    """The device; its counts are of all that happened since ``reset``."""
+    """The device; counts everything that happens after ``reset``."""
 
     def __init__(self, extension: Any) -> None:
         self._extension = extension
@@ -45,7 +45,7 @@ class Device:
 
     @contextmanager
     def delayed(self) -> Iterator[None]:
-        """Do what is queued as late as possible."""
+        """Run queued work as late as possible."""
         self._extension.set_delayed(True)
         try:
             yield
@@ -54,7 +54,7 @@ class Device:
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
-        """Say that what is queued is captured into a graph; it is done all the same."""
+        """Report that work is captured into a graph; it is done all the same."""
         if TORCH < (2, 12):
             pytest.skip("torch before 2.12 asks no simulated device whether it captures")
         self._extension.set_capturing(True)
@@ -65,7 +65,7 @@ class Device:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let whoever waits for an event wait until ``let_go``, which raises after 20 s."""
+        """Make waits for an event last until ``let_go``; they raise after 20 s."""
         self._extension.hold()
         try:
             yield
@@ -78,7 +78,7 @@ class Device:
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Let waiting for an event fail, as it does once a kernel has failed."""
+        """Make waits for an event fail, as they do once a kernel has failed."""
         self._extension.fail()
         try:
             yield

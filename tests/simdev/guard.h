@@ -1,4 +1,4 @@
-// What the simulated device is doing, and how torch asks it for streams and events.
+// The state of the simulated device, and its streams and events for torch.
 #pragma once
 
 #include <c10/core/Device.h>
@@ -41,7 +41,7 @@ inline const c10::Device kDevice(c10::DeviceType::PrivateUse1, 0);
 inline thread_local c10::StreamId current_stream = 0;
 inline bool capturing = false;
 
-// What waiting for an event comes to.
+// The outcome of waiting for an event.
 enum class Ending { Soon, WhenLetGo, Error };
 inline std::mutex ending_mutex;
 inline std::condition_variable let_go;

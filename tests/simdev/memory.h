@@ -17,15 +17,14 @@
 
 namespace simdev {
 
-// Where each of the streams that use a piece of memory has to be before another may have it.
+// The points that the streams using a block must reach before it is given to another user.
 using Uses = std::vector<Point>;
 
 inline bool over(Streams& streams, const Uses& uses) {
   return std::all_of(uses.begin(), uses.end(), [&](const Point& use) { return streams.reached(use); });
 }
 
-// A block that is given back goes to those who allocate on the same stream, at once unless another one uses
-// it.
+// A freed block is reused by allocations on the same stream: at once, unless another stream uses it.
 class Memory {
  public:
   explicit Memory(Streams& streams) : streams_(streams) {
@@ -67,7 +66,7 @@ class Memory {
     leaving_.push_back(pointer);
   }
 
-  // Where the device, which is code of this process too, reads and writes what has this address.
+  // The address in this process through which the device's kernels reach this memory.
   uint8_t* on_device(const void* pointer) const {
     const auto* const address = static_cast<const uint8_t*>(pointer);
     if (address < device_ || address >= device_ + kBytes) {
@@ -110,7 +109,7 @@ class PinnedMemory {
   void release(void* pointer) {
     if (!over(streams_, known_.at(pointer))) return;  // never used again, which is simple
     known_.erase(pointer);
-    // Kept while a copy may go there that should have been recorded: it will find that this is not held.
+    // Not freed while an unrecorded copy may still go there: the copy then counts as an error.
     if (!streams_.delayed()) std::free(pointer);
   }
 

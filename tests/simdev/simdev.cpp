@@ -2,7 +2,7 @@
 // host reads it, and counts of all that goes between host and device. Kernels are PyTorch's own for the CPU,
 // run on the device's mapping of that memory. Everything is done at once, unless the streams are delayed:
 // then copies and operations into given tensors are done when something waits for them, and any other
-// operation when it is called, after what its own stream holds.
+// operation when it is called, after the work of its own stream.
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -83,7 +83,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
 using simdev::Guard;
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
-// What a kernel sees of a tensor: one of the CPU over the same memory.
+// The tensor for a kernel: one of the CPU over the same memory.
 at::Tensor seen_by_kernel(const at::Tensor& tensor) {
   if (!tensor.defined() || !tensor.is_privateuseone()) return tensor;
   void* const storage = tensor.storage().mutable_data();
@@ -112,7 +112,7 @@ at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_bloc
   void* const host = leaves || enters ? (leaves ? to : from).storage().mutable_data() : nullptr;
   const bool waits = (leaves || enters) && !(non_blocking && hooks.isPinnedPtr(host));
   if (leaves || enters) count(way + " bytes", static_cast<int64_t>(from.nbytes()));
-  // Without the tensors' memory, which may be another's by then.
+  // Does not own the tensors' memory, which may have been given to another user by then.
   const auto borrowed = [](const at::Tensor& tensor) {
     if (tensor.is_privateuseone()) return seen_by_kernel(tensor);
     return at::from_blob(tensor.data_ptr(), tensor.sizes(), tensor.strides(), tensor.options());
@@ -153,7 +153,7 @@ const at::Tensor& resize(const at::Tensor& self, c10::SymIntArrayRef size, std::
   return self;
 }
 
-// The one argument that the operation writes to and returns, if that is what it does.
+// The index of the argument that the operation writes to, if it returns that one and no other.
 std::optional<size_t> written(const c10::FunctionSchema& schema) {
   const auto is_written = [](const c10::Argument& of) {
     return of.alias_info() != nullptr && of.alias_info()->isWrite();
@@ -164,7 +164,7 @@ std::optional<size_t> written(const c10::FunctionSchema& schema) {
   return static_cast<size_t>(found - given.begin());
 }
 
-// Any other operation is a kernel. One whose result's size depends on data waits for it.
+// Runs any other operation as a kernel. If the result's size depends on data, the host waits.
 void kernel(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   count("kernel");
   if (op.hasTag(at::Tag::data_dependent_output) || op.hasTag(at::Tag::dynamic_output_shape)) {
@@ -259,7 +259,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("hold", [] { set_ending(Ending::WhenLetGo); });
   module.def("let_go", [] { set_ending(Ending::Soon); });
   module.def("fail", [] { set_ending(Ending::Error); });
-  module.def("peek", [](uintptr_t address) {  // what the host must not do
+  module.def("peek", [](uintptr_t address) {  // a read that the host must not do
     return static_cast<int>(*reinterpret_cast<volatile uint8_t*>(address));
   });
 }

@@ -1,4 +1,4 @@
-"""What one more value of a known structure costs on the simulated device, in several ways."""
+"""The cost of one more value of a known structure on the simulated device, in several ways."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def origin_send(value: Any) -> Any:
 
 
 def origin_receive(tensors: Any) -> Any:
-    """Receive what ``origin_send`` gave."""
+    """Receive the tensors of ``origin_send``."""
     text = tensors[-1].cpu().numpy().tobytes().decode()
     return legacy.unflatten(tensors[:-1], origin.decode_metadata(text))
 
@@ -62,7 +62,7 @@ WAYS: dict[str, Way] = {
 
 
 def steady_counts(device: Device, way: str, value: Any) -> tuple[dict[str, int], dict[str, int]]:
-    """Return what packing and what unpacking the value counts, from the third time on."""
+    """Return the counts of packing and of unpacking the value, from the third time on."""
     send, receive = WAYS[way]()
     there = on_device(value)
     for _ in range(3):

@@ -1,5 +1,5 @@
-// The streams of the simulated device. Delayed, what is queued on one is done no sooner than something waits
-// for it, so that whatever nobody put in order is done in the wrong one.
+// The streams of the simulated device. Delayed, queued work is done only once something waits for it, so that
+// work without an order is done in the wrong one.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace simdev {
 
-// Reached when so much of what was queued on a stream is done.
+// Reached when the first `count` items of work on a stream are done.
 struct Point {
   int64_t stream = 0;
   uint64_t count = 0;
