@@ -1,4 +1,4 @@
-"""Microbenchmarks: what a boundary costs in pipecodec and in what one might use instead."""
+"""Microbenchmarks: the cost of a boundary in pipecodec and in its alternatives."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options, with what to measure and how often filled in."""
+    """Return the options, with defaults for the parts to measure and the rounds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     add = parser.add_argument
     add("--quick", action="store_true", help=f"road and synthetic, {QUICK_ROUNDS} rounds")

@@ -14,7 +14,7 @@ __all__ = ["as_json"]
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Return everything the tables show, and the quartiles; the README says what is in it."""
+    """Return all results in the tables, and their quartiles; the README lists the keys."""
     return {
         "environment": environment(),
         "method": {"inner_loop_ns": LOOP_NS, "clock": "thread CPU time"},

@@ -1,4 +1,4 @@
-"""What a measurement was made on: the processor, and the versions compared."""
+"""The environment of a measurement: the processor, and the versions compared."""
 
 from __future__ import annotations
 

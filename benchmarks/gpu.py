@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks.gpu``, what a boundary costs a GPU and its host."""
+"""Command line: ``python -m benchmarks.gpu``, the cost of a boundary on a GPU and its host."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Time both directions on a GPU, by its own events, beside what torch's operations take."""
+    """Time both directions on a GPU, by its own events, beside torch's operations."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="two rounds, to see that it runs")
     parser.add_argument("--device", default="cuda", help="'cpu' only shows that it runs")

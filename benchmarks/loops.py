@@ -1,7 +1,7 @@
 """Inner loops: one call many times over, timed by this thread's CPU clock.
 
-Each loop has calls outside the time first, after which the caches hold what this contender uses and
-no longer what the one before it did.
+Each loop first makes calls that are not timed, so that the caches hold this contender's data and
+no longer those of the one before.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any, Protocol
 __all__ = ["LOOP_NS", "Fresh", "Loop", "Repeated"]
 
 LOOP_NS = 1_000_000
-"""CPU time that one inner loop should take: 1 ms, far above what reading the clock costs."""
+"""CPU time that one inner loop should take: 1 ms, far above the cost of reading the clock."""
 
 FRESH_CALLS = 50
-"""Calls in a loop of fresh ones, at most: 25 us or more, of which the clock takes 0.5."""
+"""The most calls in a loop of fresh ones: they take 25 us or more, reading the clock 0.5."""
 
 Call = Callable[[Any], Any]
 
 
 class Loop(Protocol):
     def time(self) -> float:
-        """Run the loop once; nanoseconds a call."""
+        """Run the loop once; return nanoseconds a call."""
 
 
 class Repeated:
     """One call, for one argument after the other; ``arguments(n)`` makes n of them.
 
-    One call outside the time is for the last, so that arguments which differ still do so at the
-    first call inside.
+    A first call, which is not timed, gets the last argument, so that arguments that differ still do
+    so at the first timed call.
     """
 
     def __init__(self, call: Call, arguments: Callable[[int], list[Any]]) -> None:
@@ -52,10 +52,10 @@ class Repeated:
 
 
 class Fresh:
-    """A new call every time, for the same argument; ``make()`` makes them, outside the time.
+    """A new call every time, for the same argument; ``make()`` makes them, which is not timed.
 
-    All calls of a loop live until it ends, so they are few: many would measure how the process's
-    memory grows. Loops outside the time go before, for about a quarter of LOOP_NS.
+    All calls of a loop live until it ends, so they are few: many would measure the growth of the
+    process's memory. Loops that are not timed come first, for about a quarter of LOOP_NS.
     """
 
     def __init__(self, make: Callable[[], Call], argument: Any) -> None:
@@ -81,7 +81,7 @@ class Fresh:
 
 def _count(trial: Callable[[int], float]) -> int:
     """Return how many calls fill a loop; ``trial(n)`` runs n, in nanoseconds a call."""
-    trial(1)  # cold: what it imports or builds once must not be taken for its time
+    trial(1)  # cold: imports and caches made once must not count
     count = 1
     while (each := trial(count)) * count < LOOP_NS / 4:
         count *= 2

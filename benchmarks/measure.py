@@ -22,7 +22,7 @@ STRUCTURE_SECONDS = 10
 
 
 class _Entrant:
-    """One row to be: a contender in one mode, its two loops, and their times so far."""
+    """A row in the making: a contender in one mode, its two loops, and their times so far."""
 
     def __init__(self, contender: Contender, mode: str, send: Loop, receive: Loop) -> None:
         self.name, self.mode = contender.NAME, mode
@@ -47,7 +47,7 @@ def measure(
     """Measure a structure with every contender, pipecodec also changing and in its first frame.
 
     Args:
-        structure: what is sent.
+        structure: the value to send.
         contenders: those whose packages are there, pipecodec first.
         rounds: at least 2; each times every contender once, in an order of its own. Fewer are
             measured where they take long, see STRUCTURE_SECONDS.
@@ -71,7 +71,7 @@ def measure(
 def _entrants(
     structure: Structure, contenders: Sequence[Contender], refused: dict[str, str]
 ) -> list[_Entrant]:
-    """Return what is to be measured; contenders that cannot carry the value go to ``refused``."""
+    """Return the entrants; contenders that cannot carry the value go to ``refused``."""
     entrants = _ours(structure)
     for contender in contenders:
         if contender is OURS or contender.NAME in refused:

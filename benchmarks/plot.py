@@ -19,7 +19,7 @@ def plot(scaling: Sequence[Result], path: Path) -> None:
 
     Args:
         scaling: one result for each number of leaves.
-        path: where the picture goes; the ending says in which format.
+        path: the picture's file; its ending names the format.
     """
     figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
     axes = figure.add_subplot()

@@ -1,7 +1,7 @@
 """Values that cross boundaries of real models, rebuilt from plain tensors.
 
-Each is what a block of a tiny model of transformers 5.18.0 was called with in training mode: its
-positional arguments, then a dict of the keyword ones. Nesting, dtypes, strides and which tensors
+Each holds the arguments of a block in a tiny model of transformers 5.18.0, recorded in training:
+the positional ones, then a dict of the keyword ones. Nesting, dtypes, strides and which tensors
 require a gradient are as recorded there; the sizes are those of the tiny models.
 """
 

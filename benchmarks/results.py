@@ -1,4 +1,4 @@
-"""What was measured: quartiles, rows, and one result a structure."""
+"""The results: quartiles, rows, and one result for each structure."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LABELS = (
     *(f"{OURS.NAME}, {mode}" for mode in MODES),
     *(contender.NAME for contender in CONTENDERS if contender is not OURS),
 )
-"""Of all rows there may be, in the order in which they are shown."""
+"""The labels of all possible rows, in the order of the tables."""
 
 
 class Quartiles(NamedTuple):
-    """Of the rounds, in microseconds a call."""
+    """Quartiles over the rounds, in microseconds a call."""
 
     q1: float
     median: float
@@ -38,11 +38,11 @@ def quartiles(nanoseconds: Sequence[float]) -> Quartiles:
 
 @dataclass(frozen=True)
 class Row:
-    """What one contender took.
+    """The times of one contender in one mode.
 
     The mode is "steady" (the same value again), "changing" (a number in it differs) or "first" (a
-    codec that has seen nothing yet). The other contenders remember nothing from call to call; they
-    have the first one only.
+    codec that has seen nothing yet). The other contenders remember nothing from call to call; their
+    only mode is "steady".
     """
 
     contender: str
@@ -61,8 +61,8 @@ class Row:
 class Result:
     """All rows of one structure.
 
-    ``tensors`` counts those that cross beside the frame, ``frame_bytes`` has the padding included,
-    and ``refused`` says by the contenders' names why there is no row of theirs.
+    ``tensors`` counts those that cross beside the frame, ``frame_bytes`` includes the padding, and
+    ``refused`` maps the names of contenders without a row to the reasons.
     """
 
     structure: Structure
@@ -85,7 +85,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """Results by part, and by the names of contenders that could not be measured at all, why.
+    """Results by part, and the reasons of contenders that could not be measured, by name.
 
     ``road`` is the part of this name.
     """

@@ -1,4 +1,4 @@
-"""The road that trains: leaves with gradients through one tunnel, beside the least torch can do."""
+"""The road in training: leaves with gradients through one tunnel, beside a minimum by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipecodec import Codec
 __all__ = ["COUNTS", "MEASURES", "Crossing", "Way", "by_hand", "road", "through_codecs"]
 
 COUNTS = (1, 3, 24, 300)
-"""Of the leaves, each of 64 float32, which require gradients."""
+"""The numbers of leaves, each of 64 float32 elements that require gradients."""
 
 SEND, RECEIVE, ALL = "send", "receive", "both, and both backward"
 MEASURES = (SEND, RECEIVE, ALL)
@@ -26,13 +26,13 @@ MEASURES = (SEND, RECEIVE, ALL)
 
 @dataclass(frozen=True)
 class Way:
-    """``send`` turns leaves into what crosses, ``receive`` turns what arrived into leaves."""
+    """``send`` turns leaves into the tensors that cross, ``receive`` turns these into leaves."""
 
     send: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]
     receive: Callable[[tuple[Tensor, ...]], Sequence[Tensor]]
 
     def cross(self, leaves: tuple[Tensor, ...]) -> None:
-        """Take leaves forward and ones back, with a cut between both sides as an engine has it."""
+        """Send leaves forward and gradients of one back; cut the history between, as engines do."""
         sent = self.send(leaves)
         arrived = cut(sent)
         torch.autograd.backward(self.receive(arrived), _ones(len(leaves)))
@@ -55,7 +55,7 @@ class Crossing:
 
 
 def through_codecs() -> Way:
-    """Return the way of the engine's boundaries; ``send`` and ``receive`` have no token here."""
+    """Return the way of the engine's boundaries: ``send`` and ``receive``, without a token."""
     sender, receiver = Codec(transport="tunnel"), Codec(transport="tunnel")
     return Way(sender.pack, receiver.unpack)
 
@@ -72,7 +72,7 @@ def by_hand() -> Way:
 
 
 def cut(sent: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return what arrives on the other side: the same numbers, without a history."""
+    """Return the tensor as it arrives on the other side: the same numbers, without a history."""
     return tuple(t.detach().requires_grad_(t.is_floating_point()) for t in sent)
 
 

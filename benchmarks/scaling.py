@@ -1,4 +1,4 @@
-"""The same value with ever more leaves, for whoever can keep up."""
+"""The same value with ever more leaves, for the contenders that can keep up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MOST_LEAVES", "TOO_SLOW_S", "in_tens", "scaling"]
 MOST_LEAVES = 1_000_000
 
 TOO_SLOW_S = 3.0
-"""Who would need longer for one value, by the size before, is left out."""
+"""Seconds for one value, by the size before, above which a contender is left out."""
 
 
 def scaling(
@@ -34,7 +34,7 @@ def scaling(
     left_out: dict[str, str] = {}
     size = 1
     while size <= most_leaves:
-        # The last: the first lie scattered, in gaps that what ran before left in the memory.
+        # The last: the first lie scattered, in memory gaps that earlier code left.
         structure = Structure(f"{size:,}", "leaves in tens", in_tens(tensors[-size:]))
         results.append(measure(structure, contenders, rounds, left_out))
         left_out = _too_slow_for_tenfold(results[-1])

@@ -1,4 +1,4 @@
-"""What a structure is, and the five made-up ones: small boundaries, and two extremes."""
+"""The class of structures, and five synthetic ones: small boundaries, and two extremes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Structure", "synthetic"]
 
 @dataclass(frozen=True)
 class Structure:
-    """One structure.
+    """One structure to send.
 
     ``vary(i)`` gives the same structure and the same tensors with a number in it that differs for
     every i; it is None where the structure holds no number.

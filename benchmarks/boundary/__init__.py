@@ -1,3 +1,3 @@
-"""What a boundary costs on DeepSpeed's engine, beside the same stages written by hand as tuples."""
+"""The cost of a boundary on DeepSpeed's engine, beside the same stages by hand as tuples."""
 
 __all__: list[str] = []

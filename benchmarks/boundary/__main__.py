@@ -18,7 +18,7 @@ PARTS = ("time", "counts", "copies", "peaks")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what a boundary costs in time, messages, waits and memory, beside stages by hand."""
+    """Print the costs of a boundary: time, messages, waits and memory, beside stages by hand."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.boundary", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="two rounds, none of them large")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART")

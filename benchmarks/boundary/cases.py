@@ -1,4 +1,4 @@
-"""What crosses: a hidden state, alone or with what decoder layers pass on beside it."""
+"""The values that cross: a hidden state, alone or with other values that decoder layers pass on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SMALL, WIDE, LARGE = (4, 8), (1024, 1024), (2048, 8192)
 
 @dataclass(frozen=True)
 class Case:
-    """One value.
+    """One value that crosses.
 
-    ``tensors(hidden)`` makes what accompanies the hidden state; by hand that and nothing else
-    crosses with it. ``give(hidden, tensors)`` is the value that a stage would rather return,
-    ``take`` the way back. With ``origin`` False the origin's algorithm is left out.
+    ``tensors(hidden)`` makes the tensors beside the hidden state; by hand only these cross with
+    it. ``give(hidden, tensors)`` makes the value that a stage would rather return, ``take`` the
+    tensors from it again. With ``origin`` False the origin's algorithm is left out.
     """
 
     name: str

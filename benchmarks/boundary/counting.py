@@ -25,11 +25,11 @@ _METHODS = ("cpu", "numpy", "tolist", "to")
 
 @dataclass
 class Counts:
-    """What one rank saw in one step.
+    """The counts of one rank in one step.
 
-    ``sent`` counts the engine's messages by (own stage, stage sent to), ``flags`` those of a few
-    bytes from host to host that go back beside a gradient, ``waits`` calls by name after which the
-    host would wait for an accelerator. ``loss`` is the step's, which all ways have to share.
+    ``sent`` counts the engine's messages by (own stage, stage sent to), ``flags`` the messages of a
+    few bytes from host to host beside a gradient, ``waits`` calls by name after which the host
+    would wait for an accelerator. ``loss`` is the step's loss, which must be equal in all ways.
     """
 
     sent: Counter[tuple[int, int]] = field(default_factory=Counter)
@@ -39,7 +39,7 @@ class Counts:
 
 
 class _Operations(TorchDispatchMode):
-    """Sees operations of C++ as well, if torch dispatches them."""
+    """Notes operations, also those of C++ if torch dispatches them."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def counted_waits() -> Iterator[Counter[str]]:
     "_local_scalar_dense" is ``item()``, also within ``bool()``, ``int()`` and the like; "to" counts
     calls that name a device; "tensor" is ``torch.tensor``, whose data come from the host. On CPU
     tensors ``cpu`` and ``tolist`` dispatch nothing, so calls of Python are counted, and such calls
-    in C++ are not seen. What a counted call calls in turn is not counted.
+    in C++ are not seen. Calls inside a counted call are not counted.
     """
     seen: Counter[str] = Counter()
     within: list[str] = []
@@ -91,7 +91,7 @@ def counted_waits() -> Iterator[Counter[str]]:
 
 
 def _names_a_device(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    # A tensor as well: its device is asked for.
+    # A tensor names its own device.
     devices = (int, str, torch.device, torch.Tensor)
     return "device" in kwargs or isinstance(args[0] if args else None, devices)
 

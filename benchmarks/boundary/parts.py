@@ -86,7 +86,7 @@ def copies() -> list[dict[str, Any]]:
 def peaks(stages: int) -> list[dict[str, Any]]:
     """Return the bytes of a step's peak for every case of STORED, by stage.
 
-    "by_hand" is all of the step's, "added" what pipecodec's peak is higher by.
+    "by_hand" is the peak by hand, "added" the bytes by which pipecodec's is higher.
     """
     per_rank = _values(storing.peaks, stages, stages)
     found = []
@@ -98,7 +98,7 @@ def peaks(stages: int) -> list[dict[str, Any]]:
 
 
 def _values(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
-    """Return what every rank returned; raises ``RuntimeError`` with the words of one that fails."""
+    """Return every rank's result; raise ``RuntimeError`` with the error of one that fails."""
     ended = run_ranks(function, world, *args, timeout=TIMEOUT, stop_at_failure=True)
     for outcome in ended:
         if outcome.status not in ("ok", "killed"):

@@ -78,7 +78,7 @@ def _copies(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _peaks(found: Sequence[dict[str, Any]]) -> str:
-    lines = ["MiB at most at once in a step, by stage: by hand + what pipecodec adds"]
+    lines = ["Peak memory of a step in MiB, by stage: by hand + added by pipecodec"]
     for case in found:
         cells = [
             f"{hand / MEGABYTE:.0f} + {added / MEGABYTE:.0f}"

@@ -1,4 +1,4 @@
-"""Bytes that a value takes on its way, to the last one: in the codec alone, and in the engine."""
+"""The exact bytes that a value takes on its way, in the codec alone and in the engine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipecodec.demo.launch import Rank
 __all__ = ["SIDES", "Allocated", "allocations", "copies", "peaks"]
 
 SIDES = ("send", "receive", "send back", "receive back")
-"""A value packed and unpacked, then the gradients of what was received packed and unpacked."""
+"""Packing and unpacking a value, then packing and unpacking the received leaves' gradients."""
 
 
 @dataclass
 class Allocated:
-    """CPU memory of tensors made meanwhile, in bytes: the most that was there at once, and all."""
+    """CPU memory of tensors made meanwhile, in bytes: the peak, and the sum."""
 
     peak: int = 0
     total: int = 0
@@ -31,10 +31,10 @@ class Allocated:
 
 @contextlib.contextmanager
 def allocations() -> Iterator[Allocated]:
-    """Find out what torch's CPU allocator gives out meanwhile; it is there after the ``with``.
+    """Measure the memory that torch's CPU allocator gives out; filled in after the ``with``.
 
-    Memory from before does not count, not even when it is freed, which the profiler prints to the
-    standard output, unasked.
+    Memory from before does not count, not even when it is freed; the profiler then prints a note
+    to the standard output.
     """
     found = Allocated()
     with profile(profile_memory=True) as profiler:
@@ -48,9 +48,9 @@ def allocations() -> Iterator[Allocated]:
 
 
 def copies(rank: Rank) -> dict[str, dict[str, Allocated]]:
-    """Run in one process: what every case of STORED takes in a steady state, by side.
+    """Run in one process: measure every case of STORED in a steady state, by side.
 
-    Every byte that is allocated is written once, so ``total`` is what is copied.
+    Every byte that is allocated is written once, so ``total`` counts the bytes copied.
     """
     return {case.name: _crossing(case) for case in STORED}
 
@@ -69,7 +69,7 @@ def _micro_batch(case: Case, sender: TunnelCodec, receiver: TunnelCodec) -> dict
     sides = {}
     with allocations() as sides["send"]:
         sent = sender.send(value, None)
-    # The engine's: a copy out of its buffer.
+    # As the engine's: copies out of its buffer.
     arrived = tuple(t.detach().clone().requires_grad_(t.is_floating_point()) for t in sent)
     with allocations() as sides["receive"]:
         received, _ = receiver.receive(arrived)
@@ -84,9 +84,9 @@ def _micro_batch(case: Case, sender: TunnelCodec, receiver: TunnelCodec) -> dict
 
 
 def peaks(rank: Rank, stages: int) -> dict[str, dict[str, Allocated]]:
-    """Run in every rank: what this stage takes in a steady step of the engine, by case and way.
+    """Run in every rank: measure this stage in a steady step of the engine, by case and way.
 
-    At its peak that includes the buffer for gradients that the engine keeps from step to step.
+    The peak includes the buffer for gradients that the engine keeps from step to step.
     """
     found: dict[str, dict[str, Allocated]] = {}
     for case in STORED:

@@ -1,4 +1,4 @@
-"""What a micro-batch costs each stage of a running engine, all ways in turn in one run."""
+"""The cost of a micro-batch in each stage of a running engine, all ways in turn in one run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipecodec.demo.launch import Rank
 __all__ = ["PHASES", "Cost", "by_stage", "medians"]
 
 PHASES = ("forward", "backward", "messages")
-"""Of the engine's instructions; "forward" loads the batch too, "messages" sends and receives."""
+"""Kinds of engine instructions; "forward" loads the batch too, "messages" sends and receives."""
 
 _PHASE_OF = {
     "LoadMicroBatch": "forward",
@@ -35,7 +35,7 @@ WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians over the steps of one stage in one way.
+    """Medians over the steps, of one stage in one way.
 
     ``phases``: CPU time of the stage's own thread for each micro-batch, in us by PHASES; ``sum``
     is the median of their sums, ``added`` that of forward and backward without by hand's of the
@@ -103,7 +103,7 @@ def by_stage(rank: Rank, number: int, stages: int, rounds: int) -> Steps:
 
 
 def medians(per_rank: list[Steps], case: Case) -> dict[str, list[Cost]]:
-    """Return what each way costs, stage by stage, out of what all ranks returned."""
+    """Return the costs of each way, stage by stage, from the results of all ranks."""
     hand = ways(case)[0]
     return {way: [_cost(steps[way], steps[hand]) for steps in per_rank] for way in ways(case)}
 

@@ -19,7 +19,7 @@ BY_HAND, PIPECODEC, ORIGIN = "by hand", "pipecodec", "origin"
 
 
 class _Stage(nn.Module):
-    """Does next to nothing, so that what it takes is the boundary's: a product with one number."""
+    """A product with one number: almost no work, so that the cost is the boundary's."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
@@ -75,9 +75,9 @@ class LastTuple(_Stage):
 
 
 class Origin(nn.Module):
-    """What the origin's wrapper does around a stage: its list of live values to tensors and back.
+    """A stage in the origin's wrapper, which turns its list of live values into tensors and back.
 
-    Its metadata come last, the tensors before them as they are.
+    The metadata come last, behind the tensors as they are.
     """
 
     def __init__(self, stage: nn.Module, first: bool, last: bool) -> None:

@@ -1,8 +1,8 @@
 """The contenders, one module each.
 
-Every module has the same three names: NAME; NOTE, what it does and what it leaves out; and
-``make()``, which returns the calls ``send(value) -> wire`` and ``receive(wire) -> value``. What a
-contender needs is imported in ``make``, so that a missing package is that contender's alone.
+Every module has the same three names: NAME; NOTE, its work and the work that it leaves out; and
+``make()``, which returns the calls ``send(value) -> wire`` and ``receive(wire) -> value``. Packages
+are imported in ``make``, so that a missing one affects only its contender.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["CONTENDERS", "OURS", "Contender", "available"]
 
 
 class Contender(Protocol):
-    """What a contender's module provides."""
+    """The names of a contender's module."""
 
     NAME: str
     NOTE: str
@@ -53,7 +53,7 @@ CONTENDERS: tuple[Contender, ...] = (
 
 
 def available() -> tuple[list[Contender], dict[str, str]]:
-    """Return the contenders whose packages are there, and by name why each other one is missing.
+    """Return the contenders whose packages are there, and by name the reasons of the missing ones.
 
     Raises:
         ImportError: pipecodec itself cannot be imported; there is nothing to compare with.

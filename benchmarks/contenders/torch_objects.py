@@ -1,4 +1,4 @@
-"""torch.distributed's object path: what send_object_list does on the host, without the sending."""
+"""torch.distributed's object path: the host's part of send_object_list, without the sending."""
 
 from __future__ import annotations
 
