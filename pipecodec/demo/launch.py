@@ -10,7 +10,7 @@ import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -68,9 +68,10 @@ def run_ranks(
 
     The processes are forked from a server that has made the slow imports once; on GPUs, which a
     forked process cannot use, each makes them itself. ``function`` and ``args`` must be picklable.
-    Each process finds the environment that ``torch.distributed`` expects (a free port on the
-    loopback interface) and has one thread for torch. After ``timeout`` seconds a rank dumps its
-    stacks and ends. With ``stop_at_failure`` the first rank that fails ends the others.
+    Each process finds the environment that ``torch.distributed`` expects (a port on the loopback
+    interface, kept free of other processes until this call ends) and has one thread for torch.
+    After ``timeout`` seconds a rank dumps its stacks and ends. With ``stop_at_failure`` the first
+    rank that fails ends the others.
     ``on_message(rank, message)`` gets each message of a rank. ``device`` is one of
     ``pipecodec.demo.device.DEVICES``. However this call ends, no process of it is left. Raises
     ``ValueError`` for a device that is not there.
@@ -80,9 +81,9 @@ def run_ranks(
     if placement.device == "cpu":
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pipecodec.demo.preload"])
-    port = _free_port()
     outcomes: dict[int, Outcome] = {}
     with (
+        _reserved_port() as port,
         tempfile.TemporaryDirectory(prefix="pipecodec-") as folder,
         contextlib.ExitStack() as stack,
     ):
@@ -128,11 +129,17 @@ def run_ranks(
     return [outcomes[rank] for rank in range(world)]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def _reserved_port() -> Iterator[int]:
+    """Yield a port that the system gives to no other process until this ends.
+
+    The socket is bound and does not listen, so rank 0's store, which sets SO_REUSEADDR as this one
+    does, may bind and listen on its port; bound to port 0, or connecting, nobody gets it.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 def _without_a_word(rank: int, process: BaseProcess, log: Path) -> Outcome:
