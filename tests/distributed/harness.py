@@ -7,7 +7,7 @@ from typing import Any
 
 from pipecodec.demo.launch import Outcome, run_ranks
 
-__all__ = ["outcomes", "values"]
+__all__ = ["of_group", "outcomes", "values"]
 
 TIMEOUT = 60.0
 """Seconds until a rank dumps its stacks and ends; a case takes about one second."""
@@ -23,4 +23,17 @@ def values(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
     ended = outcomes(function, world, *args)
     failures = [f"rank {o.rank}: {o.status}\n{o.detail}" for o in ended if o.status != "ok"]
     assert not failures, "\n".join(failures)
+    return [outcome.value for outcome in ended]
+
+
+def of_group(function: Callable[..., Any], world: int, *args: Any, **options: Any) -> list[Any]:
+    """Return what every rank returned for a group of cases, whose names a rank says as they begin.
+
+    An ``AssertionError`` also names the case that was begun last.
+    """
+    begun: list[Any] = [""]
+    options["on_message"] = lambda _, name: begun.append(name)
+    ended = outcomes(function, world, *args, **options)
+    failures = [f"rank {o.rank}: {o.status}\n{o.detail}" for o in ended if o.status != "ok"]
+    assert not failures, f"in the case {begun[-1]!r}\n" + "\n".join(failures)
     return [outcome.value for outcome in ended]

@@ -12,20 +12,19 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from pipecodec.demo.launch import Outcome, Rank, run_ranks
 
+from .engines import Grid, join, loss_fn, sgd
 from .rows import ROWS
 from .stages import Row, build
-from .table import STEPS, Grid, micro_batches, whole_rows
-from .training import loss_fn
+from .table import RowTraining, micro_batches, whole_rows
 
 __all__: list[str] = []
 
-GRID = Grid(3)
+GRID, STEPS = Grid(3), RowTraining.steps
 
 
 class Plain(nn.Module):
@@ -70,13 +69,12 @@ def plain_stages(row: Row, model: nn.ModuleList) -> list[Plain]:
 def train(rank: Rank, name: str) -> list[float]:
     import deepspeed
     from deepspeed import pipe
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     row = ROWS[name]
     module = pipe.PipelineModule(
         plain_stages(row, build(row, GRID.stages)),
-        topology=PipeDataParallelTopology(num_pp=GRID.stages, num_dp=1),
+        topology=GRID.topology(),
         loss_fn=loss_fn,
         partition_method="uniform",
         dynamic_shape=row.options.get("dynamic_shape", False),
@@ -84,7 +82,7 @@ def train(rank: Rank, name: str) -> list[float]:
     engine, *_ = deepspeed.initialize(
         model=module,
         model_parameters=[p for p in module.parameters() if p.requires_grad],
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        optimizer=sgd,
         config={
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": GRID.accumulate,

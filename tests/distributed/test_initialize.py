@@ -12,11 +12,11 @@ from pipecodec import FrameCapacityError, StructureChangedError
 from pipecodec.deepspeed import RemoteError, initialize
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid, loss_fn
 from .harness import values
 from .rows import ROWS
 from .stages import Row, build
-from .table import Grid, engine_of, micro_batches
-from .training import loss_fn
+from .table import engine_of, micro_batches
 
 GRID = Grid(3)
 TYPICAL = ROWS["evaluation first and between"]

@@ -13,8 +13,8 @@ from pipecodec.deepspeed import RemoteError
 from pipecodec.demo.launch import Rank
 
 from .harness import values
-from .tied import engine_of, pipeline_cases
-from .tied_cases import Case, build, micro_batches
+from .tied import Case, build, engine_of
+from .training import on_engine
 
 STEPS = 20
 HONEST = Case(("a b", "a", "b a"), 3, check=1, steps=STEPS)
@@ -32,9 +32,7 @@ def engine_for(case: Case) -> Any:
 
 
 def honest(rank: Rank) -> int:
-    results = pipeline_cases(
-        rank, {key: replace(HONEST, bf16=key, zero=key) for key in (False, True)}
-    )
+    results = on_engine(rank, {key: replace(HONEST, bf16=key, zero=key) for key in (False, True)})
     return sum(len(trained.losses) for trained in results.values())
 
 
@@ -51,7 +49,7 @@ def planted(rank: Rank, every: int) -> tuple[int, str, str]:
             weight = engine.module.forward_funcs[0].mod.a
             weight.data[3, 5] = torch.nextafter(weight.data[3, 5], torch.tensor(9.0))
         try:
-            engine.train_batch(micro_batches(HONEST, step, 0))
+            engine.train_batch(HONEST.batches(step, 0))
         except Exception as error:
             return step, type(error).__name__, str(error)
     return 0, "", ""
@@ -74,7 +72,7 @@ def drift(rank: Rank) -> str:
     """Train with as many replicas as let the engine's own order of sums drift."""
     with pytest.raises(RuntimeError) as caught:
         case = Case(("a", "a"), 2, replicas=4, steps=STEPS, without="order", check=1)
-        pipeline_cases(rank, {"drift": case})
+        on_engine(rank, {"drift": case})
     return str(caught.value)
 
 

@@ -13,8 +13,7 @@ from pipecodec.deepspeed import pipeline_module
 from pipecodec.demo.launch import Rank
 
 from .harness import values
-from .tied import engine_of
-from .tied_cases import Case, build, micro_batches
+from .tied import Case, build, engine_of
 
 CASE = Case("plain", 3)
 TIED = ("embed", "middle", "head")
@@ -30,7 +29,7 @@ def start() -> tuple[Partition, Any]:
 
 
 def step(engine: Any, index: int) -> float:
-    loss: float = engine.train_batch(micro_batches(CASE, index, 0)).item()
+    loss: float = engine.train_batch(CASE.batches(index, 0)).item()
     return loss
 
 
@@ -83,7 +82,7 @@ def replaced(rank: Rank, when: str) -> tuple[str, int]:
         engine = engine_of(CASE, part, loss)
         step(engine, 0)
         replace()
-        batches = list(micro_batches(CASE, 1, 0))
+        batches = list(CASE.batches(1, 0))
         engine.train_batch(iter(lambda: batches.pop(), None))
     except Exception as error:
         return str(error), len(batches)
