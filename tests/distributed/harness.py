@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 from collections.abc import Callable
+from multiprocessing import forkserver
 from typing import Any
 
 from pipecodec.demo.launch import Outcome, run_ranks
@@ -13,8 +16,17 @@ TIMEOUT = 60.0
 """Seconds until a rank dumps its stacks and ends; a case takes about one second."""
 
 
+@functools.cache
+def start_server() -> None:
+    """Start the server that ranks are forked from, with the tests' slow imports made once too."""
+    modules = ["pipecodec.demo.preload", "tests.distributed.preload"]
+    multiprocessing.set_forkserver_preload(modules)
+    forkserver.ensure_running()
+
+
 def outcomes(function: Callable[..., Any], world: int, *args: Any, **options: Any) -> list[Outcome]:
     """Run ``function(Rank, *args)`` in ``world`` processes and say how each of them ended."""
+    start_server()
     return run_ranks(function, world, *args, **{"timeout": TIMEOUT, **options})
 
 
