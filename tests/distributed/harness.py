@@ -10,7 +10,7 @@ from typing import Any
 
 from pipecodec.demo.launch import Outcome, run_ranks
 
-__all__ = ["of_group", "outcomes", "values"]
+__all__ = ["outcomes", "values"]
 
 TIMEOUT = 60.0
 """Seconds until a rank dumps its stacks and ends; a case takes about one second."""
@@ -30,22 +30,14 @@ def outcomes(function: Callable[..., Any], world: int, *args: Any, **options: An
     return run_ranks(function, world, *args, **{"timeout": TIMEOUT, **options})
 
 
-def values(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
-    """Return what every rank returned; an ``AssertionError`` shows each rank that did not."""
-    ended = outcomes(function, world, *args)
-    failures = [f"rank {o.rank}: {o.status}\n{o.detail}" for o in ended if o.status != "ok"]
-    assert not failures, "\n".join(failures)
-    return [outcome.value for outcome in ended]
+def values(function: Callable[..., Any], world: int, *args: Any, **options: Any) -> list[Any]:
+    """Return what every rank returned; an ``AssertionError`` shows each rank that did not.
 
-
-def of_group(function: Callable[..., Any], world: int, *args: Any, **options: Any) -> list[Any]:
-    """Return what every rank returned for a group of cases, whose names a rank says as they begin.
-
-    An ``AssertionError`` also names the case that was begun last.
+    It begins with the last message of a rank, such as the name of the case that was begun.
     """
-    begun: list[Any] = [""]
-    options["on_message"] = lambda _, name: begun.append(name)
+    said: list[Any] = [""]
+    options["on_message"] = lambda _, message: said.append(message)
     ended = outcomes(function, world, *args, **options)
     failures = [f"rank {o.rank}: {o.status}\n{o.detail}" for o in ended if o.status != "ok"]
-    assert not failures, f"in the case {begun[-1]!r}\n" + "\n".join(failures)
+    assert not failures, f"after {said[-1]!r}\n" + "\n".join(failures)
     return [outcome.value for outcome in ended]

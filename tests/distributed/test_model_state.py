@@ -13,6 +13,7 @@ from pipecodec import partition_modules
 from pipecodec.deepspeed import checkpoint_state_dict, load_model_state_dict, model_state_dict
 from pipecodec.demo.launch import Rank
 
+from .engines import join
 from .harness import values
 from .tied import Case, build, engine_of
 
@@ -73,9 +74,7 @@ def another(case: Case) -> tuple[nn.Module, Any]:
 
 
 def there_and_back(rank: Rank, case: Case, folder: str) -> dict[str, Any]:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     model, stages, loss = build(case)
     part = partition_modules(stages, model=model)
     engine = engine_of(case, part, loss)
@@ -123,9 +122,7 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
 
 def with_masters(rank: Rank) -> list[Any]:
     """Load what the optimizer of a bf16 engine keeps, less a little, and get it back."""
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     found = []
     for zero in (0, 1):
         case = Case(("a b", "b a"), 2, replicas=2, bf16=True, zero=zero)
@@ -158,9 +155,7 @@ def test_weights_of_the_optimizer_keep_their_precision() -> None:
 
 
 def refusals(rank: Rank) -> list[str]:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     case = Case(("a", "a"), 2)
     model, stages, loss = build(case)
     part = partition_modules(stages, model=model)

@@ -8,7 +8,7 @@ import pytest
 
 from .comparison import check
 from .engines import Grid
-from .harness import of_group, values
+from .harness import values
 from .rows import TABLES
 from .table import pipeline_rows, whole_rows
 from .training import Trained
@@ -18,7 +18,7 @@ from .training import Trained
 def pipeline(table: str, grid: Grid) -> list[dict[str, Trained]] | AssertionError:
     """Train all rows in one set of processes."""
     try:
-        return of_group(pipeline_rows, grid.processes, table, grid)
+        return values(pipeline_rows, grid.processes, table, grid)
     except AssertionError as error:  # which every row of the table is to show
         return error
 

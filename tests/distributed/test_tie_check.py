@@ -12,18 +12,13 @@ from pipecodec import partition_modules
 from pipecodec.deepspeed import RemoteError
 from pipecodec.demo.launch import Rank
 
+from .engines import join
 from .harness import values
 from .tied import Case, build, engine_of
 from .training import on_engine
 
 STEPS = 20
 HONEST = Case(("a b", "a", "b a"), 3, check=1, steps=STEPS)
-
-
-def start() -> None:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
 
 
 def engine_for(case: Case) -> Any:
@@ -42,7 +37,7 @@ def test_nothing_is_raised_in_honest_steps() -> None:
 
 def planted(rank: Rank, every: int) -> tuple[int, str, str]:
     """Change one bit of one copy after step 3, and return in which step that is noticed."""
-    start()
+    join()
     engine = engine_for(replace(HONEST, check=every))
     for step in range(1, 8):
         if step == 4 and rank.rank == 1:
@@ -82,7 +77,7 @@ def test_drift_by_rounding_is_noticed() -> None:
 
 
 def numbers(rank: Rank, given: list[int]) -> str:
-    start()
+    join()
     with pytest.raises(ValueError) as caught:
         engine_for(replace(HONEST, check=given[rank.rank]))
     return str(caught.value)

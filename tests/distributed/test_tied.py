@@ -15,7 +15,7 @@ from pipecodec import partition_modules
 from pipecodec.demo.launch import Rank
 
 from .engines import join, loss_fn
-from .harness import TIMEOUT, of_group, values
+from .harness import TIMEOUT, values
 from .reference import in_one_process
 from .tied import Case, engine_of
 from .tied_models import Toy
@@ -86,7 +86,7 @@ def pipeline(processes: int) -> dict[str, list[Trained]] | AssertionError:
     every = {**CASES, **MUTATIONS}
     cases = {name: case for name, case in every.items() if case.grid.processes == processes}
     try:
-        ranks = of_group(on_engine, processes, cases, timeout=TIMEOUT + 2 * len(cases))
+        ranks = values(on_engine, processes, cases, timeout=TIMEOUT + 2 * len(cases))
     except AssertionError as error:  # which every case of the group is to show
         return error
     return {name: [rank[name] for rank in ranks] for name in cases}

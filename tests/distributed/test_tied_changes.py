@@ -12,6 +12,7 @@ from pipecodec import Partition, partition_modules
 from pipecodec.deepspeed import pipeline_module
 from pipecodec.demo.launch import Rank
 
+from .engines import join
 from .harness import values
 from .tied import Case, build, engine_of
 
@@ -21,9 +22,7 @@ TIED = ("embed", "middle", "head")
 
 
 def start() -> tuple[Partition, Any]:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     model, stages, loss = build(CASE)
     return partition_modules(stages, model=model), loss
 

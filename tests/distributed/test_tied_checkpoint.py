@@ -10,6 +10,7 @@ import torch
 from pipecodec import partition_modules
 from pipecodec.demo.launch import Rank
 
+from .engines import join
 from .harness import values
 from .tied import Case, build, engine_of
 
@@ -39,9 +40,7 @@ def train(case: Case, steps: range, load: str = "", save: str = "") -> tuple[lis
 
 
 def stopped_and_not(rank: Rank, folder: str) -> dict[str, Any]:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     results = {}
     for name, case in CASES.items():
         path = str(Path(folder, name))
