@@ -21,6 +21,16 @@ def as_json(report: Report) -> dict[str, Any]:
         "advice": ADVICE,
         "contenders": {contender.NAME: contender.NOTE for contender in CONTENDERS},
         "missing": report.missing,
+        "road": [
+            {
+                "leaves": crossing.leaves,
+                "measure": crossing.measure,
+                "pipecodec_us": round(crossing.ours_us, 4),
+                "by_hand_us": round(crossing.by_hand_us, 4),
+                "ratio": round(crossing.ratio, 3),
+            }
+            for crossing in report.road
+        ],
         "structures": [
             _structure(part, result)
             for part, results in report.results.items()

@@ -14,7 +14,7 @@ from benchmarks.loops import Fresh, Loop, Repeated
 from benchmarks.results import Result, Row, quartiles
 from benchmarks.structures import Structure
 
-__all__ = ["LEAST_ROUNDS", "STRUCTURE_SECONDS", "measure"]
+__all__ = ["LEAST_ROUNDS", "STRUCTURE_SECONDS", "measure", "no_collection"]
 
 LEAST_ROUNDS = 3
 STRUCTURE_SECONDS = 10
@@ -54,7 +54,7 @@ def measure(
         left_out: reasons, by the names of contenders that are not to be measured here.
     """
     refused = dict(left_out or {})
-    with _no_collection():
+    with no_collection():
         entrants = _entrants(structure, contenders, refused)
         order, done, start = random.Random(0), 0, time.monotonic()
         while done < rounds and (
@@ -107,7 +107,8 @@ def _repeated(contender: Contender, mode: str, values: Callable[[int], list[Any]
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
+    """Keep the garbage collector off, after one run of it."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()

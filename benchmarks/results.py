@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.contenders import CONTENDERS, OURS
+from benchmarks.road import Crossing
 from benchmarks.structures import Structure
 
 __all__ = ["LABELS", "Quartiles", "Report", "Result", "Row", "quartiles"]
@@ -84,7 +85,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """Results by part, and by the names of contenders that could not be measured at all, why."""
+    """Results by part, and by the names of contenders that could not be measured at all, why.
+
+    ``road`` is the part of this name.
+    """
 
     results: dict[str, list[Result]]
     missing: dict[str, str]
+    road: list[Crossing] = field(default_factory=list)

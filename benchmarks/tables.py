@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.contenders import CONTENDERS, OURS
 from benchmarks.environment import environment
 from benchmarks.results import LABELS, Report, Result, Row
+from benchmarks.road import Crossing
 
 __all__ = ["ADVICE", "as_text"]
 
@@ -27,6 +28,7 @@ def as_text(report: Report) -> str:
     parts = [
         "\n".join(f"{key}: {value or 'not installed'}" for key, value in environment().items()),
         f"Medians over the rounds: CPU time of one thread, us a call.\n{ADVICE}",
+        *([_road_table(report.road)] if report.road else []),
         "\n".join(f"{contender.NAME}: {contender.NOTE}" for contender in CONTENDERS),
         *(_structure_table(result, report.missing) for result in structures),
         "First frame: a codec that has seen nothing yet; us\n"
@@ -41,6 +43,16 @@ def as_text(report: Report) -> str:
     if reasons := _reasons(report.missing, [*structures, *scaling]):
         parts.append(reasons)
     return "\n\n".join([*parts, ADVICE])
+
+
+def _road_table(crossings: Sequence[Crossing]) -> str:
+    lines = [["", "pipecodec", "by hand", "ratio"]]
+    for each in crossings:
+        label = f"{each.leaves:3} leaves: {each.measure}"
+        times = [f"{time:.2f}" for time in (each.ours_us, each.by_hand_us)]
+        lines.append([label, *times, _short(each.ratio)])
+    title = "Road: leaves of 64 float32 with gradients; by hand are torch.cat, split and clone; us"
+    return f"{title}\n{_aligned(lines)}"
 
 
 def _structure_table(result: Result, missing: dict[str, str]) -> str:

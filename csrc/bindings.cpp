@@ -89,7 +89,6 @@ PYBIND11_MODULE(_C, m) {
              for (const size_t index : self.unused(tensor(gradient))) indices.append(index);
              return indices;
            })
-      .def_property_readonly("tail", &codec::Tunnel::has_tail)
       .def("__len__", &codec::Tunnel::leaves);
 
   py::class_<codec::Opened>(m, "Opened")
@@ -131,6 +130,9 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("entered_with_gradients",
         [](const py::object& sent) { return codec::entered_with_gradients(tensor(sent)); });
+  m.def("join", [](const py::object& of, const py::object& token) {
+    return call("join", [&] { return device::wrap(codec::join(tensor(of), tensor(token))); });
+  });
   m.def("in_backward", &codec::in_backward);
 
   py::dict codes;

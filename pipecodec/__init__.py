@@ -25,8 +25,7 @@ from .errors import (  # noqa: E402
     StructureChangedError,
     UnsupportedTypeError,
 )
-from .logger import get_logger  # noqa: E402
-from .origin import (  # noqa: E402
+from .legacy import (  # noqa: E402
     WrappedTypeCode,
     decode_metadata,
     encode_metadata,
@@ -37,8 +36,9 @@ from .origin import (  # noqa: E402
     unwrap_torch_tensor,
     wrap_to_torch_tensor,
 )
-from .partition import Partition, partition_modules, run_local  # noqa: E402
+from .logger import get_logger  # noqa: E402
 from .registry import get_dialect, register_framework_dialect  # noqa: E402
+from .stages import Partition, partition_modules, run_local  # noqa: E402
 from .types import register  # noqa: E402
 
 __all__ = [

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _C
 from ._C import pack, unpack
+from .options import BoundaryOptions, Differentiable, one_of
 
-__all__ = [
-    "Codec",
-    "Differentiable",
-    "Stats",
-    "TunnelCodec",
-    "check_options",
-    "one_of",
-    "pack",
-    "unpack",
-]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-Differentiable = Literal["auto", "by-dtype"] | Collection[str]
+__all__ = ["Codec", "Stats", "TunnelCodec", "pack", "unpack"]
 
 
 class Stats(NamedTuple):
@@ -90,18 +83,26 @@ class Codec(_C.Codec):
     ) -> Codec:
         """Check the settings and make a codec, a TunnelCodec for transport "tunnel"."""
         one_of("transport", transport, "slots", "tunnel")
-        check_options(
+        options = BoundaryOptions(
             capacity=capacity,
-            read=read,
-            values=values,
             differentiable=differentiable,
             dynamic_shape=dynamic_shape,
+            read=read,
+            values=values,
         )
-        if transport == "tunnel" and cls is Codec:
-            cls = TunnelCodec
-        read = "always" if dynamic_shape else read
+        return (TunnelCodec if transport == "tunnel" and cls is Codec else cls).of(options, name)
+
+    @classmethod
+    def of(cls, options: BoundaryOptions, name: str) -> Self:
+        """Make a codec of this class with these options."""
         return super().__new__(
-            cls, name, capacity, differentiable, dynamic_shape, read, values == "static"
+            cls,
+            name,
+            options.capacity,
+            options.differentiable,
+            options.dynamic_shape,
+            options.reading,
+            options.values == "static",
         )
 
     @property
@@ -146,13 +147,14 @@ class TunnelCodec(Codec):
 
     An engine speaks with it through attributes. ``settled`` is True once a value was sent, until
     ``reset``. In a backward pass ``unused`` holds the leaves of the value sent that nobody used;
-    with None the tail of its gradient says which. A value that is sent again there (checkpointing)
+    with None its gradient says which. A value that is sent again there (checkpointing)
     leaves them out. ``take_gradient`` is called with the gradient of a tunnel of one leaf: with
     True its memory becomes the leaf's gradient's, and nobody else uses it from then on.
     ``note_unused`` is called with the indices of the received leaves that nobody used, and the
-    tunnel; with None the tail alone says it: a lone leaf has none, nor is it read on devices other
-    than the CPU, and gets zeros there. ``in_flight``, where it is a deque, takes (tunnel, weak
-    reference to the tensor) of every value sent, but for those sent again.
+    tunnel. With None the gradient alone says it, in its tail, which is read on the CPU only. A lone
+    leaf's has no tail and is zeros; with ``mark_unused`` True one on the CPU says it in their
+    place. ``in_flight``, where it is a deque, takes (tunnel, weak reference to the tensor) of every
+    value sent, but for those sent again.
     """
 
     def pack(self, obj: Any, device: torch.device | str | int | None = None) -> tuple[Tensor, ...]:
@@ -165,38 +167,3 @@ class TunnelCodec(Codec):
 
     send = _C.Codec._send
     receive = _C.Codec._receive
-
-
-def check_options(
-    *, capacity: Any, read: Any, values: Any, differentiable: Any, dynamic_shape: Any
-) -> None:
-    """Raise ``ValueError`` for an option of a :class:`Codec` that has no such value.
-
-    Each is checked whatever the others are, and then what cannot be together.
-    """
-    one_of("read", read, "auto", "always", "verified")
-    one_of("values", values, "dynamic", "static")
-    if isinstance(differentiable, str):
-        one_of("differentiable", differentiable, "auto", "by-dtype")
-    elif not isinstance(differentiable, Collection):
-        raise ValueError(
-            f"differentiable must be 'auto', 'by-dtype' or a set of paths, not {differentiable!r}"
-        )
-    if not isinstance(dynamic_shape, bool):
-        raise ValueError(f"dynamic_shape must be True or False, not {dynamic_shape!r}")
-    if capacity is not None and not _positive_multiple(capacity, 256):
-        raise ValueError(f"capacity must be a positive multiple of 256 bytes, not {capacity!r}")
-    if dynamic_shape and read == "verified":
-        raise ValueError('with dynamic_shape=True every frame is read: leave out read="verified"')
-
-
-def _positive_multiple(value: Any, of: int) -> bool:
-    return isinstance(value, int) and value > 0 and value % of == 0
-
-
-def one_of(argument: str, value: object, *allowed: str) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ValueError(
-            f"{argument} must be one of {', '.join(map(repr, allowed))}, not {value!r}"
-        )

@@ -22,6 +22,7 @@ from benchmarks.loops import Fresh, Repeated  # noqa: E402
 from benchmarks.measure import measure  # noqa: E402
 from benchmarks.realistic import realistic  # noqa: E402
 from benchmarks.results import Report  # noqa: E402
+from benchmarks.road import COUNTS, by_hand, cut, through_codecs  # noqa: E402
 from benchmarks.scaling import in_tens, scaling  # noqa: E402
 from benchmarks.structures import Structure, synthetic  # noqa: E402
 from benchmarks.tables import as_text  # noqa: E402
@@ -181,6 +182,18 @@ def test_fresh_loop_uses_every_call_once():
     used.clear()
     assert loop.time() > 0
     assert len({id(call) for call in used}) == len(used) == (loop.loops_before + 1) * loop.count
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_both_ways_of_the_road_carry_leaves_and_gradients(count):
+    for way in (through_codecs(), by_hand()):
+        leaves = tuple(torch.full((64,), i / 3, requires_grad=True) for i in range(count))
+        sent = way.send(leaves)
+        received = way.receive(cut(sent))
+        assert all(map(torch.equal, received, leaves))
+        way.cross(leaves)
+        way.cross(leaves)
+        assert all(torch.equal(leaf.grad, torch.full((64,), 2.0)) for leaf in leaves)
 
 
 def test_whoever_cannot_carry_a_value_is_told_with_the_reason():

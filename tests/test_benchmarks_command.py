@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from benchmarks.__main__ import parse  # noqa: E402
 from benchmarks.contenders import CONTENDERS, OURS  # noqa: E402
 from benchmarks.realistic import realistic  # noqa: E402
 from benchmarks.results import LABELS  # noqa: E402
+from benchmarks.road import COUNTS, MEASURES  # noqa: E402
 from benchmarks.structures import synthetic  # noqa: E402
 
 SYNTHETIC, REALISTIC = synthetic(), realistic()
@@ -28,11 +30,11 @@ MEASURED = {"synthetic": SYNTHETIC, "realistic": REALISTIC}
 @pytest.mark.parametrize(
     ("arguments", "parts", "rounds"),
     [
-        ([], ["synthetic", "realistic", "scaling"], 400),
-        (["--quick"], ["synthetic"], 30),
+        ([], ["road", "synthetic", "realistic", "scaling"], 400),
+        (["--quick"], ["road", "synthetic"], 30),
         (["--quick", "--parts", "realistic"], ["realistic"], 30),
-        (["--quick", "--plot", "times.png"], ["synthetic", "scaling"], 30),
-        (["--quick", "--rounds", "5"], ["synthetic"], 5),
+        (["--quick", "--plot", "times.png"], ["road", "synthetic", "scaling"], 30),
+        (["--quick", "--rounds", "5"], ["road", "synthetic"], 5),
     ],
 )
 def test_options(arguments, parts, rounds):
@@ -81,6 +83,7 @@ def test_command_writes_json(command):
         "advice",
         "contenders",
         "missing",
+        "road",
         "structures",
     }
     assert report["environment"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
@@ -108,6 +111,18 @@ def test_json_has_a_row_for_every_contender_and_mode(command):
             assert (row["ratio_to_changing"] is not None) == changing
             for side in ("send_us", "receive_us", "sum_us"):
                 assert row[side]["q1"] <= row[side]["median"] <= row[side]["q3"]
+
+
+def test_command_prints_the_road_that_its_json_has(command):
+    printed, report, _ = command
+    told = report["road"]
+    assert [(row["leaves"], row["measure"]) for row in told] == list(product(COUNTS, MEASURES))
+    table = printed.partition("Road: ")[2].partition("\n\n")[0].splitlines()[2:]
+    for line, row in zip(table, told, strict=True):
+        assert line.split()[0] == str(row["leaves"])
+        ours, by_hand = float(line.split()[-3]), float(line.split()[-2])
+        assert (ours, by_hand) == pytest.approx((row["pipecodec_us"], row["by_hand_us"]), abs=0.01)
+        assert float(line.split()[-1]) == pytest.approx(row["ratio"], rel=0.006, abs=0.001)
 
 
 def test_command_prints_the_ratios_that_its_json_has(command):

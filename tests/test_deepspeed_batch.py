@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipecodec import partition_modules
 from pipecodec.deepspeed import DeepSpeedPipeStageWrapper
-from pipecodec.deepspeed.batch import packing_batch_fn
-from pipecodec.deepspeed.loss import Labels
+from pipecodec.engine.batch import packing_batch_fn
+from pipecodec.engine.loss import Labels
 
 from .test_deepspeed_wrapper import carried
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from pipecodec import StructureChangedError, partition_modules
 from pipecodec.deepspeed import DeepSpeedPipeStageWrapper
-from pipecodec.deepspeed.batch import packing_batch_fn
+from pipecodec.engine.batch import packing_batch_fn
 from pipecodec.registry import get_dialect
 
 

@@ -6,7 +6,7 @@ import builtins
 
 import pytest
 
-from pipecodec.deepspeed.error_text import summary, trace, transportable
+from pipecodec.engine.error_text import summary, trace, transportable
 
 
 class Hostile(Exception):

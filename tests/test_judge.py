@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipecodec.deepspeed.calls import Calls, Progress
-from pipecodec.deepspeed.judge import GRACE, Judge
+from pipecodec.engine.calls import Calls, Progress
+from pipecodec.engine.judge import GRACE, Judge
 
 STALL = 1800.0
 

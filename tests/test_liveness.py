@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.split_module import split_module
 
-from pipecodec.liveness import OptionalArg, analyze_graph, analyze_signatures, arg_name
+from pipecodec.stages.liveness import OptionalArg, analyze_graph, analyze_signatures, arg_name
 
 
 class SplitGraph:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipecodec.errors import FrameError
-from pipecodec.origin import (
+from pipecodec.legacy import (
     WrappedTypeCode,
     decode_metadata,
     encode_metadata,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipecodec.partition import partition_modules, run_local
+from pipecodec.stages import partition_modules, run_local
 from tests.small_stages import INPUTS, OUTPUTS, Block, Embed, Function, Head, four_stages
 
 

@@ -20,8 +20,8 @@ from benchmarks.realistic import realistic
 from benchmarks.structures import Structure, synthetic
 from pipecodec import Codec, partition_modules
 from pipecodec.deepspeed import DeepSpeedPipeStageWrapper
-from pipecodec.deepspeed.batch import packing_batch_fn
 from pipecodec.demo.launch import Rank
+from pipecodec.engine.batch import packing_batch_fn
 
 from .corpus import same
 from .distributed.harness import values

@@ -7,9 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecodec import partition
 from pipecodec.codec import Codec
-from pipecodec.partition import partition_modules, run_local
+from pipecodec.stages import partition, partition_modules, run_local
 from tests.small_stages import INPUTS, OUTPUTS, Embed, Function, Model, four_stages
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import fx, nn
 
-from pipecodec.liveness import OptionalArg, analyze_graph
-from pipecodec.stage import Absent, Stage, bind_inputs
+from pipecodec.stages.liveness import OptionalArg, analyze_graph
+from pipecodec.stages.stage import Absent, Stage, bind_inputs
 
 ABSENT = Absent.ABSENT
 

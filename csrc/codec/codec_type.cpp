@@ -200,6 +200,15 @@ int codec_set_note_unused(PyObject* self, PyObject* value, void*) {
   return replace(state(self).ends->note_unused, value);
 }
 
+PyObject* codec_mark_unused(PyObject* self, void*) { return PyBool_FromLong(state(self).ends->mark_unused); }
+
+int codec_set_mark_unused(PyObject* self, PyObject* value, void*) {
+  const int on = value == nullptr ? 0 : PyObject_IsTrue(value);
+  if (on < 0) return -1;
+  state(self).ends->mark_unused = on != 0;
+  return 0;
+}
+
 PyObject* codec_in_flight(PyObject* self, void*) { return shared_or_none(state(self).in_flight); }
 
 int codec_set_in_flight(PyObject* self, PyObject* value, void*) {
@@ -362,6 +371,7 @@ PyGetSetDef codec_attributes[] = {
     {"unused", nullptr, codec_set_unused, nullptr, nullptr},
     {"take_gradient", codec_take_gradient, codec_set_take_gradient, nullptr, nullptr},
     {"note_unused", codec_note_unused, codec_set_note_unused, nullptr, nullptr},
+    {"mark_unused", codec_mark_unused, codec_set_mark_unused, nullptr, nullptr},
     {"in_flight", codec_in_flight, codec_set_in_flight, nullptr, nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };

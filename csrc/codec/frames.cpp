@@ -43,9 +43,11 @@ bool Remembered::holds(const frame::Writer& bytes, at::Device device, size_t cap
          same(bytes, bytes_, frame::kHeaderBytes, bytes.size());
 }
 
-bool Remembered::holds_values(const std::vector<uint8_t>& values, at::Device device, size_t capacity) const {
+bool Remembered::holds(const std::vector<uint8_t>& values, const std::vector<uint8_t>& payload,
+                       at::Device device, size_t capacity) const {
   return reusable(device, capacity) &&
-         std::equal(values.begin(), values.end(), bytes_.data() + header_.values_begin());
+         std::equal(values.begin(), values.end(), bytes_.data() + header_.values_begin()) &&
+         std::equal(payload.begin(), payload.end(), bytes_.data() + header_.payload_begin());
 }
 
 Ref Remembered::renew(const frame::Writer& bytes, const frame::Header& header, at::Device device,
@@ -56,9 +58,11 @@ Ref Remembered::renew(const frame::Writer& bytes, const frame::Header& header, a
   return make(device, capacity);
 }
 
-Ref Remembered::renew(const std::vector<uint8_t>& values, at::Device device, size_t capacity) {
+Ref Remembered::renew(const std::vector<uint8_t>& values, const std::vector<uint8_t>& payload,
+                      at::Device device, size_t capacity) {
   const Ref old = std::move(frame_);
   std::copy(values.begin(), values.end(), bytes_.data() + header_.values_begin());
+  std::copy(payload.begin(), payload.end(), bytes_.data() + header_.payload_begin());
   return make(device, capacity);
 }
 
@@ -95,10 +99,10 @@ std::shared_ptr<Remembered> Frames::add(const frame::Header& header) {
   return added;
 }
 
-void Frames::forget_ways() {
+void Frames::forget_plans() {
   for (const std::shared_ptr<Remembered>& each : known_) {
-    each->way.reset();
-    each->way_sought = false;
+    each->plan.reset();
+    each->planned = false;
   }
 }
 

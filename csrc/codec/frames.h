@@ -16,14 +16,16 @@
 
 namespace pipecodec::codec {
 
-// How the leaves of one structure travel where none of them is in the frame and all are contiguous: what a
-// sender need not find out again.
-struct Way {
-  std::unique_ptr<structure::Pattern> pattern;
-  std::vector<bool> through_tunnel;  // for each leaf; else it has a slot of its own
-  std::vector<device::Span> slots;   // one for each of those
+// How values of one structure with its shapes are sent: what a sender need not find out again. Of values that
+// go through a tunnel, those only whose leaves are contiguous.
+struct SendPlan {
+  std::unique_ptr<structure::Pattern> matcher;
+  std::vector<frame::Route> routes;   // of each leaf; none where each is handed on as it is
+  std::vector<device::Span> slots;    // of each leaf with a slot of its own
+  std::vector<device::Span> payload;  // of each leaf in the frame
   Tunnel tunnel;
-  uint64_t bytes;  // of all tensors but the frame
+  uint64_t bytes = 0;            // of all tensors but the frame
+  at::Device device = at::kCPU;  // of the frame
 };
 
 // The last frame of one structure with its shapes.
@@ -38,23 +40,22 @@ class Remembered {
   // with this capacity, may be used outside of inference mode if this is, and nobody was seen to have written
   // into it. (What was written through .numpy() goes unseen.)
   bool holds(const frame::Writer& bytes, at::Device device, size_t capacity) const;
-  bool holds_values(const std::vector<uint8_t>& values, at::Device device, size_t capacity) const;
+  bool holds(const std::vector<uint8_t>& values, const std::vector<uint8_t>& payload, at::Device device,
+             size_t capacity) const;
 
-  // A new tensor, of these bytes (but for the header) or of the last ones with other values. Where the header
-  // says that more bytes are used, the device adds them to a copy of it.
+  // A new tensor, of these bytes (but for the header) or of the last ones with other values and payload.
+  // Where the header says that more bytes are used, the device adds them to a copy of it.
   structure::Ref renew(const frame::Writer& bytes, const frame::Header& header, at::Device device,
                        size_t capacity);
-  structure::Ref renew(const std::vector<uint8_t>& values, at::Device device, size_t capacity);
+  structure::Ref renew(const std::vector<uint8_t>& values, const std::vector<uint8_t>& payload,
+                       at::Device device, size_t capacity);
 
   PyObject* frame() const { return frame_.get(); }
-  size_t used() const { return bytes_.size(); }
+  size_t used() const { return header_.used; }
+  size_t payload_begin() const { return header_.payload_begin(); }
 
-  std::unique_ptr<structure::Pattern> pattern;  // of its value, once learned
-  bool learned = false;                         // or found to be none that can be
-  uint64_t leaf_bytes = 0;                      // of that value's tensors
-
-  std::unique_ptr<const Way> way;  // of its leaves, once found
-  bool way_sought = false;
+  std::unique_ptr<const SendPlan> plan;  // of its values, once made
+  bool planned = false;                  // or found to be impossible
 
  private:
   bool reusable(at::Device device, size_t capacity) const;
@@ -79,7 +80,7 @@ class Frames {
 
   size_t size() const { return known_.size(); }
   Remembered& operator[](size_t index) const { return *known_[index]; }
-  void forget_ways();
+  void forget_plans();
   const std::shared_ptr<Remembered>& use(size_t index);  // makes it the first
 
  private:

@@ -43,6 +43,11 @@ Ref list_of(std::span<const size_t> indices) {
   return made;
 }
 
+[[noreturn]] void refuse_compilation() {
+  throw std::runtime_error(
+      "compiled autograd cannot run a boundary between pipeline stages; call backward outside of it");
+}
+
 struct End : Node {
   // What `make` returns, without a history; where the caller may want one, an error that says there is none.
   template <class Make>
@@ -68,10 +73,7 @@ struct End : Node {
     return (*error)(std::move(made));
   }
 
-  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs&) const override {
-    throw std::runtime_error(
-        "compiled autograd cannot run a boundary between pipeline stages; call backward outside of it");
-  }
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs&) const override { refuse_compilation(); }
 
   std::shared_ptr<Ends> ends;
 };
@@ -94,7 +96,7 @@ struct Entry final : End {
       drop(wanted, *unused);
     } else if (ends->unused) {
       drop(wanted, *ends->unused);
-    } else if (tunnel.has_tail() && gradient.is_cpu()) {
+    } else if (leaves != 0 && gradient.is_cpu()) {
       drop(wanted, tunnel.unused(gradient));
     }
     if (std::none_of(wanted.begin(), wanted.end(), [](bool any) { return any; })) return made;
@@ -144,6 +146,7 @@ struct Exit final : End {
     for (size_t i = 0; i < gradients.size(); ++i) {
       if (!gradients[i].defined()) unused.push_back(i);
     }
+    const bool nobody = !unused.empty() && !tunnel.has_tail();
     if (entry != nullptr) {
       entry->unused = std::move(unused);
     } else if (!gradients.empty() && ends->note_unused) {
@@ -154,7 +157,9 @@ struct Exit final : End {
       });
     }
     // A lone gradient may be handed on as it is, as autograd does in the backward of a view.
-    return tunnel.gradients().gather(gradients, device, true);
+    at::Tensor made = tunnel.gradients().gather(gradients, device, true);
+    if (nobody && entry == nullptr && ends->mark_unused && device.is_cpu()) tunnel.mark_unused(made);
+    return made;
   }
 
   Exit(Tunnel of, at::Device where) : tunnel(std::move(of)), device(where) {}
@@ -167,6 +172,25 @@ struct Exit final : End {
 Entry* entry_of(const at::Tensor& tensor) {
   return tensor.requires_grad() ? dynamic_cast<Entry*>(tensor.grad_fn().get()) : nullptr;
 }
+
+// Hands on its first input, and gives the second one, the token, a gradient of zeros.
+struct Join final : Node {
+  explicit Join(const at::Tensor& token) : sizes(token.sizes().vec()), options(token.options()) {}
+
+  std::string name() const override { return "PipecodecJoin"; }
+
+  variable_list apply(variable_list&& gradients) override {
+    variable_list made(2);
+    made[0] = std::move(gradients[0]);
+    if (task_should_compute_output(1)) made[1] = at::zeros(sizes, options);
+    return made;
+  }
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs&) const override { refuse_compilation(); }
+
+  const std::vector<int64_t> sizes;
+  const at::TensorOptions options;  // a loss may be moved to another device
+};
 
 }  // namespace
 
@@ -230,6 +254,15 @@ std::vector<at::Tensor> leave(const Tunnel& tunnel, const at::Tensor& received, 
   node->entry = entry_of(received);
   node->ends = std::move(ends);
   node->set_next_edges({torch::autograd::impl::gradient_edge(received)});
+  torch::autograd::set_history(made, node);
+  return made;
+}
+
+at::Tensor join(const at::Tensor& tensor, const at::Tensor& token) {
+  at::Tensor made = tensor.detach();
+  const auto node = device::make_node<Join>(token);
+  node->set_next_edges(
+      {torch::autograd::impl::gradient_edge(tensor), torch::autograd::impl::gradient_edge(token)});
   torch::autograd::set_history(made, node);
   return made;
 }

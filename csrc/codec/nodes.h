@@ -16,10 +16,11 @@ namespace pipecodec::codec {
 // What backward passes through one boundary are told and tell. A codec and the nodes of its values share it;
 // the callables are read and changed under the interpreter's lock.
 struct Ends {
-  // The leaves that nobody used of the value whose backward pass runs; none: its gradient's tail says which.
+  // The leaves that nobody used of the value whose backward pass runs; none: its gradient says which.
   std::optional<std::vector<size_t>> unused;
   structure::Ref take_gradient;  // Tensor -> bool: whether a lone leaf may keep the memory of this gradient
   structure::Ref note_unused;    // (list of int, Tunnel) -> None: the leaves received that nobody used
+  bool mark_unused = false;      // a gradient on the CPU says it of a lone leaf too
 };
 
 std::shared_ptr<Ends> make_ends();
@@ -37,6 +38,10 @@ at::Tensor enter(const Tunnel& tunnel, const at::Tensor& token, std::span<const 
 // reach, and says which those are. With `reuse` as in Tunnel::scatter.
 std::vector<at::Tensor> leave(const Tunnel& tunnel, const at::Tensor& received, bool reuse,
                               std::shared_ptr<Ends> ends);
+
+// The same values in the same memory, no view, and with `token` behind them in the graph too: a backward pass
+// gives it zeros. Both require a gradient or may require one, and gradients are enabled.
+at::Tensor join(const at::Tensor& tensor, const at::Tensor& token);
 
 // Whether enter() made the tensor, of leaves any of which requires a gradient.
 bool entered_with_gradients(const at::Tensor& tensor);

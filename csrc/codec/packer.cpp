@@ -60,37 +60,65 @@ bool is_contiguous(const at::Tensor& tensor) {
   return frame::has_default_strides({shape.data(), shape.size()}, {strides.data(), strides.size()});
 }
 
-// Whether tensors of the shapes and dtypes of `way` go that way: what depends on anything else.
-bool travels_as_before(const Way& way, const std::vector<PyObject*>& leaves) {
+// Whether tensors of the shapes and dtypes of `plan` go its way: all that depends on anything else.
+bool go_as_planned(const SendPlan& plan, const std::vector<PyObject*>& leaves) {
   const bool gradients = c10::GradMode::is_enabled();
   for (size_t i = 0; i < leaves.size(); ++i) {
     const at::Tensor& tensor = device::unwrap(leaves[i]);
     if (device::unsendable(tensor) != nullptr || !is_contiguous(tensor) ||
-        (!way.through_tunnel[i] && gradients && tensor.requires_grad())) {
+        (plan.routes[i] != frame::Route::Tunnel && gradients && tensor.requires_grad())) {
       return false;
     }
   }
   return true;
 }
 
-// Null where a leaf travels in the frame or is not contiguous, or where no pattern knows the value.
-std::unique_ptr<const Way> way_of(PyObject* value, const Encoder& encoder, const Tunnel& tunnel,
-                                  uint64_t bytes) {
-  auto way = std::make_unique<Way>();
+// Null where no matcher knows the value.
+std::unique_ptr<SendPlan> plan_of(PyObject* value, const Encoder& encoder) {
+  std::unique_ptr<structure::Pattern> matcher = structure::Pattern::learn(value, encoder);
+  if (matcher == nullptr) return nullptr;
+  auto plan = std::make_unique<SendPlan>();
+  plan->matcher = std::move(matcher);
+  for (const Encoder::Leaf& leaf : encoder.leaves) plan->bytes += leaf.bytes;
+  return plan;
+}
+
+// Null too where a leaf is not contiguous.
+std::unique_ptr<SendPlan> plan_of(PyObject* value, const Encoder& encoder, const Routed& routed) {
   for (const Encoder::Leaf& leaf : encoder.leaves) {
-    const at::Tensor& tensor = device::unwrap(leaf.tensor);
-    const auto route = static_cast<frame::Route>(encoder.structure.data()[leaf.flags_at] & frame::kRouteMask);
-    if (route == frame::Route::Payload || !is_contiguous(tensor)) return nullptr;
-    way->through_tunnel.push_back(route == frame::Route::Tunnel);
-    if (route != frame::Route::Tunnel) {
-      way->slots.push_back({leaf.dtype, tensor.sizes().vec(), {}, 0, leaf.bytes});
+    if (!is_contiguous(device::unwrap(leaf.tensor))) return nullptr;
+  }
+  std::unique_ptr<SendPlan> plan = plan_of(value, encoder);
+  if (plan == nullptr) return nullptr;
+  plan->payload = routed.payload_spans;
+  for (const Encoder::Leaf& leaf : encoder.leaves) {
+    plan->routes.push_back(
+        static_cast<frame::Route>(encoder.structure.data()[leaf.flags_at] & frame::kRouteMask));
+    if (plan->routes.back() == frame::Route::RawSlot) {
+      plan->slots.push_back({leaf.dtype, device::unwrap(leaf.tensor).sizes().vec(), {}, 0, leaf.bytes});
     }
   }
-  way->pattern = structure::Pattern::learn(value, encoder);
-  if (way->pattern == nullptr) return nullptr;
-  way->tunnel = tunnel;
-  way->bytes = bytes;
-  return way;
+  return plan;
+}
+
+uint64_t payload_bytes(const std::vector<device::Span>& spans) {
+  return spans.empty() ? 0 : spans.back().place + frame::round_up(spans.back().bytes, frame::kAlignment);
+}
+
+std::vector<uint8_t> on_the_host(const std::vector<at::Tensor>& tensors,
+                                 const std::vector<device::Span>& spans) {
+  std::vector<uint8_t> made(payload_bytes(spans));
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const at::Tensor bytes = device::bytes_on(tensors[i], spans[i], at::kCPU);
+    if (spans[i].bytes != 0) std::memcpy(&made[spans[i].place], bytes.const_data_ptr(), spans[i].bytes);
+  }
+  return made;
+}
+
+// Has the device write the payload into a copy of the frame.
+void add_payload(Ref& frame, uint64_t begin, const std::vector<at::Tensor>& payload,
+                 const std::vector<device::Span>& spans) {
+  frame = device::wrap(device::with_bits(device::unwrap(frame.get()), begin, payload, spans));
 }
 
 }  // namespace
@@ -116,24 +144,25 @@ Ref Packer::pack(PyObject* value, PyObject* device) {
 // A value that differs from a remembered one in its tensors and numbers only; nothing for any other.
 Ref Packer::pack_known(PyObject* value, std::optional<at::Device> device) {
   for (size_t i = 0; i < frames_.size(); ++i) {
-    if (!frames_[i].pattern) continue;
-    const size_t leaves = frames_[i].pattern->leaves();
+    if (!frames_[i].plan || !frames_[i].plan->routes.empty()) continue;
+    const size_t leaves = frames_[i].plan->matcher->leaves();
     Ref packed = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(leaves + 1)));
     // Making the tuple may have run code that used this codec.
-    if (i >= frames_.size() || !frames_[i].pattern || frames_[i].pattern->leaves() != leaves) break;
+    if (i >= frames_.size() || !frames_[i].plan || frames_[i].plan->matcher->leaves() != leaves) break;
     Remembered& known = frames_[i];
+    const SendPlan& plan = *known.plan;
     PyObject** const items = reinterpret_cast<PyTupleObject*>(packed.get())->ob_item;
-    if (!known.pattern->match(value, items)) continue;
+    if (!plan.matcher->match(value, items)) continue;
     const at::Device where = device_of(device, items, leaves);
     const size_t capacity = capacity_for(known.used());
-    count(leaves, known.leaf_bytes + capacity);
-    if (known.holds_values(known.pattern->values(), where, capacity)) {
+    count(leaves, plan.bytes + capacity);
+    if (known.holds(plan.matcher->values(), {}, where, capacity)) {
       ++stats.hits;
       items[leaves] = Py_NewRef(known.frame());
       frames_.use(i);
     } else {
       const std::shared_ptr<Remembered> kept = frames_.use(i);
-      items[leaves] = kept->renew(kept->pattern->values(), where, capacity).release();
+      items[leaves] = kept->renew(plan.matcher->values(), {}, where, capacity).release();
     }
     return packed;
   }
@@ -156,10 +185,9 @@ Ref Packer::pack_any(PyObject* value, std::optional<at::Device> device) {
   items[leaves] = frame_for(known, *encoder, header, device_of(device, items, leaves), capacity).release();
   count(leaves, bytes + capacity);
   // What comes a second time will come again.
-  if (known && !known->learned) {
-    known->pattern = structure::Pattern::learn(value, *encoder);
-    known->leaf_bytes = bytes;
-    known->learned = true;
+  if (known && !known->planned) {
+    known->plan = plan_of(value, *encoder);
+    known->planned = true;
   }
   put_back(std::move(encoder));
   return packed;
@@ -177,31 +205,45 @@ Sent Packer::send(PyObject* value, PyObject* device) {
 // A value of which nothing is new but its tensors and numbers; nothing for any other.
 std::optional<Sent> Packer::send_known(PyObject* value, std::optional<at::Device> device) {
   for (size_t i = 0; i < frames_.size(); ++i) {
-    const Way* const way = frames_[i].way.get();
-    if (way == nullptr) continue;
-    const size_t leaves = way->through_tunnel.size();
+    const SendPlan* const plan = frames_[i].plan.get();
+    if (plan == nullptr || plan->routes.size() != plan->matcher->leaves()) continue;
+    const size_t leaves = plan->routes.size();
     Held held(leaves);
-    if (!way->pattern->match(value, held.objects.data()) || !travels_as_before(*way, held.objects)) continue;
+    if (!plan->matcher->match(value, held.objects.data()) || !go_as_planned(*plan, held.objects)) continue;
     const at::Device where = device_of(device, held.objects.data(), leaves);
+    // Where the host fills in the payload, it is part of the frame's bytes.
+    if (!plan->payload.empty() && where != plan->device) continue;
     const std::shared_ptr<Remembered> known = frames_.use(i);
     const size_t capacity = capacity_for(known->used());
-    Sent sent{{}, {}, {}, way->tunnel};
-    sent.leaves.reserve(way->tunnel.leaves());
+    Sent sent{{}, {}, {}, plan->tunnel};
+    sent.leaves.reserve(plan->tunnel.leaves());
+    std::vector<at::Tensor> payload;
     for (size_t k = 0; k < leaves; ++k) {
       const at::Tensor& tensor = device::unwrap(held.objects[k]);
-      if (way->through_tunnel[k]) {
-        sent.leaves.push_back(tensor);
-      } else {
-        sent.slots.push_back(device::bytes_on(tensor, way->slots[sent.slots.size()], where));
+      switch (plan->routes[k]) {
+        case frame::Route::Tunnel:
+          sent.leaves.push_back(tensor);
+          break;
+        case frame::Route::Payload:
+          payload.push_back(tensor);
+          break;
+        case frame::Route::Slot:
+        case frame::Route::RawSlot:
+          sent.slots.push_back(device::bytes_on(tensor, plan->slots[sent.slots.size()], where));
+          break;
       }
     }
-    count(sent.slots.size() + 1, way->bytes + capacity);
-    if (known->holds_values(way->pattern->values(), where, capacity)) {
-      ++stats.hits;
+    count(sent.slots.size() + 1, plan->bytes + capacity);
+    const bool by_device = !where.is_cpu() && !payload.empty();
+    const std::vector<uint8_t> bytes =
+        by_device ? std::vector<uint8_t>() : on_the_host(payload, plan->payload);
+    if (known->holds(plan->matcher->values(), bytes, where, capacity)) {
+      if (!by_device) ++stats.hits;
       sent.frame = Ref::share(known->frame());
     } else {
-      sent.frame = known->renew(way->pattern->values(), where, capacity);
+      sent.frame = known->renew(plan->matcher->values(), bytes, where, capacity);
     }
+    if (by_device) add_payload(sent.frame, known->payload_begin(), payload, plan->payload);
     return sent;
   }
   return std::nullopt;
@@ -218,8 +260,7 @@ Sent Packer::send_any(PyObject* value, std::optional<at::Device> device) {
   const std::shared_ptr<Remembered> known = frames_.find(encoder->structure, header);
   Sent sent{frame_for(known, *encoder, header, where, capacity), {}, {}, {}};
   if (header.used != encoder->structure.size()) {
-    sent.frame = device::wrap(device::with_bits(device::unwrap(sent.frame.get()), header.payload_begin(),
-                                                routed.payload, routed.payload_spans));
+    add_payload(sent.frame, header.payload_begin(), routed.payload, routed.payload_spans);
   }
   sent.leaves.reserve(routed.tunnel.size());
   for (PyObject* const leaf : routed.tunnel) sent.leaves.push_back(device::unwrap(leaf));
@@ -229,9 +270,14 @@ Sent Packer::send_any(PyObject* value, std::optional<at::Device> device) {
   sent.tunnel = Tunnel(std::move(routed.tunnel_spans), routed.tunnel_bytes);
   count(sent.slots.size() + 1, bytes + capacity);
   // What comes a second time will come again.
-  if (known && !known->way_sought && !dynamic_ && !router_.evaluating) {
-    known->way_sought = true;
-    known->way = way_of(value, *encoder, sent.tunnel, bytes);
+  if (known && !known->planned && !dynamic_ && !router_.evaluating) {
+    known->planned = true;
+    if (std::unique_ptr<SendPlan> plan = plan_of(value, *encoder, routed)) {
+      plan->tunnel = sent.tunnel;
+      plan->bytes = bytes;
+      plan->device = where;
+      known->plan = std::move(plan);
+    }
   }
   put_back(std::move(encoder));
   return sent;
@@ -257,7 +303,7 @@ void Packer::open(Opened& arrived, PyObject* known) {
 
 void Packer::reset() {
   settled = false;
-  frames_.forget_ways();
+  frames_.forget_plans();
   capacity_ = configured_;
   agreed_.reset();
   router_.reset();

@@ -13,7 +13,8 @@ namespace pipecodec::codec {
 
 // The bytes of a tunnel whose leaves take `bytes`. Behind them stands a tail, one byte for each leaf and
 // zeros up to the next multiple of 16: in a gradient it says which leaves nobody used. There is none behind a
-// lone leaf, which crosses uncopied. A tunnel is never empty: an engine must have something to send.
+// lone leaf, which crosses uncopied; of that one a gradient says it in place of its zeros. A tunnel is never
+// empty: an engine must have something to send.
 uint64_t tunnel_size(const std::vector<device::Span>& spans, uint64_t bytes);
 
 class Tunnel {
@@ -37,7 +38,11 @@ class Tunnel {
   // buffer's memory. Throws std::invalid_argument for a buffer that is no tunnel, or too short.
   std::vector<at::Tensor> scatter(const at::Tensor& buffer, bool reuse) const;
 
-  // The indices of the leaves that were undefined in the gradient that gather() made, as its tail says.
+  // Makes a gradient on the CPU that gather() made for a lone leaf say that nobody used it.
+  void mark_unused(const at::Tensor& gradient) const;
+
+  // The indices of the leaves that were undefined in the gradient, on the CPU, that gather() made, as its
+  // tail or mark says.
   std::vector<size_t> unused(const at::Tensor& gradient) const;
 
   bool has_tail() const { return leaves() != 0 && size_ > bytes_; }

@@ -14,7 +14,7 @@ from .guards import settings_of
 from .model_state import stages_of
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["mismatches"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .agree import agree
+from ..engine.agree import agree
+from ..engine.everywhere import everywhere, together
+from ..engine.together import fail_together
 from .checkpoint_files import INDEX, check_file, latest_tag, read_index, saved_files
-from .everywhere import everywhere, together
-from .together import fail_together
 
 __all__ = ["Checkpoint", "find"]
 

@@ -12,7 +12,7 @@ from .checkpoint_layout import layout_of, state_files
 from .model_state import stages_of
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["COUNTERS", "common_of", "described", "differences", "own_of"]
 

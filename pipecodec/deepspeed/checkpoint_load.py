@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .agree import agree
+from ..engine.agree import agree
+from ..engine.everywhere import together
+from ..engine.together import fail_together
 from .checkpoint_compare import mismatches
 from .checkpoint_find import Checkpoint, find
 from .checkpoint_index import COUNTERS
-from .everywhere import together
-from .together import fail_together
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["loading"]
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..engine.everywhere import everywhere, together
+from ..engine.failure import call_on_all_ranks
+from ..engine.together import fail_together
 from .checkpoint_find import Checkpoint, find
 from .checkpoint_index import COUNTERS, common_of, differences, own_of
 from .checkpoint_layout import Layout, layout_of
 from .checkpoint_source import Source
 from .checkpoint_states import load_states, needed_states, schedule_state, states_of
-from .everywhere import everywhere, together
-from .failure import call_on_all_ranks
 from .model_state import stages_of
-from .together import fail_together
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["load_checkpoint"]
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .agree import agree
+from ..engine.agree import agree
+from ..engine.error_text import summary
+from ..engine.everywhere import everywhere
 from .checkpoint_files import INDEX, fingerprint, saved_files, write_whole
 from .checkpoint_index import COUNTERS, common_of, own_of
-from .error_text import summary
-from .everywhere import everywhere
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["saving"]
 

@@ -9,23 +9,23 @@ import torch
 from torch import nn
 
 from .. import _C
-from ..codec import check_options, one_of
+from ..engine.agree import agree
+from ..engine.loss import loss_of
+from ..engine.model_loss import model_loss
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.together import fail_together
 from ..logger import get_logger
+from ..options import BoundaryOptions, one_of
 from ..registry import register_framework_dialect
-from .agree import agree
 from .guards import comparable, protect_frames, settings_of
-from .loss import loss_of
-from .model_loss import model_loss
 from .process_groups import align_group_names, name_groups_by_stage
 from .tied_module import TiedWeights
 from .ties import Ties, analyze_tie_ranks
-from .together import fail_together
-from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
-__all__ = ["deepspeed_pipe_engine", "pipeline_module"]
+__all__ = ["build_pipeline", "deepspeed_pipe_engine", "pipeline_module"]
 
 logger = get_logger("deepspeed")
 
@@ -127,26 +127,44 @@ def pipeline_module(
             configurations, a rank's own stage is on the meta device, or copies of a tied weight
             differ.
     """
-    count = len(part.stages)
-
-    def describe() -> dict[str, Any]:
-        one_of("differentiable", differentiable, "auto", "by-dtype")
-        one_of("schedule", schedule, "1f1b", "dualpipev")
-        check_options(
+    return build_pipeline(
+        part,
+        lambda: BoundaryOptions(
             capacity=capacity,
-            read=read,
-            values=values,
             differentiable=differentiable,
             dynamic_shape=dynamic_shape,
-        )
+            read=read,
+            values=values,
+        ),
+        topology=topology,
+        loss_fn=loss_fn,
+        config=config,
+        schedule=schedule,
+    )[0]
+
+
+def build_pipeline(
+    part: Partition,
+    make_options: Callable[[], BoundaryOptions],
+    *,
+    topology: Any,
+    loss_fn: Callable[[Any, Any], torch.Tensor] | None,
+    config: Any,
+    schedule: str,
+) -> tuple[Any, BoundaryOptions]:
+    """Return what :func:`pipeline_module` does, and the options, which all ranks agreed on."""
+    count = len(part.stages)
+    options: BoundaryOptions
+
+    def describe() -> dict[str, Any]:
+        nonlocal options
+        options = make_options()
+        one_of("differentiable", options.differentiable, "auto", "by-dtype")
+        one_of("schedule", schedule, "1f1b", "dualpipev")
         return {
             "frame format": _C.FORMAT_VERSION,
             "torch": torch.__version__,
-            "capacity": capacity,
-            "differentiable": differentiable,
-            "dynamic_shape": dynamic_shape,
-            "read": read,
-            "values": values,
+            **vars(options),
             "schedule": schedule,
             "whether there is a loss_fn": loss_fn is not None,
             "the topology": {axis: topology.get_dim(axis) for axis in topology.axes},
@@ -175,25 +193,21 @@ def pipeline_module(
             part.liveness,
             part.stage_id_2_arg_names,
             outputs=part.outputs[stage_id],
-            capacity=capacity,
-            differentiable=differentiable,
-            dynamic_shape=dynamic_shape,
-            read=read,
-            values=values,
             recomputes=recomputes,
+            options=options,
         )
         for stage_id, stage in enumerate(part.stages)
     ]
-
-    return deepspeed_pipe_engine(
+    module = deepspeed_pipe_engine(
         part,
         stages,
         topology=topology,
         loss_fn=loss_of(stages[-1], model_loss if loss_fn is None else loss_fn),
         config=config,
-        dynamic_shape=dynamic_shape,
+        dynamic_shape=options.dynamic_shape,
         schedule=schedule,
     )
+    return module, options
 
 
 def _tag_sharded_parameters(stage_modules: Sequence[nn.Module]) -> None:

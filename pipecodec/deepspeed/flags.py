@@ -1,101 +1,105 @@
-"""Which leaves of a boundary nobody used: from the host that ran backward to the one that will.
+"""Which leaves of a boundary nobody used: from the rank that ran backward to the one that will.
 
-Where the engine's messages lie on the CPU, most tunnels' gradients say it in their tail. The flags
-of all others (of a lone leaf, which crosses uncopied, or of a device that the host would have to
-wait for) go from host to host, a few bytes for each boundary and micro-batch.
+Where the engine's messages lie on the CPU, the tunnel's gradient says it. On a device the host
+would have to wait for that, so flags go from host to host, a few bytes for each boundary and
+micro-batch.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from .. import _C
-from .wrapper import DeepSpeedPipeStageWrapper
+from ..codec import TunnelCodec
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
 
-__all__ = ["carry_flags"]
+__all__ = ["Flags", "carry_flags"]
 
 _TAG = 0x70636463
 """Of the first boundary's messages, so that they are none of the engine's in the same group."""
 
 
-def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> None:
+class Flags(NamedTuple):
+    """When the flags of an engine's boundaries go, as in :class:`.hooks.Hooks`."""
+
+    before_backward: Callable[..., None]
+    after_backward: Callable[..., None]
+    after_schedule: Callable[[], None]
+    schedule_failed: Callable[[], None]
+
+
+def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Flags:
     """Let a leaf that nobody used in a micro-batch have no gradient in the stage that sent it.
 
     A collective call. The graph behind such a leaf is left out of the backward pass, as if it had
     never been sent: its parameters keep their ``.grad``, and no hook of it is called.
     """
-    from deepspeed.runtime.pipe import schedule
-
     by_phase = sorted(stages, key=lambda stage: stage.stage_id)  # DualPipeV has two, in this order
     owners = _owners(engine, by_phase[0].total_stages)
-    group = _host_group()
-    tails = engine.device.type == "cpu"
+    read = _read_from_gradients(engine)
+    group = None if read else _host_group()
     roads: dict[int, _Road] = {}
 
     def road(boundary: int) -> _Road:
         if boundary not in roads:
-            here = owners[boundary - 1] == owners[boundary]
-            peer = {owners[boundary - 1], owners[boundary]} - {engine.global_rank}
-            roads[boundary] = (
-                _Inside() if here else _Between(peer.pop(), _TAG + boundary, group, tails)
-            )
+            if owners[boundary - 1] == owners[boundary]:
+                roads[boundary] = _Inside()
+            elif read:
+                roads[boundary] = _InGradients()
+            else:
+                peer = {owners[boundary - 1], owners[boundary]} - {engine.global_rank}
+                roads[boundary] = _Between(peer.pop(), _TAG + boundary, group)
         return roads[boundary]
 
     for stage in by_phase:
         if stage.stage_id > 0:
             assert stage.incoming is not None
-            stage.incoming.note_unused = road(stage.stage_id).post
+            road(stage.stage_id).tell(stage.incoming)
         if not stage.last:
             assert stage.outgoing is not None
             stage.outgoing.in_flight = deque()
             road(stage.stage_id + 1)
-    run_backward = engine._INSTRUCTION_MAP[schedule.BackwardPass]
 
-    def backward(engine: Any, buffer_id: int, **options: Any) -> None:
-        stage = by_phase[options.get("phase", 0)]
+    def before_backward(buffer_id: int, phase: int = 0) -> None:
+        stage = by_phase[phase]
         codec = stage.outgoing
         if stage.last or codec is None or codec.in_flight is None:
-            run_backward(engine, buffer_id, **options)
             return
         tunnel, sent = codec.in_flight.popleft()
         if len(tunnel) > 0:
             road = roads[stage.stage_id + 1]
             unused = road.take(tunnel, lambda: _gradient(engine, buffer_id))
-            entered = sent()
+            entered = sent() if unused else None
             if entered is not None:  # else it is sent again in its backward pass, without them
                 _C.leave_out(entered, unused)
             codec.unused = unused
-        try:
-            run_backward(engine, buffer_id, **options)
-        finally:
-            codec.unused = None
 
-    run_schedule = engine._exec_schedule
+    def after_backward(buffer_id: int, phase: int = 0) -> None:
+        stage = by_phase[phase]
+        if not stage.last and stage.outgoing is not None:
+            stage.outgoing.unused = None
 
-    def run(steps: Any) -> None:
-        try:
-            run_schedule(steps)
-        except BaseException:
-            for each in roads.values():
-                each.close()
-            raise
+    def finish() -> None:
         for each in roads.values():
             each.finish()
 
-    engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, schedule.BackwardPass: backward}
-    engine._exec_schedule = run
+    def close() -> None:
+        for each in roads.values():
+            each.close()
+
+    return Flags(before_backward, after_backward, finish, close)
 
 
 class _Road(Protocol):
     """The way of one boundary's flags, in the order of its micro-batches."""
 
-    def post(self, unused: list[int], tunnel: _C.Tunnel) -> None: ...
+    def tell(self, receiver: TunnelCodec) -> None: ...
 
     def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]: ...
 
@@ -110,8 +114,8 @@ class _Inside:
     def __init__(self) -> None:
         self.posted: deque[list[int]] = deque()
 
-    def post(self, unused: list[int], tunnel: _C.Tunnel) -> None:
-        self.posted.append(unused)
+    def tell(self, receiver: TunnelCodec) -> None:
+        receiver.note_unused = lambda unused, tunnel: self.posted.append(unused)
 
     def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
         return self.posted.popleft()
@@ -123,20 +127,36 @@ class _Inside:
         self.posted.clear()
 
 
+class _InGradients:
+    """Of a boundary whose gradients lie where the host may read them."""
+
+    def tell(self, receiver: TunnelCodec) -> None:
+        receiver.mark_unused = True
+
+    def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
+        return tunnel.unused(gradient())
+
+    def finish(self) -> None:
+        """Nothing is on its way."""
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+
 class _Between:
-    """Of a boundary to another rank; ``tails``: flags in a tail need no message."""
+    """Of a boundary to another rank, in messages."""
 
     PENDING = 32
     """Messages that may be on their way before one is waited for; the peer takes each at once."""
 
-    def __init__(self, peer: int, tag: int, group: Any, tails: bool) -> None:
-        self.peer, self.tag, self.tails = peer, tag, tails
-        self.group = group
+    def __init__(self, peer: int, tag: int, group: Any) -> None:
+        self.peer, self.tag, self.group = peer, tag, group
         self.sending: deque[tuple[Any, bytearray]] = deque()
 
-    def post(self, unused: list[int], tunnel: _C.Tunnel) -> None:
-        if self.tails and tunnel.tail:
-            return
+    def tell(self, receiver: TunnelCodec) -> None:
+        receiver.note_unused = self._post
+
+    def _post(self, unused: list[int], tunnel: _C.Tunnel) -> None:
         if len(self.sending) >= self.PENDING:
             self.sending.popleft()[0].wait()
         flags = _room(tunnel)
@@ -146,8 +166,6 @@ class _Between:
         self.sending.append((dist.isend(message, self.peer, self.group(), self.tag), flags))
 
     def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
-        if self.tails and tunnel.tail:
-            return tunnel.unused(gradient())
         flags = _room(tunnel)
         message = torch.frombuffer(flags, dtype=torch.uint8)
         dist.recv(message, self.peer, self.group(), self.tag)
@@ -165,6 +183,11 @@ class _Between:
     def close(self) -> None:
         """Forget messages that were not taken: it would keep the connections of this rank open."""
         self.sending.clear()
+
+
+def _read_from_gradients(engine: Any) -> bool:
+    """Return whether the host may read this engine's gradients without waiting for a device."""
+    return engine.device.type == "cpu"  # type: ignore[no-any-return]
 
 
 def _room(tunnel: _C.Tunnel) -> bytearray:

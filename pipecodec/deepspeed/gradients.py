@@ -8,39 +8,42 @@ from typing import Any
 import torch
 
 from .. import _C
-from .wrapper import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from .hooks import Around
 
 __all__ = ["give_gradients_away"]
 
 
-def give_gradients_away(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> None:
+def give_gradients_away(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Around:
     """Let what the ``engine`` receives in backward belong to the ``stages`` of this rank.
+
+    Returns what is to happen around its instruction ``RecvGrad``.
 
     Such a gradient may become a parameter's ``.grad``, or be kept by a hook. The engine would
     receive the next one, or an activation, into the same buffer. So it gets a buffer here that
     nothing but gradients is received into, and another one as long as anything else holds this
     one's memory.
     """
-    from deepspeed.runtime.pipe import schedule
-
     buffer = _Buffer()
-    receive = engine._INSTRUCTION_MAP[schedule.RecvGrad]
+    # The engine's own list is of buffers that it also receives activations into.
+    kept: list[torch.Tensor] = []
 
-    def receive_gradient(engine: Any, buffer_id: int) -> None:
+    def before(buffer_id: int) -> None:
+        nonlocal kept
         engine.grad_layer = None
         tunnel = engine.pipe_buffers["outputs"][buffer_id][0]
-        # The engine's own list is of buffers that it also receives activations into.
         kept, engine._grad_layer_buf = engine._grad_layer_buf, [buffer.lend(tunnel)]
-        try:
-            receive(engine, buffer_id)
-        finally:
-            engine._grad_layer_buf = kept
+
+    def give_back(buffer_id: int) -> None:
+        engine._grad_layer_buf = kept
+
+    def lent(buffer_id: int) -> None:
         buffer.lent()
 
-    engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, schedule.RecvGrad: receive_gradient}
     for stage in stages:
         if stage.outgoing is not None:
             stage.outgoing.take_gradient = buffer.give
+    return Around(before=[before], after=[give_back, lent], failed=[give_back])
 
 
 class _Buffer:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..codec import one_of
 from ..logger import get_logger
+from ..options import one_of
 from .refused import refuse_settings
 
 __all__ = ["comparable", "protect_frames", "say_default_clipping", "settings_of"]

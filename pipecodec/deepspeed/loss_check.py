@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from .together import fail_together
-from .wrapper import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.together import fail_together
 
 __all__ = ["drop_wrong_losses"]
 

@@ -7,6 +7,7 @@ scale that nobody multiplied with.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,29 +15,27 @@ import torch
 __all__ = ["scale_gradients"]
 
 
-def scale_gradients(engine: Any) -> None:
-    """Let the gradient that leaves a loss be scaled where this engine's optimizer expects it.
+def scale_gradients(engine: Any) -> Callable[..., None] | None:
+    """Return what scales the gradient that leaves a loss, before its backward pass.
 
-    The loss that is reported is not. The scale is that of the moment at which backward starts.
+    None if this engine's optimizer does not expect it. The loss that is reported is not scaled. The
+    scale is that of the moment at which backward starts.
     """
     from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
     from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
-    from deepspeed.runtime.pipe import schedule
 
     if not isinstance(engine.optimizer, (FP16_Optimizer, FP16_UnfusedOptimizer)):
-        return
+        return None
     scaling = engine.optimizer.loss_scale_config
-    run_backward = engine._INSTRUCTION_MAP[schedule.BackwardPass]
 
-    def backward(engine: Any, buffer_id: int, **phase: int) -> None:
+    def scale(buffer_id: int, **phase: int) -> None:
         if not phase and engine.is_last_stage():
             engine.loss = _Scale.apply(engine.loss, scaling.cur_scale)  # type: ignore[no-untyped-call]
         elif phase and engine._is_loss_stage(**phase):
             losses = engine.pipe_buffers["losses"]
             losses[buffer_id] = _Scale.apply(losses[buffer_id], scaling.cur_scale)  # type: ignore[no-untyped-call]
-        run_backward(engine, buffer_id, **phase)
 
-    engine._INSTRUCTION_MAP = {**engine._INSTRUCTION_MAP, schedule.BackwardPass: backward}
+    return scale
 
 
 class _Scale(torch.autograd.Function):

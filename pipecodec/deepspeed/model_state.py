@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .failure import call_on_all_ranks
-from .together import fail_together
-from .wrapper import DeepSpeedPipeStageWrapper
+from ..engine.failure import call_on_all_ranks
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.together import fail_together
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = [
     "checkpoint_state_dict",

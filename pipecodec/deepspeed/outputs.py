@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from .wrapper import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
 
-__all__ = ["give_outputs"]
+__all__ = ["Evaluation", "give_outputs"]
 
 
-def give_outputs(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> None:
+@dataclass(frozen=True)
+class Evaluation:
+    """A call of ``eval_batch``.
+
+    ``given`` holds the arguments of the engine's own method, and ``result`` makes of what that
+    returns what the caller gets.
+    """
+
+    given: dict[str, Any]
+    result: Callable[[Any], Any]
+
+
+def give_outputs(
+    engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]
+) -> Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[Evaluation]]:
     """Let ``eval_batch(..., compute_loss=False)`` of this engine return the model's own outputs.
 
-    On the ranks of the last stage it is a list with the last stage's output for each micro-batch,
-    elsewhere None; with ``return_logits`` a pair of it and the last entry. ``reduce_output`` has no
-    say in it: DeepSpeed would average outputs over micro-batches and replicas, and can do so with
-    tensors alone. With a loss, ``ValueError`` is raised for arguments that DeepSpeed would fail on
-    after the evaluation. The engine keeps its iterator of training data if an evaluation fails.
+    Returns the context of a call, made of its arguments. On the ranks of the last stage the result
+    is a list with the last stage's output for each micro-batch, elsewhere None; with
+    ``return_logits`` a pair of it and the last entry. ``reduce_output`` has no say in it: DeepSpeed
+    would average outputs over micro-batches and replicas, and can do so with tensors alone. With a
+    loss, ``ValueError`` is raised for arguments that DeepSpeed would fail on after the evaluation.
+    The engine keeps its iterator of training data if an evaluation fails.
     """
-    evaluate = engine.eval_batch
-    signature = inspect.signature(evaluate)
+    signature = inspect.signature(engine.eval_batch)
     last = next((stage for stage in stages if stage.last), None)
 
-    def losses(given: dict[str, Any]) -> Any:
+    @contextmanager
+    def losses(given: dict[str, Any]) -> Iterator[Evaluation]:
         told = given["bcast_loss"] or engine.monitor.enabled
         _check(given["reduce_output"], told)
         if last is not None:
             last.scalar_losses = told
         try:
-            return evaluate(**given)
+            yield Evaluation(given, lambda loss: loss)
         finally:
             if last is not None:
                 last.scalar_losses = True
 
-    def outputs(given: dict[str, Any]) -> Any:
+    @contextmanager
+    def outputs(given: dict[str, Any]) -> Iterator[Evaluation]:
         with_logits = given["return_logits"]
         given.update(reduce_output=None, return_logits=False)
         monitored, engine.monitor.enabled = engine.monitor.enabled, False  # it would tell the loss
@@ -44,25 +61,28 @@ def give_outputs(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> No
         if last is not None:
             kept = last.kept = []
         try:
-            evaluate(**given)
+            yield Evaluation(
+                given, lambda _: (kept, kept[-1] if kept else None) if with_logits else kept
+            )
         finally:
             engine.monitor.enabled = monitored
             if last is not None:
                 last.kept = None
-        return (kept, kept[-1] if kept else None) if with_logits else kept
 
-    @functools.wraps(evaluate)
-    def eval_batch(*args: Any, **kwargs: Any) -> Any:
+    @contextmanager
+    def evaluation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Evaluation]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        given = bound.arguments
         iterator = engine.data_iterator
         try:
-            return (losses if bound.arguments["compute_loss"] else outputs)(bound.arguments)
+            with (losses if given["compute_loss"] else outputs)(given) as found:
+                yield found
         except Exception:
             engine.set_dataiterator(iterator)
             raise
 
-    engine.eval_batch = eval_batch
+    return evaluation
 
 
 def _check(reduction: str | None, told: bool) -> None:

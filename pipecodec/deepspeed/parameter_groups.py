@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .wrapper import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
 
 __all__ = ["groups_of_this_rank"]
 

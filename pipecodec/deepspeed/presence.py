@@ -8,6 +8,7 @@ reduction the ranks that hold one parameter agree on whether it was used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from .accumulated import NONE, Accumulated, accumulated
 from .tied_module import TiedWeights
 
-__all__ = ["Presence", "leave_unused_alone"]
+__all__ = ["Presence", "clipping_on_idle_ranks"]
 
 
 class Presence:
@@ -36,8 +37,9 @@ class Presence:
     def agree(self) -> None:
         """Find the parameters unused on all ranks, and give zeros to those that others used.
 
-        A collective call of the ranks that hold the same stage, and of those that hold one tied
-        weight: one byte for each parameter. Nothing is sent where there is one replica and no tie.
+        To be called before gradients are reduced, tied ones included. A collective call of the
+        ranks that hold the same stage, and of those that hold one tied weight: one byte for each
+        parameter. Nothing is sent where there is one replica and no tie.
         """
         parameters = list(self._module.parameters())
         mine = [self.gradients.kind(parameter) for parameter in parameters]
@@ -46,6 +48,14 @@ class Presence:
         for parameter, kind, own in zip(parameters, everyone, mine, strict=True):
             if kind != own:
                 self.gradients.fill(parameter, kind)
+
+    def drop_unused(self) -> None:
+        """Let unused parameters have no gradient, from the reduction to the step.
+
+        For an optimizer that steps on the parameters themselves: fp32 without ZeRO.
+        """
+        for parameter in self.unused:
+            self.gradients.drop(parameter)
 
     def _largest(self, parameters: list[torch.Tensor], mine: list[int]) -> list[int]:
         kinds = torch.tensor(mine, dtype=torch.uint8)
@@ -61,36 +71,23 @@ class Presence:
         return found
 
 
-def leave_unused_alone(engine: Any, presence: Presence) -> None:
-    """Let this engine agree on unused parameters before it reduces gradients, tied ones included.
+def clipping_on_idle_ranks(engine: Any) -> Callable[[], None]:
+    """Return what takes the place of this engine's ``clip_fp32_gradients``.
 
-    Where the optimizer steps on the parameters themselves (fp32 without ZeRO), an unused one then
-    has no gradient from the reduction to the step.
+    Gradients are clipped where a rank has none in a step: DeepSpeed fails there.
     """
-    from deepspeed.runtime.pipe import schedule
+    clip = engine.clip_fp32_gradients
 
-    instructions = engine._INSTRUCTION_MAP
-    reduce_tied_grads = instructions[schedule.ReduceTiedGrads]
-    reduce_grads = instructions[schedule.ReduceGrads]
-    plain = engine.optimizer is engine.basic_optimizer
+    def clip_fp32_gradients() -> None:
+        parameters = list(engine.module.parameters())
+        if any(parameter.grad is not None for parameter in parameters):
+            clip()
+            return
+        parameters[0].grad = torch.zeros_like(parameters[0])
+        clip()
+        parameters[0].grad = None
 
-    def then_reduce_tied_grads(engine: Any) -> None:
-        presence.agree()
-        reduce_tied_grads(engine)
-
-    def reduce_then_drop(engine: Any) -> None:
-        reduce_grads(engine)
-        if plain:
-            for parameter in presence.unused:
-                presence.gradients.drop(parameter)
-
-    engine._INSTRUCTION_MAP = {
-        **instructions,
-        schedule.ReduceTiedGrads: then_reduce_tied_grads,
-        schedule.ReduceGrads: reduce_then_drop,
-    }
-    if plain:
-        _clip_on_idle_ranks(engine)
+    return clip_fp32_gradients
 
 
 def _on_the_host(engine: Any) -> tuple[Any, list[tuple[Any, list[Any]]]]:
@@ -118,19 +115,3 @@ def _on_the_host(engine: Any) -> tuple[Any, list[tuple[Any, list[Any]]]]:
         replicas if len(engine.grid.dp_group) > 1 else None,
         [(groups[ranks], [comm["module"] for comm in comms]) for ranks, comms in ties.items()],
     )
-
-
-def _clip_on_idle_ranks(engine: Any) -> None:
-    """Let gradients be clipped where a rank has none in a step: DeepSpeed fails there."""
-    clip = engine.clip_fp32_gradients
-
-    def clip_fp32_gradients() -> None:
-        parameters = list(engine.module.parameters())
-        if any(parameter.grad is not None for parameter in parameters):
-            clip()
-            return
-        parameters[0].grad = torch.zeros_like(parameters[0])
-        clip()
-        parameters[0].grad = None
-
-    engine.clip_fp32_gradients = clip_fp32_gradients

@@ -7,35 +7,38 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from . import failure
-from .agree import agree
-from .batch import packing_batch_fn
-from .check import frame_check
-from .checkpoint_guard import guard_checkpoints
+from ..engine import failure
+from ..engine.agree import agree
+from ..engine.batch import packing_batch_fn
+from ..engine.check import frame_check
+from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..options import BoundaryOptions
+from .checkpoint_load import loading
+from .checkpoint_save import saving
 from .clipping import count_every_stage, let_ranks_count_nothing, tag_gradients
-from .engine import pipeline_module
+from .engine import build_pipeline
 from .first_step import undo_first_step
 from .flags import carry_flags
 from .gradients import give_gradients_away
 from .guards import say_default_clipping
+from .hooks import Around, Hooks, install
 from .inner import correct_optimizer
 from .loss_check import drop_wrong_losses
 from .loss_scale import scale_gradients
-from .meeting import before_collectives
 from .outputs import give_outputs
 from .parameter_groups import groups_of_this_rank
-from .phases import separate_phases
-from .presence import Presence, leave_unused_alone
+from .phases import Phases
+from .presence import Presence, clipping_on_idle_ranks
 from .process_groups import align_group_names
 from .put_back import put_unused_back
-from .tie_check import steps_between_checks, watch_ties
+from .shared_errors import SharedErrors, no_shared_errors
+from .tie_check import steps_between_checks, tie_check
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
 from .trained import require_gradients
-from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
-    from ..partition import Partition
+    from ..stages.partition import Partition
 
 __all__ = ["initialize"]
 
@@ -102,6 +105,7 @@ def initialize(
     in two groups or in no stage.
     """
     import deepspeed
+    from deepspeed.runtime.pipe import schedule as instructions
 
     agree(
         lambda: {
@@ -112,16 +116,18 @@ def initialize(
         }
     )
     parameters = [parameter for stage in part.stages for parameter in stage.parameters()]
-    module = pipeline_module(
+    module, options = build_pipeline(
         part,
+        lambda: BoundaryOptions(
+            capacity=capacity,
+            differentiable=differentiable,
+            dynamic_shape=dynamic_shape,
+            read=read,
+            values=values,
+        ),
         topology=topology,
         loss_fn=loss_fn,
         config=config,
-        capacity=capacity,
-        differentiable=differentiable,
-        dynamic_shape=dynamic_shape,
-        read=read,
-        values=values,
         schedule=schedule,
     )
     say_default_clipping(config)
@@ -134,34 +140,71 @@ def initialize(
     engine = initialized[0]
     first = next((stage for stage in stages if stage.stage_id == 0), None)
     engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))
-    separate_phases(engine, stages)
-    give_outputs(engine, stages)
-    carry_flags(engine, stages)
-    if schedule == "1f1b":
-        give_gradients_away(engine, stages)
     undo_first_step(engine)
     correct_optimizer(engine)
-    presence = Presence(engine)
-    if isinstance(module, TiedWeights):
-        sum_tied_gradients(engine, presence)
-        watch_ties(engine, check_ties_every)
-    leave_unused_alone(engine, presence)
-    put_unused_back(engine, presence)
-    scale_gradients(engine)
     if engine.using_bf16_optimizer:
         let_ranks_count_nothing(engine.optimizer)
     if hasattr(engine.optimizer, "fp32_groups"):  # FP16_UnfusedOptimizer
         tag_gradients(engine.optimizer)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
-    if differentiable == "by-dtype":
-        require_gradients(engine, stages)
-    guard_checkpoints(engine, part)
-    actions = []
-    unread = read == "verified" or (read == "auto" and engine.device.type != "cpu")
-    if unread and not dynamic_shape:
-        actions.append(frame_check(engine, stages, tell_others=not share_errors))
-    if share_errors:
-        actions.append(drop_wrong_losses(engine, stages, failure.share_errors(engine)))
-    before_collectives(engine, actions)
+
+    phases = Phases(engine, stages)
+    flags = carry_flags(engine, stages)
+    presence = Presence(engine)
+    put_unused_back(engine, presence)
+    tied = isinstance(module, TiedWeights)
+    sums = sum_tied_gradients(engine, presence) if tied else None
+    shared = SharedErrors(engine) if share_errors else None
+    plain = engine.optimizer is engine.basic_optimizer  # fp32 without ZeRO
+    before_collectives = [
+        frame_check(engine, stages, tell_others=shared is None)
+        if options.may_not_read(engine.device)
+        else None,
+        None if shared is None else drop_wrong_losses(engine, stages, shared.meet),
+    ]
+    hooks = Hooks(
+        call=no_shared_errors if shared is None else shared.call,
+        evaluation=give_outputs(engine, stages),
+        evaluating=phases.evaluating,
+        before_batch=[phases.before_batch],
+        reset=[phases.reset],
+        before_schedule=[
+            None if shared is None else shared.before_schedule,
+            module.check_replaced if tied else None,
+        ],
+        instructions={
+            instructions.BackwardPass: Around(
+                before=[scale_gradients(engine), flags.before_backward],
+                after=[flags.after_backward],
+                failed=[flags.after_backward],
+            ),
+            instructions.RecvGrad: give_gradients_away(engine, stages)
+            if schedule == "1f1b"
+            else Around(),
+            instructions.ReduceTiedGrads: Around(
+                before=[
+                    *before_collectives,
+                    require_gradients(engine, stages)
+                    if options.differentiable == "by-dtype"
+                    else None,
+                    presence.agree,
+                ],
+                instead=None if sums is None else sums.before_average,
+            ),
+            instructions.ReduceGrads: Around(
+                after=[
+                    None if sums is None else sums.after_average,
+                    presence.drop_unused if plain else None,
+                ]
+            ),
+        },
+        clip_fp32_gradients=clipping_on_idle_ranks(engine) if plain else None,
+        after_schedule=[flags.after_schedule, *before_collectives],
+        schedule_failed=[flags.schedule_failed],
+        after_step=[tie_check(engine, check_ties_every) if tied else None],
+        save_checkpoint=saving(engine, part),
+        load_checkpoint=loading(engine, part),
+    )
+    install(engine, hooks)
     return initialized

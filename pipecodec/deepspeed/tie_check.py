@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["check_ties", "checksum", "steps_between_checks", "watch_ties"]
+__all__ = ["check_ties", "checksum", "steps_between_checks", "tie_check"]
 
 _CHUNK = 1 << 23
 """Bytes of a weight that are looked at together, of which some copies are made."""
@@ -20,27 +20,17 @@ _MIX = (-0xAE502812AA7333, -0x3B314601E57A13AD)
 """The factors with which MurmurHash3 lets every bit reach all bits, as signed numbers."""
 
 
-def watch_ties(engine: Any, every: int) -> None:
-    """Let ``train_batch`` of this engine fail where a tied weight is no longer one weight.
+def tie_check(engine: Any, every: int) -> Callable[[], None]:
+    """Return what raises after a step of this engine if copies of a tied weight differ.
 
-    Before each batch, if a stage has another parameter in its place; after every so many steps,
-    unless ``every`` is 0, if copies differ. All ranks give the same number.
+    It looks after every so many steps, never if ``every`` is 0. All ranks give the same number.
     """
-    train_batch, run_schedule = engine.train_batch, engine._exec_schedule
 
-    def run(steps: Any) -> None:
-        engine.module.check_replaced()
-        run_schedule(steps)
-
-    @functools.wraps(train_batch)
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        loss = train_batch(*args, **kwargs)
+    def check() -> None:
         if every and engine.global_steps % every == 0:
             check_ties(engine.module, engine.global_steps)
-        return loss
 
-    engine._exec_schedule = run
-    engine.train_batch = watched
+    return check
 
 
 def steps_between_checks(every: Any) -> int:

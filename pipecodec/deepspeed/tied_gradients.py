@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,10 +11,17 @@ import torch.distributed as dist
 from .accumulated import DENSE
 from .presence import Presence
 
-__all__ = ["sum_tied_gradients"]
+__all__ = ["TiedSums", "sum_tied_gradients"]
 
 
-def sum_tied_gradients(engine: Any, presence: Presence) -> None:
+class TiedSums(NamedTuple):
+    """The sums of tied gradients: before those of replicas are averaged, and after."""
+
+    before_average: Callable[[], None]
+    after_average: Callable[[], None]
+
+
+def sum_tied_gradients(engine: Any, presence: Presence) -> TiedSums:
     """Let this engine sum the gradients of tied copies after it averaged those of replicas.
 
     Every copy then gets one result of one all-reduce; in the engine's stock order replicas are
@@ -23,19 +30,16 @@ def sum_tied_gradients(engine: Any, presence: Presence) -> None:
     averages equal numbers. A copy without a gradient counts as zero; a weight that ``presence``
     found unused on all copies has no gradient on any.
     """
-    from deepspeed.runtime.pipe import schedule
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
     zero = isinstance(engine.optimizer, DeepSpeedZeroOptimizer)
-    instructions = engine._INSTRUCTION_MAP
-    average_replicas = instructions[schedule.ReduceGrads]
 
     def tied_gradients() -> Iterator[tuple[torch.Tensor, Any]]:
         for weight, group in engine.module.get_tied_weights_and_groups():
             if weight not in presence.unused:
                 yield presence.gradients.fill(weight, DENSE), group
 
-    def reduce_tied_grads(engine: Any) -> None:
+    def before_average() -> None:
         if zero:
             replicas = engine.grid.get_data_parallel_group()
             for gradient, group in tied_gradients():
@@ -43,14 +47,9 @@ def sum_tied_gradients(engine: Any, presence: Presence) -> None:
                 gradient.div_(dist.get_world_size(replicas))
                 dist.all_reduce(gradient, group=group)
 
-    def reduce_grads(engine: Any) -> None:
-        average_replicas(engine)
+    def after_average() -> None:
         if not zero:
             for gradient, group in tied_gradients():
                 dist.all_reduce(gradient, group=group)
 
-    engine._INSTRUCTION_MAP = {
-        **instructions,
-        schedule.ReduceTiedGrads: reduce_tied_grads,
-        schedule.ReduceGrads: reduce_grads,
-    }
+    return TiedSums(before_average, after_average)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .agree import agree_on_copies
+from ..engine.agree import agree_on_copies
 from .ties import Ties, analyze_tie_ranks
 
 __all__ = ["TiedCopy", "TiedWeights"]

@@ -13,12 +13,14 @@ import json
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pipecodec.demo.launch import Outcome, Rank, run_ranks
+from pipecodec.demo.launch import Outcome, Rank
 
 from .comparison import distance, first_difference
+from .harness import outcomes, values
 from .parity_cells import CELLS, FURTHER, KINDS, Cell
 from .parity_reference import flat_cells, plain_cells
 from .stock import last_line
@@ -68,12 +70,11 @@ def verdicts(cells: Sequence[Cell]) -> dict[Cell, Verdict]:
     return found
 
 
-def _references(function: object, cells: list[Cell]) -> dict[Cell, Trained]:
+def _references(function: Callable[..., Any], cells: list[Cell]) -> dict[Cell, Trained]:
     if not cells:
         return {}
-    (outcome,) = run_ranks(function, 1, cells, timeout=60.0 + len(cells))
-    assert outcome.status == "ok", outcome.detail
-    results: dict[Cell, Trained] = outcome.value
+    results: dict[Cell, Trained]
+    (results,) = values(function, 1, cells, timeout=60.0 + 2 * len(cells))
     return results
 
 
@@ -92,9 +93,7 @@ def _trained(cells: Iterable[Cell]) -> Iterator[tuple[Cell, list[Trained] | str]
 
             timeout = CELL_TIMEOUT * len(some)
             with tempfile.TemporaryDirectory() as folder:
-                ended = run_ranks(
-                    train_cells, world, some, folder, timeout=timeout, on_message=hear
-                )
+                ended = outcomes(train_cells, world, some, folder, timeout=timeout, on_message=hear)
             done = 0
             for number, cell in some:
                 every = [each for own in said[number].values() for each in own]

@@ -15,9 +15,10 @@ from typing import Any
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from pipecodec.demo.launch import Outcome, Rank, run_ranks
+from pipecodec.demo.launch import Outcome, Rank
 
 from .engines import Grid, join, loss_fn, sgd
+from .harness import outcomes, values
 from .rows import ROWS
 from .stages import Row, build
 from .table import RowTraining, micro_batches, whole_rows
@@ -132,11 +133,11 @@ def last_line(detail: str) -> str:
 
 def main() -> None:
     """Run every row, and print the table."""
-    (whole,) = run_ranks(whole_rows, 1, "kinds", GRID, timeout=60.0)
+    (whole,) = values(whole_rows, 1, "kinds", GRID)
     print("| what crosses | plain tuples on DeepSpeed's engine |\n|---|---|")
     for name in ROWS:
-        ended = run_ranks(train, GRID.stages, name, timeout=20.0)
-        expected = whole.value[name].losses + whole.value[name].evaluations
+        ended = outcomes(train, GRID.stages, name, timeout=20.0)
+        expected = whole[name].losses + whole[name].evaluations
         print(f"| {name} | {verdict(ended, expected)} |", flush=True)
 
 

@@ -39,9 +39,8 @@ def test_messages_and_waits_in_the_engine() -> None:
         waits = {}
         for way, (forward, back) in zip((BY_HAND, PIPECODEC, ORIGIN), expected, strict=True):
             messages, waits[way] = counting.totals([rank[name][way] for rank in per_rank])
-            # A lone leaf's gradient has no room to say whether anybody used it.
-            flags = 1 if way == PIPECODEC and back == 1 and "24" not in name else 0
-            assert messages == {"forward": forward, "back": back, "flags": flags}
+            # On the CPU a gradient says by itself which leaves nobody used.
+            assert messages == {"forward": forward, "back": back, "flags": 0}
             assert {rank[name][way].loss for rank in per_rank} == {per_rank[0][name][BY_HAND].loss}
         more = [own - hand for own, hand in zip(waits[PIPECODEC], waits[BY_HAND], strict=True)]
         # The engine's own: it moves each tensor of a batch, of which a packed one has two.

@@ -86,25 +86,26 @@ def test_parameters_have_gradients_where_they_have_in_one_process(world: int) ->
                 assert not differs, f"{name}, stage {stage}, step {step}"
 
 
-def trained_beside(rank: Rank, names: list[str]) -> dict[str, dict[int, Any]]:
-    """Train as on a device whose memory the host would have to wait for: no tail is read."""
+def read_no_gradients() -> None:
+    """Send flags as on a device whose memory the host would have to wait for."""
     from torch.distributed import distributed_c10d
 
     from pipecodec.deepspeed import flags
-
-    class Beside(flags._Between):
-        def __init__(self, peer: int, tag: int, group: Any, tails: bool) -> None:
-            super().__init__(peer, tag, group, tails=False)
 
     def group_of_its_own() -> Any:
         name = torch.distributed.new_group(backend="gloo").group_name
         return lambda: distributed_c10d._resolve_process_group(name)
 
-    flags._Between, flags._host_group = Beside, group_of_its_own  # type: ignore[misc]
+    flags._read_from_gradients = lambda engine: False
+    flags._host_group = group_of_its_own
+
+
+def trained_beside(rank: Rank, names: list[str]) -> dict[str, dict[int, Any]]:
+    read_no_gradients()
     return trained(rank, names)
 
 
-def test_flags_of_all_leaves_go_from_host_to_host_where_a_tail_would_be_waited_for() -> None:
+def test_flags_go_from_host_to_host_where_a_gradient_would_be_waited_for() -> None:
     names = ["3 stages", "dynamic, reentrant", "lone leaf"]
     per_rank = values(trained_beside, 3, names)
     for name in names:
@@ -115,6 +116,7 @@ def left_without_flags(rank: Rank, killed: bool) -> None:
     """Let the last stage end after it sent a gradient, but not which leaves it is of."""
     from deepspeed.runtime.pipe import schedule
 
+    read_no_gradients()
     case = Case(2, ((0, 0),), lone=True)
     engine = engine_of(case, case.build())
     send_gradient = engine._INSTRUCTION_MAP[schedule.SendGrad]

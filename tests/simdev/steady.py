@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from pipecodec import Codec, origin
+from pipecodec import Codec, legacy
 
 from . import Device
 
@@ -34,15 +34,15 @@ def on_host(value: Any) -> Any:
 
 def origin_send(value: Any) -> Any:
     """Send by the functions of the file that this project grew out of."""
-    metadata, tensors = origin.flatten(value, torch.device("sim"))
-    text = list(origin.encode_metadata(metadata).encode())
+    metadata, tensors = legacy.flatten(value, torch.device("sim"))
+    text = list(legacy.encode_metadata(metadata).encode())
     return [*tensors, torch.tensor(text, dtype=torch.uint8, device="sim")]
 
 
 def origin_receive(tensors: Any) -> Any:
     """Receive what ``origin_send`` gave."""
     text = tensors[-1].cpu().numpy().tobytes().decode()
-    return origin.unflatten(tensors[:-1], origin.decode_metadata(text))
+    return legacy.unflatten(tensors[:-1], legacy.decode_metadata(text))
 
 
 def _codecs(**settings: Any) -> Way:

@@ -13,24 +13,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 
 from .error_text import summary, trace
 from .together import raised_on_all_ranks
 from .watcher import Watcher, default_timeout, watcher
 
-__all__ = ["RemoteError", "call_on_all_ranks", "set_up_on_all_ranks", "share_errors"]
+__all__ = ["OF", "RemoteError", "SharedCalls", "call_on_all_ranks", "set_up_on_all_ranks"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PATIENCE = 3.0
 """Seconds in which the reason of a lost connection may become known."""
 
-
-_OF = " of "
+OF = " of "
 """Parts the name of a method from what of its arguments ranks give alike."""
 
 
@@ -38,19 +38,25 @@ class RemoteError(RuntimeError):
     """What another rank failed with; the message holds that rank's error and its traceback."""
 
 
-class _Engine:
-    """State of an engine's calls: its watcher, and whether a batch's messages are under way."""
+class SharedCalls:
+    """The calls of an engine that all ranks make, and whether a batch's messages are under way."""
 
     def __init__(self, watcher: Watcher, stage: int | None) -> None:
         self.watcher = watcher
         self.place = f"rank {watcher.rank}" + ("" if stage is None else f", stage {stage}")
         self.busy = False
 
-    def run(self, name: str, method: Callable[[], Any]) -> Any:
-        """Return ``method()``, a call of which all ranks make one named ``name``."""
+    def call(self, name: str) -> AbstractContextManager[None]:
+        """Return the context of a call of which all ranks make one named ``name``.
+
+        An error in it that follows from another rank's is raised as a ``RemoteError``.
+        """
+        # A call within a call is no call of its own.
+        return nullcontext() if self.watcher.calls.inside else _Call(self, name)
+
+    def begin(self, name: str) -> None:
+        """Begin a call, if this rank can make one: ``RemoteError`` or ``RuntimeError`` if not."""
         watcher = self.watcher
-        if watcher.calls.inside:  # a call within a call is no call of its own
-            return method()
         if watcher.failure:
             raise RuntimeError(
                 f"{watcher.failure}, and the ranks of this engine talk no more; load a "
@@ -60,19 +66,8 @@ class _Engine:
             watcher.failure = f"another rank failed before {name}"
             raise RemoteError(watcher.reason)
         watcher.calls.enter(name)
-        try:
-            result = method()
-        except BaseException as error:  # an interrupt too: the process may live on
-            text = self._failed(error, name)
-            if text is None or not isinstance(error, Exception):
-                raise
-            raise RemoteError(text) from error
-        finally:
-            self.busy = False
-        watcher.calls.leave()
-        return result
 
-    def _failed(self, error: BaseException, name: str) -> str | None:
+    def failed(self, error: BaseException, name: str) -> str | None:
         """Return the other rank's error that this one follows from; None if it is this rank's."""
         watcher = self.watcher
         text = None
@@ -95,47 +90,33 @@ class _Engine:
                 watcher.raised(mine)
                 watcher.calls.leave("!")
                 return None
-        watcher.failure = f"{name.partition(_OF)[0]} failed before ({type(error).__name__})"
+        watcher.failure = f"{name.partition(OF)[0]} failed before ({type(error).__name__})"
         watcher.end_communication()
         watcher.calls.leave("!")
         return text
 
 
-def share_errors(engine: Any) -> Callable[[bool], bool]:
-    """Let the calls of this engine that all ranks make fail on all ranks with one error.
+class _Call:
+    """The context of one call."""
 
-    A collective call. It returns a function in which all ranks meet on the host, and which tells
-    whether any of them gave it True; they have to call it before the engine's own collectives, so
-    that none steps where another failed.
+    def __init__(self, calls: SharedCalls, name: str) -> None:
+        self._calls, self._name = calls, name
 
-    The rank that fails raises its error as it is; on the others it is a ``RemoteError``, within
-    seconds, with that error's text. An error that comes before a batch's first message, or outside
-    of batches, and that every rank gets by itself, does no harm. After any other the engine is of
-    no more use, and says so.
-    """
-    own = _Engine(watcher(), engine.stage_id)
-    own.watcher.engines += 1
-    which = f"engine {own.watcher.engines}'s " if own.watcher.engines > 1 else ""
-    engine.calls_on_all_ranks = own
-    group: Any = dist.new_group(backend="gloo")
-    anywhere = torch.zeros(1, dtype=torch.uint8)
-    seen = anywhere.numpy()  # the same memory
-    run_schedule = engine._exec_schedule
+    def __enter__(self) -> None:
+        self._calls.begin(self._name)
 
-    def run(steps: Any) -> None:
-        own.busy = engine.num_stages > 1
-        run_schedule(steps)
-
-    def meet(found: bool) -> bool:
-        own.busy = True
-        seen[0] = found
-        dist.all_reduce(anywhere, dist.ReduceOp.MAX, group)
-        return bool(seen[0])
-
-    engine._exec_schedule = run
-    for name, describe in _CALLS.items():
-        setattr(engine, name, _numbered(engine, getattr(engine, name), own, which + name, describe))
-    return meet
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:  # an interrupt too: the process may live on
+                text = self._calls.failed(error, self._name)
+                if text is not None and isinstance(error, Exception):
+                    raise RemoteError(text) from error
+        finally:
+            self._calls.busy = False
+        if error is None:
+            self._calls.watcher.calls.leave()
 
 
 def call_on_all_ranks(function: F) -> F:
@@ -143,10 +124,9 @@ def call_on_all_ranks(function: F) -> F:
 
     @functools.wraps(function)
     def call(engine: Any, *args: Any, **kwargs: Any) -> Any:
-        own: _Engine | None = engine.__dict__.get("calls_on_all_ranks")
-        if own is None:
+        own: SharedCalls | None = engine.__dict__.get("calls_on_all_ranks")
+        with nullcontext() if own is None else own.call(function.__name__):
             return function(engine, *args, **kwargs)
-        return own.run(function.__name__, lambda: function(engine, *args, **kwargs))
 
     return call  # type: ignore[return-value]
 
@@ -158,63 +138,15 @@ def set_up_on_all_ranks(function: F) -> F:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not (dist.is_initialized() and kwargs.get("share_errors", True)):
             return function(*args, **kwargs)
-        own = _Engine(watcher(), None)
+        own = SharedCalls(watcher(), None)
         stall_timeout = kwargs.get("stall_timeout")
         own.watcher.judge.stall_timeout = (
             default_timeout() if stall_timeout is None else stall_timeout
         )
-        return own.run(function.__name__, lambda: function(*args, **kwargs))
+        with own.call(function.__name__):
+            return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
-
-
-def _numbered(
-    engine: Any,
-    method: Callable[..., Any],
-    own: _Engine,
-    name: str,
-    describe: Callable[[Any, tuple[Any, ...], dict[str, Any]], str],
-) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if own.watcher.calls.inside:
-            return method(*args, **kwargs)
-        return own.run(name + describe(engine, args, kwargs), lambda: method(*args, **kwargs))
-
-    return call
-
-
-def _nothing(engine: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    return ""
-
-
-def _training(engine: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    return f"{_OF}{engine.micro_batches} micro-batches"
-
-
-_EVALUATION = ("data_iter", "return_logits", "compute_loss", "reduce_output", "bcast_loss",
-               "num_micro_batches")  # fmt: skip
-
-
-def _evaluation(engine: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Return what of ``eval_batch``'s arguments ranks have to give alike."""
-    given = {**dict(zip(_EVALUATION, args, strict=False)), **kwargs}
-    count = given.get("num_micro_batches")
-    told = given.get("compute_loss", True) and given.get("bcast_loss", True)
-    return (
-        f"{_OF}{engine.micro_batches if count is None else count} micro-batches"
-        f"{'' if told else ' whose loss stays on the last stage'}"
-    )
-
-
-_CALLS: dict[str, Callable[[Any, tuple[Any, ...], dict[str, Any]], str]] = {
-    "train_batch": _training,
-    "eval_batch": _evaluation,
-    "reset_activation_shape": _nothing,
-    "save_checkpoint": _nothing,
-    "load_checkpoint": _nothing,
-}
-"""The methods that all ranks call alike, and how their arguments show in the calls' names."""
 
 
 def _lost_connection(error: BaseException) -> bool:

@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 from .. import _C
 from ..codec import TunnelCodec
+from ..options import BoundaryOptions
 
 __all__ = ["codec_within", "reaches_a_leaf"]
 
 
 def codec_within(differentiable: Literal["auto", "by-dtype"]) -> TunnelCodec:
     """Return a codec whose two sides are in one process, where a value may be sent again."""
-    codec = TunnelCodec(
-        transport="tunnel", differentiable=differentiable, name="loss", dynamic_shape=True
-    )
+    options = BoundaryOptions(differentiable=differentiable, dynamic_shape=True)
+    codec = TunnelCodec.of(options, "loss")
 
     def note_unused(unused: list[int], tunnel: _C.Tunnel) -> None:
         codec.unused = unused  # for the stage, which is recomputed next and leaves them out

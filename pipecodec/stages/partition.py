@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .codec import Codec
+from ..codec import Codec
 from .liveness import Arg, analyze_signatures
 from .model_state import ModelState, Place, copied_from, locate
 from .signature import forward_parameters
@@ -26,7 +26,7 @@ Outputs = str | Sequence[str] | None
 class Partition:
     """Stages with all that an engine has to know about them.
 
-    ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.liveness.Liveness`.
+    ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.stages.liveness.Liveness`.
     ``outputs[k]`` is what stage k declares to give: a list of names, one string for the whole
     value, or None. ``tie_weights`` maps a name to the (parameter path, stage id) pairs that are
     one weight, one pair per stage. ``model_state`` says where the model's state dict is in the

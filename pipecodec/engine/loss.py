@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from .stage_module import DeepSpeedPipeStageWrapper
 from .token import join_loss
-from .wrapper import DeepSpeedPipeStageWrapper
 
 __all__ = ["Labels", "loss_of"]
 

@@ -21,10 +21,11 @@ import torch
 from torch import nn
 
 from .. import _C
-from ..codec import Differentiable, TunnelCodec
-from ..liveness import Arg, arg_name
+from ..codec import TunnelCodec
+from ..options import BoundaryOptions, Differentiable
 from ..registry import register_framework_dialect
-from ..stage import Stage, bind_inputs
+from ..stages.liveness import Arg, arg_name
+from ..stages.stage import Stage, bind_inputs
 from .ending import codec_within, reaches_a_leaf
 from .recompute import statistics_kept
 from .token import join, nothing_to_train
@@ -36,12 +37,12 @@ __all__ = ["DeepSpeedPipeStageWrapper"]
 class DeepSpeedPipeStageWrapper(nn.Module):
     """Runs stage ``stage_id`` of ``total_stages`` on named values.
 
-    ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.liveness.Liveness`;
+    ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.stages.liveness.Liveness`;
     ``outputs`` declares what this stage gives, as in :func:`pipecodec.partition_modules`;
     ``name`` is the prefix of the stage's own names for what it gives (``submod_<stage_id>``).
-    ``capacity``, ``differentiable`` and ``dynamic_shape`` are those of the codec of the boundary
-    after this stage, ``read`` and ``values`` of the one before it, see :class:`pipecodec.Codec`;
-    with dynamic shapes every frame is read. ``recomputes`` tells that the engine runs the stage
+    ``capacity``, ``differentiable``, ``dynamic_shape``, ``read`` and ``values`` are the options of
+    the boundaries before and after it, see :class:`pipecodec.Codec`; ``options``, if given, are
+    all of them. ``recomputes`` tells that the engine runs the stage
     again from the tensors it received (activation checkpointing): they are left as they are.
     ``incoming`` and ``outgoing`` are the codecs of the boundaries before and after the stage, None
     where there is none; ``take_packed_batches`` gives stage 0 an incoming one, ``end_in_loss`` the
@@ -70,6 +71,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         read: Literal["auto", "always", "verified"] = "auto",
         values: Literal["dynamic", "static"] = "dynamic",
         recomputes: bool = False,
+        options: BoundaryOptions | None = None,
     ) -> None:
         super().__init__()
         self.mod = mod
@@ -87,29 +89,24 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             outputs=outputs,
             name=name,
         )
-        self.dynamic_shape = dynamic_shape
-        self.recomputes = recomputes
-        self.incoming = (
-            None
-            if stage_id == 0
-            else _boundary(stage_id, read=read, values=values, dynamic_shape=dynamic_shape)
-        )
-        self.outgoing = (
-            None
-            if self.last
-            else _boundary(
-                stage_id + 1,
+        if options is None:
+            options = BoundaryOptions(
                 capacity=capacity,
                 differentiable=differentiable,
                 dynamic_shape=dynamic_shape,
+                read=read,
+                values=values,
             )
-        )
+        self.options = options
+        self.dynamic_shape = options.dynamic_shape
+        self.recomputes = recomputes
+        self.incoming = None if stage_id == 0 else _boundary(stage_id, options)
+        self.outgoing = None if self.last else _boundary(stage_id + 1, options)
         for codec, receiver in ((self.incoming, stage_id), (self.outgoing, stage_id + 1)):
             if codec is not None:
                 codec.names = liveness[receiver]
-        self._auto = differentiable == "auto"
         self._packed: deque[torch.Tensor] = deque()
-        self._token: torch.Tensor | None = None
+        self._ended: list[torch.Tensor] = []  # the last token; a module is slow to set attributes
         self.kept: list[Any] | None = None
         self.wrong_losses: list[str] | None = None
         self.scalar_losses = True
@@ -140,9 +137,8 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     def take_packed_batches(self) -> None:
         """Let stage 0 take batches as ``pack_batch`` makes them, each once and in order."""
         # The engine's configuration has no say in a batch's sizes, and no gradient leaves it.
-        self.incoming = TunnelCodec(
-            transport="tunnel", differentiable=(), name="batch", dynamic_shape=True
-        )
+        options = BoundaryOptions(differentiable=(), dynamic_shape=True)
+        self.incoming = TunnelCodec.of(options, "batch")
         self.incoming.names = self.batch_names
 
     def pack_batch(self, values: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
@@ -188,8 +184,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         """Return the module's output and the token, from what ``forward`` returned last."""
         if self.recomputes and self.outgoing is not None:
             return self.outgoing.receive(output)
-        token, self._token = self._token, None
-        return output, token
+        return output, self._ended.pop() if self._ended else None
 
     def note_loss(self, loss: Any) -> None:
         """Take note of a loss, for when its output is recomputed.
@@ -241,27 +236,28 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     def _run(self, env: dict[str, Any], token: torch.Tensor) -> Any:
         if torch.is_grad_enabled() and not token.requires_grad:
             token = token.requires_grad_()  # a batch has no gradient, and parameters may be frozen
-        if hasattr(self, "anchor"):
-            token = torch.cat([token, self.anchor[:0].to(token.dtype)])
+        anchor = self._parameters.get("anchor")
+        if anchor is not None:
+            token = torch.cat([token, anchor[:0].to(token.dtype)])
         positional, keyword = self._stage.arguments(env)
         again = self.recomputes and _C.in_backward()
         with statistics_kept(self.mod) if again else nullcontext():
             output = self.mod(*positional, **keyword)  # 3
         if self.last:
-            return self._ended(output, token)
+            return self._end(output, token)
         self._stage.name_outputs(env, output)
         values = self._stage.collect(env, self.liveness[self.stage_id + 1])  # 4
         assert self.outgoing is not None
         return self.outgoing.send(tuple(values), token, token.device)  # 5
 
-    def _ended(self, output: Any, token: torch.Tensor) -> Any:
+    def _end(self, output: Any, token: torch.Tensor) -> Any:
         if self.kept is not None:
             self.kept.append(output)
             return ()
         if self.outgoing is None:
             return join(output, token)
         if not self.recomputes:
-            self._token = token
+            self._ended[:] = [token]
             return output
         # Checkpointing passes nothing but tensors.
         if torch.is_grad_enabled() and not _C.in_backward():
@@ -285,12 +281,12 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         if self.last or self.outgoing is None or torch.is_grad_enabled():
             return False
         unsettled = self.dynamic_shape or not self.outgoing.settled
-        return self.recomputes and self.training and self._auto and unsettled
+        auto = self.options.differentiable == "auto"
+        return self.recomputes and self.training and auto and unsettled
 
 
-def _boundary(receiver: int, **settings: Any) -> TunnelCodec:
-    name = f"boundary {receiver - 1}→{receiver}"
-    return TunnelCodec(transport="tunnel", name=name, **settings)
+def _boundary(receiver: int, options: BoundaryOptions) -> TunnelCodec:
+    return TunnelCodec.of(options, f"boundary {receiver - 1}→{receiver}")
 
 
 def _in_input_order(

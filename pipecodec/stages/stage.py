@@ -43,7 +43,7 @@ def bind_inputs(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, 
 class Stage:
     """Names what enters stage `stage_id`, makes its arguments, and collects what leaves it.
 
-    `liveness` and `stage_id_2_arg_names` are those of :class:`pipecodec.liveness.Liveness`.
+    `liveness` and `stage_id_2_arg_names` are those of :class:`pipecodec.stages.liveness.Liveness`.
     `outputs` declares what the stage gives: a list of names, one string for the whole value, or
     None. `name` is the prefix of its canonical output names (``submod_<stage_id>``).
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import CodecError, StructureChangedError
-from .wrapper import DeepSpeedPipeStageWrapper
+from .stage_module import DeepSpeedPipeStageWrapper
 
 __all__ = ["frame_check"]
 

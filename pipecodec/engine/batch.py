@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from ..stage import bind_inputs
+from ..stages.stage import bind_inputs
 from .loss import Labels
-from .wrapper import DeepSpeedPipeStageWrapper
+from .stage_module import DeepSpeedPipeStageWrapper
 
 __all__ = ["packing_batch_fn", "split_batch"]
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from .. import _C
+
 __all__ = ["join", "join_loss", "nothing_to_train"]
 
 
@@ -16,9 +18,9 @@ def join(output: Any, token: torch.Tensor | None) -> Any:
         return output
 
     def joined(leaf: Any) -> Any:
-        return _Join.apply(leaf, token) if _can_have_one(leaf) else leaf  # type: ignore[no-untyped-call]
+        return _C.join(leaf, token) if _can_have_one(leaf) else leaf
 
-    return pytree.tree_map(joined, output)
+    return joined(output) if isinstance(output, torch.Tensor) else pytree.tree_map(joined, output)
 
 
 def join_loss(loss: Any, token: torch.Tensor | None) -> Any:
@@ -27,9 +29,10 @@ def join_loss(loss: Any, token: torch.Tensor | None) -> Any:
     Raises ``RuntimeError`` with torch's own text if it has none, where gradients are enabled: then
     the token would be all that its backward pass reaches.
     """
-    leaves = [leaf for leaf in pytree.tree_leaves(loss) if _can_have_one(leaf)]
-    if torch.is_grad_enabled() and leaves and not any(leaf.requires_grad for leaf in leaves):
-        raise nothing_to_train()
+    if torch.is_grad_enabled():
+        leaves = [leaf for leaf in _leaves(loss) if _can_have_one(leaf)]
+        if leaves and not any(leaf.requires_grad for leaf in leaves):
+            raise nothing_to_train()
     return join(loss, token)
 
 
@@ -44,19 +47,10 @@ def nothing_to_train() -> RuntimeError:
     )
 
 
+def _leaves(value: Any) -> list[Any]:
+    # A loss is one tensor nearly always, which needs no walk.
+    return [value] if isinstance(value, torch.Tensor) else pytree.tree_leaves(value)
+
+
 def _can_have_one(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-
-
-class _Join(torch.autograd.Function):
-    """Hands on its first argument, and gives the second one a gradient without elements."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        ctx.nothing = token.new_zeros(token.shape)  # on a device of its own: a loss may be moved
-        # The same memory without being a view, so that a loss may still work in place.
-        return tensor.detach()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return gradient, ctx.nothing

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .errors import FrameError
+from ..errors import FrameError
 
 __all__ = [
     "WrappedTypeCode",

@@ -1,0 +1,5 @@
+"""What pipeline engines share; knows none of them, and imports none."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

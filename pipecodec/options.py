@@ -1,0 +1,69 @@
+"""The options of a boundary: one object, checked when it is made, and handed on whole."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+__all__ = ["BoundaryOptions", "Differentiable", "one_of"]
+
+Differentiable = Literal["auto", "by-dtype"] | Collection[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundaryOptions:
+    """How values cross a boundary; see :class:`pipecodec.Codec` for each of them.
+
+    Raises ``ValueError`` for an option that has no such value, and for two that exclude each other.
+    """
+
+    capacity: int | None = None
+    differentiable: Differentiable = "auto"
+    dynamic_shape: bool = False
+    read: Literal["auto", "always", "verified"] = "auto"
+    values: Literal["dynamic", "static"] = "dynamic"
+
+    def __post_init__(self) -> None:
+        one_of("read", self.read, "auto", "always", "verified")
+        one_of("values", self.values, "dynamic", "static")
+        if isinstance(self.differentiable, str):
+            one_of("differentiable", self.differentiable, "auto", "by-dtype")
+        elif not isinstance(self.differentiable, Collection):
+            raise ValueError(
+                f"differentiable must be 'auto', 'by-dtype' or a set of paths, not "
+                f"{self.differentiable!r}"
+            )
+        if not isinstance(self.dynamic_shape, bool):
+            raise ValueError(f"dynamic_shape must be True or False, not {self.dynamic_shape!r}")
+        if self.capacity is not None and not _positive_multiple(self.capacity, 256):
+            raise ValueError(
+                f"capacity must be a positive multiple of 256 bytes, not {self.capacity!r}"
+            )
+        if self.dynamic_shape and self.read == "verified":
+            raise ValueError(
+                'with dynamic_shape=True every frame is read: leave out read="verified"'
+            )
+
+    @property
+    def reading(self) -> Literal["auto", "always", "verified"]:
+        """How frames are read: each one, where shapes may change from frame to frame."""
+        return "always" if self.dynamic_shape else self.read
+
+    def may_not_read(self, device: torch.device) -> bool:
+        """Return whether frames on this device may be taken for others before they are checked."""
+        return self.reading == "verified" or (self.reading == "auto" and device.type != "cpu")
+
+
+def one_of(argument: str, value: object, *allowed: str) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(
+            f"{argument} must be one of {', '.join(map(repr, allowed))}, not {value!r}"
+        )
+
+
+def _positive_multiple(value: Any, of: int) -> bool:
+    return isinstance(value, int) and value > 0 and value % of == 0
