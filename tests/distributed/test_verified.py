@@ -15,12 +15,13 @@ from torch import nn
 from pipecodec.demo.launch import Rank
 
 from ..simdev import load
+from .engines import Grid
 from .harness import values
 from .rows import ROWS
 from .stages import build
-from .table import STEPS, Grid, engine_of, micro_batches, whole_rows
+from .table import RowTraining, engine_of, micro_batches, whole_rows
 
-GRID = Grid(3)
+GRID, STEPS = Grid(3), RowTraining.steps
 LAST = GRID.accumulate - 1
 UNREAD = {"read": "verified", "values": "static"}
 ROW = replace(ROWS["bypassed float with gradient"], options=UNREAD, sizes=(600,))

@@ -42,7 +42,7 @@ def origin_send(value: Any) -> Any:
 def origin_receive(tensors: Any) -> Any:
     """Receive what ``origin_send`` gave."""
     text = tensors[-1].cpu().numpy().tobytes().decode()
-    return legacy.unflatten(tensors[:-1], origin.decode_metadata(text))
+    return legacy.unflatten(tensors[:-1], legacy.decode_metadata(text))
 
 
 def _codecs(**settings: Any) -> Way:
