@@ -355,7 +355,13 @@ def test_says_what_a_batch_lacks(call: Any, error: type[Exception], message: str
 def test_a_batch_may_require_gradients():
     part = partition_modules([nn.Linear(2, 2), nn.Linear(2, 2)], outputs=["input", None])
     first = DeepSpeedPipeStageWrapper(
-        part.stages[0], 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names
+        part.stages[0],
+        0,
+        "submod_0",
+        2,
+        part.liveness,
+        part.stage_id_2_arg_names,
+        packed_batches=True,
     )
     load = packing_batch_fn(first, part.input_names, torch.device("cpu"))
     batch = {"input": torch.ones(3, 2, requires_grad=True), "labels": torch.zeros(3)}

@@ -138,7 +138,13 @@ def stages(rank: Rank) -> None:
     part = partition_modules([First(), Last()], ["ids", "mask", "step"])
     first, last = (
         DeepSpeedPipeStageWrapper(
-            stage, k, f"submod_{k}", 2, part.liveness, part.stage_id_2_arg_names
+            stage,
+            k,
+            f"submod_{k}",
+            2,
+            part.liveness,
+            part.stage_id_2_arg_names,
+            packed_batches=True,
         ).to("sim")
         for k, stage in enumerate(part.stages)
     )

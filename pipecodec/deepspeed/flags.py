@@ -17,7 +17,7 @@ from torch.distributed import distributed_c10d
 
 from .. import _C
 from ..codec import TunnelCodec
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import StageModule
 
 __all__ = ["Flags", "carry_flags"]
 
@@ -34,7 +34,7 @@ class Flags(NamedTuple):
     schedule_failed: Callable[[], None]
 
 
-def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Flags:
+def carry_flags(engine: Any, stages: Sequence[StageModule]) -> Flags:
     """Let a leaf that nobody used in a micro-batch have no gradient in the stage that sent it.
 
     A collective call. The graph behind such a leaf is left out of the backward pass, as if it had

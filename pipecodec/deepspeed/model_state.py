@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..engine.failure import call_on_all_ranks
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import StageModule
 from ..engine.together import fail_together
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def checkpoint_state_dict(
 
 def stages_of(engine: Any) -> dict[int, nn.Module]:
     """Return the modules of this rank's stages."""
-    wrappers = [m for m in engine.module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
+    wrappers = [m for m in engine.module.modules() if isinstance(m, StageModule)]
     return {wrapper.stage_id: wrapper.mod for wrapper in wrappers}
 
 

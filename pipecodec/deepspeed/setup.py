@@ -11,7 +11,7 @@ from ..engine import failure
 from ..engine.agree import agree
 from ..engine.batch import packing_batch_fn
 from ..engine.check import frame_check
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import StageModule
 from ..options import BoundaryOptions
 from .checkpoint_load import loading
 from .checkpoint_save import saving
@@ -129,9 +129,10 @@ def initialize(
         loss_fn=loss_fn,
         config=config,
         schedule=schedule,
+        packed_batches=True,
     )
     say_default_clipping(config)
-    stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
+    stages = [m for m in module.modules() if isinstance(m, StageModule)]
     given = [kwargs.get(name) for name in ("optimizer", "model_parameters", "lr_scheduler")]
     kwargs.update(groups_of_this_rank(stages, parameters, *given))
     align_group_names()  # an optimizer may have made groups, and so may a scheduler

@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 
 from ..errors import CodecError, StructureChangedError
-from .stage_module import DeepSpeedPipeStageWrapper
+from .stage_module import StageModule
 
 __all__ = ["frame_check"]
 
 
 def frame_check(
-    engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper], tell_others: bool
+    engine: Any, stages: Sequence[StageModule], tell_others: bool
 ) -> Callable[[], None]:
     """Return what raises if a frame that the ``stages`` of this rank did not read was another.
 
