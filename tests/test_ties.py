@@ -10,7 +10,7 @@ import torch
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology, ProcessTopology
 
 from pipecodec.deepspeed.tied_module import TiedCopy
-from pipecodec.deepspeed.ties import analyze_tie_ranks
+from pipecodec.engine.ties import analyze_tie_ranks
 
 CASES = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())["tie_ranks"]
 

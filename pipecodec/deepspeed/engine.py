@@ -12,6 +12,7 @@ from .. import _C
 from ..engine.agree import agree
 from ..engine.loss import loss_of
 from ..engine.model_loss import model_loss
+from ..engine.ties import Ties, analyze_tie_ranks
 from ..engine.together import fail_together
 from ..logger import get_logger
 from ..options import BoundaryOptions, one_of
@@ -19,7 +20,6 @@ from ..registry import register_framework_dialect
 from .guards import comparable, protect_frames, settings_of
 from .process_groups import align_group_names, name_groups_by_stage
 from .tied_module import TiedWeights
-from .ties import Ties, analyze_tie_ranks
 from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from ..engine.agree import agree
 from ..engine.batch import packing_batch_fn
 from ..engine.check import frame_check
 from ..engine.stage_module import StageModule
+from ..engine.tie_check import steps_between_checks, tie_check
 from ..options import BoundaryOptions
 from .checkpoint_load import loading
 from .checkpoint_save import saving
@@ -32,7 +33,6 @@ from .presence import Presence, clipping_on_idle_ranks
 from .process_groups import align_group_names
 from .put_back import put_unused_back
 from .shared_errors import SharedErrors, no_shared_errors
-from .tie_check import steps_between_checks, tie_check
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights
 from .trained import require_gradients

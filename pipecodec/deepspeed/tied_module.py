@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..engine.agree import agree_on_copies
-from .ties import Ties, analyze_tie_ranks
+from ..engine.ties import Ties, analyze_tie_ranks
 
 __all__ = ["TiedCopy", "TiedWeights"]
 
