@@ -12,7 +12,7 @@ from ..engine.agree import agree
 from ..engine.batch import packing_batch_fn
 from ..engine.check import frame_check
 from ..engine.stage_module import StageModule
-from ..engine.tie_check import steps_between_checks, tie_check
+from ..engine.tie_check import steps_between_checks
 from ..options import BoundaryOptions
 from .checkpoint_load import loading
 from .checkpoint_save import saving
@@ -34,7 +34,7 @@ from .process_groups import align_group_names
 from .put_back import put_unused_back
 from .shared_errors import SharedErrors, no_shared_errors
 from .tied_gradients import sum_tied_gradients
-from .tied_module import TiedWeights
+from .tied_module import TiedWeights, tie_check
 from .trained import require_gradients
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def initialize(
     shared = SharedErrors(engine) if share_errors else None
     plain = engine.optimizer is engine.basic_optimizer  # fp32 without ZeRO
     before_collectives = [
-        frame_check(engine, stages, tell_others=shared is None)
+        frame_check(engine.device, stages, tell_others=shared is None)
         if options.may_not_read(engine.device)
         else None,
         None if shared is None else drop_wrong_losses(engine, stages, shared.meet),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,12 +14,13 @@ __all__ = ["frame_check"]
 
 
 def frame_check(
-    engine: Any, stages: Sequence[StageModule], tell_others: bool
+    device: torch.device, stages: Sequence[StageModule], tell_others: bool
 ) -> Callable[[], None]:
     """Return what raises if a frame that the ``stages`` of this rank did not read was another.
 
-    The host waits for the outcome once. With ``tell_others`` it is a collective call that raises on
-    every rank if it does on one; without it the others have to be told in another way.
+    The host waits for the outcome once. With ``tell_others`` it is a collective call over
+    ``device`` that raises on every rank if it does on one; without it the others have to be told in
+    another way.
     """
     codecs = [stage.incoming for stage in stages if stage.incoming is not None]
 
@@ -32,7 +32,7 @@ def frame_check(
         except CodecError as caught:
             error = caught
         if tell_others:
-            wrong = torch.tensor(float(error is not None), device=engine.device)
+            wrong = torch.tensor(float(error is not None), device=device)
             dist.all_reduce(wrong)
             if error is None and wrong > 0:
                 error = StructureChangedError(
