@@ -12,13 +12,14 @@ from .. import _C
 from ..engine.agree import agree
 from ..engine.loss import loss_of
 from ..engine.model_loss import model_loss
+from ..engine.process_groups import align_group_names
 from ..engine.ties import Ties, analyze_tie_ranks
 from ..engine.together import fail_together
 from ..logger import get_logger
 from ..options import BoundaryOptions, one_of
 from ..registry import register_framework_dialect
 from .guards import comparable, protect_frames, settings_of
-from .process_groups import align_group_names, name_groups_by_stage
+from .stage_groups import name_groups_by_stage
 from .tied_module import TiedWeights
 from .wrapper import DeepSpeedPipeStageWrapper
 
