@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,10 +24,11 @@ def device() -> Device:
     return load()
 
 
-@pytest.fixture
-def late(device: Device) -> Iterator[Device]:
+@pytest.fixture(params=["torch's operations", "own kernels"])
+def late(device: Device, request: pytest.FixtureRequest) -> Iterator[Device]:
     device.reset()
-    with device.delayed():
+    own = request.param == "own kernels"
+    with device.kernels() if own else contextlib.nullcontext(), device.delayed():
         yield device
     assert device.counts(EARLY) == {EARLY: 0}
 
@@ -131,7 +133,7 @@ def test_another_frame_of_another_stream_is_found(late: Device, checking: int) -
         receiver.check()
 
 
-def test_the_verdict_of_a_codec_that_is_gone_is_written_to_no_more(late: Device) -> None:
+def test_the_flag_of_a_codec_that_is_gone_is_written_to_no_more(late: Device) -> None:
     value = on_device([torch.ones(2)])
     with late.stream(1):
         sender, receiver = expecting(value)

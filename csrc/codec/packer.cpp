@@ -307,8 +307,7 @@ void Packer::reset() {
   capacity_ = configured_;
   agreed_.reset();
   router_.reset();
-  verifier_.check(name_);
-  verifier_.forget();
+  verifier_.reset(name_);
 }
 
 // The frame of what was encoded; `known` is the one of the same structure, if any.

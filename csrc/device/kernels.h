@@ -30,8 +30,9 @@ struct Kernels {
   uint64_t one_launch;
 };
 
-// By kind of device, null for one that has none. Each enters its own before anything is done.
-inline const Kernels* own_kernels[c10::COMPILE_TIME_MAX_DEVICE_TYPES] = {};
+// By kind of device, null for one that has none. Each enters its own before anything is done. Seen by other
+// libraries: the tests' simulated device is one.
+[[gnu::visibility("default")]] inline const Kernels* own_kernels[c10::COMPILE_TIME_MAX_DEVICE_TYPES] = {};
 
 inline const Kernels* kernels(at::Device device) { return own_kernels[static_cast<size_t>(device.type())]; }
 

@@ -70,10 +70,14 @@ at::Tensor bytes_on(const at::Tensor& tensor, const Span& span, at::Device devic
 }
 
 Download::Download(const at::Tensor& bytes) {
+  if (bytes.is_cpu()) {
+    host_ = bytes.clone();
+    return;
+  }
   if (capturing(bytes.device())) {
     throw std::runtime_error(
-        "while a graph is captured no frame can be read or checked, for which the host has to wait: "
-        "unpack outside of it");
+        "while a graph is captured no frame can be read or checked, for which the host has to wait: unpack "
+        "and check() one of the same structure before, whose numbers, if it has any, are values=\"static\"");
   }
   at::HostAllocator* const pinned = at::getHostAllocator(bytes.device().type());
   host_ = host_bytes(bytes.nbytes(), pinned);

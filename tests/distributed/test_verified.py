@@ -115,8 +115,8 @@ def test_every_rank_raises_and_none_steps(
     assert names == ["RemoteError"] * 2
     for _, message in results:
         assert (
-            f"boundary {boundary}→{boundary + 1}: frame {micro_batch} since the last check "
-            "(counted from 0) is not what it was taken for, unread: it is damaged: "
+            f"boundary {boundary}→{boundary + 1}: frame {micro_batch} (0-based, since the last "
+            "check) differs from the frame it was assumed to repeat: it is damaged: "
         ) in message
 
 

@@ -1,6 +1,7 @@
 // What the simulated device is doing, and how torch asks it for streams and events.
 #pragma once
 
+#include <c10/core/Allocator.h>
 #include <c10/core/Device.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/version.h>

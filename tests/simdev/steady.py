@@ -65,11 +65,12 @@ def steady_counts(device: Device, way: str, value: Any) -> tuple[dict[str, int],
     """Return what packing and what unpacking the value counts, from the third time on."""
     send, receive = WAYS[way]()
     there = on_device(value)
-    for _ in range(3):
-        device.reset()
-        packed = send(there)
-        sending = device.counts()
-        device.reset()
-        receive(packed)
-        receiving = device.counts()
+    with device.kernels():
+        for _ in range(3):
+            device.reset()
+            packed = send(there)
+            sending = device.counts()
+            device.reset()
+            receive(packed)
+            receiving = device.counts()
     return sending, receiving
