@@ -180,6 +180,42 @@ def test_a_frame_that_comes_during_a_check_is_for_the_next_one(device: Device) -
         receiver.check()
 
 
+def test_the_flag_is_fetched_behind_every_stream(late: Device) -> None:
+    """By a codec that is never checked: half of the frames it keeps are let go of then."""
+    value = on_device([torch.ones(2)])
+    sender, receiver = expecting(value)
+    right, wrong = sender.pack(value)[-1], sender.pack((value[0],))[-1]
+    on_host([right, wrong])
+
+    def receive(i: int) -> None:
+        with late.stream(i % 3):
+            receiver.unpack((value[0], wrong if i == 511 else right))
+
+    for i in range(1024):
+        receive(i)
+    with pytest.raises(StructureChangedError, match="frame 512 .* TUPLE of 1 now and was LIST"):
+        receive(1024)
+
+
+def test_others_receive_while_one_waits_for_the_flag(device: Device) -> None:
+    value = on_device([torch.ones(2)])
+    sender, receiver = expecting(value)
+    right, wrong = sender.pack(value), sender.pack((value[0],))
+    for _ in range(1024):
+        receiver.unpack(right)
+    with device.held():
+        before = device.counts("sync")["sync"]
+        thread, outcome = in_thread(lambda: receiver.unpack(right))
+        while device.counts("sync")["sync"] == before:
+            thread.join(0.01)
+        receiver.unpack(wrong)
+        device.let_go()
+        thread.join()
+    assert not isinstance(outcome[0], Exception)
+    with pytest.raises(StructureChangedError, match="frame 1025 "):
+        receiver.check()
+
+
 def test_what_another_thread_began_to_read_replaces_no_expectation(device: Device) -> None:
     value = on_device([torch.ones(2)])
     sender, receiver = expecting(value)

@@ -187,8 +187,11 @@ def test_a_graph_may_be_replayed_when_its_frame_is_forgotten(device: Device, end
         device.replay()
         assert not any(other.any().item() for other in others)
         if end == "reset":
+            for _ in range(2):
+                receiver.unpack((leaf, right))
             with pytest.raises(StructureChangedError, match="a replay of a CUDA graph"):
                 receiver.reset()
+            assert receiver.unpack((leaf, wrong)) == (leaf,)
             receiver.reset()
 
 
