@@ -92,6 +92,7 @@ def test_signature_is_the_origins() -> None:
     assert get_dialect("deepspeed", "pipeline_stage") is DeepSpeedPipeStageWrapper
 
 
+@pytest.mark.slow
 def test_import_leaves_deepspeed_alone() -> None:
     code = "import sys, pipecodec.deepspeed; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

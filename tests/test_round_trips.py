@@ -184,6 +184,7 @@ def test_another_frame_on_the_device_is_found(device: Device) -> None:
         receiver.check()
 
 
+@pytest.mark.slow
 def test_the_host_cannot_read_the_device() -> None:
     """Else the counts above would prove nothing."""
     code = (

@@ -15,6 +15,7 @@
 
 #include "csrc/device/bits.h"
 #include "csrc/device/torch_version.h"
+#include "csrc/frame/internal.h"
 #include "csrc/structure/python.h"
 
 namespace pipecodec::device {
@@ -43,6 +44,7 @@ void keep_until_copied(const at::Tensor& host, at::HostAllocator* pinned, at::De
 bool capturing(at::Device device) { return is_capturing(stream_of(device)); }
 
 at::Tensor upload(std::span<const uint8_t> bytes, size_t size, at::Device device) {
+  PIPECODEC_CHECK(bytes.size() <= size);
   if (capturing(device)) {
     throw std::runtime_error(
         "while a graph is captured nothing can be copied from the host, which a replay would read again, "

@@ -18,6 +18,7 @@ from torch.distributed import distributed_c10d
 from .. import _C
 from ..codec import TunnelCodec
 from ..engine.stage_module import StageModule
+from ..errors import bug
 
 __all__ = ["Flags", "carry_flags"]
 
@@ -59,10 +60,12 @@ def carry_flags(engine: Any, stages: Sequence[StageModule]) -> Flags:
 
     for stage in by_phase:
         if stage.stage_id > 0:
-            assert stage.incoming is not None
+            if stage.incoming is None:
+                raise bug("a stage behind the first one that receives nothing")
             road(stage.stage_id).tell(stage.incoming)
         if not stage.last:
-            assert stage.outgoing is not None
+            if stage.outgoing is None:
+                raise bug("a stage before the last one that sends nothing")
             stage.outgoing.in_flight = deque()
             road(stage.stage_id + 1)
 

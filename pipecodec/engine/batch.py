@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..errors import bug
 from ..stages.stage import bind_inputs
 from .loss import Labels
 from .stage_module import StageModule
@@ -59,7 +60,8 @@ def packing_batch_fn(
             labels = Labels(pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), labels))
         if first is None:
             return (), labels
-        assert batches is not None
+        if batches is None:
+            raise bug("stage 0 was made for batches that are not packed")
         needed = batches.names
         if isinstance(values, Mapping):
             given, bound = inputs, bind_inputs(inputs, (), values)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..errors import bug
 from .stage_module import StageModule
 from .token import join_loss
 
@@ -31,7 +32,8 @@ def loss_of(last: StageModule, loss_fn: LossFn) -> LossFn:
     ``last.ending.wrong_losses``, where that is a list, and goes on from zero.
     """
     ending = last.ending
-    assert ending is not None
+    if ending is None:
+        raise bug("the last stage was not made to end in a loss")
 
     def loss(output: Any, labels: Any) -> Any:
         output, token = ending.receive(output, last.recomputes)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..errors import bug
 from ..stages.model_state import ModelState
 
 __all__ = ["gathered", "sharded"]
@@ -72,7 +73,8 @@ def _sent(own: torch.Tensor | None, like: torch.Tensor, owner: int, device: torc
     """Return on rank 0 the tensor that ``owner`` has."""
     rank = dist.get_rank()
     if owner == rank == 0:
-        assert own is not None
+        if own is None:
+            raise bug("the owner of an entry does not have it")
         return own.detach().to("cpu", copy=True)
     if own is not None and own.numel():
         dist.send(_bytes(own.detach().to(device)), dst=0)

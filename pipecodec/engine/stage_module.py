@@ -21,6 +21,7 @@ from torch import nn
 
 from .. import _C
 from ..codec import TunnelCodec
+from ..errors import bug
 from ..options import BoundaryOptions
 from ..stages.liveness import Arg, arg_name
 from ..stages.stage import Stage, bind_inputs
@@ -190,7 +191,8 @@ class StageModule(nn.Module):
             return self.ending.send(output, token, self.recomputes)
         self._stage.name_outputs(env, output)
         values = self._stage.collect(env, self.liveness[self.stage_id + 1])  # 4
-        assert self.outgoing is not None
+        if self.outgoing is None:
+            raise bug("a stage before the last one that sends nothing")
         return self.outgoing.send(tuple(values), token, token.device)  # 5
 
     def _must_look(self) -> bool:
