@@ -4,7 +4,7 @@
 #   make test      checks and tests everything
 #   make bench     measures the codec against others
 #   make fuzz      gives the frame library hostile bytes for a minute (needs clang)
-#   make sanitize  runs the tests of frames with an extension built under sanitizers
+#   make sanitize  runs the tests of frames with a debug build under sanitizers
 #   make gpu       builds for the torch of PYTHON and runs all that needs a GPU (a CUDA build of torch, nvcc)
 #   make cuda-link builds against a CUDA build of torch, links and imports (needs nvcc, no GPU, 1.2 GB)
 #   make format    formats all code
@@ -67,7 +67,8 @@ fuzz: setup
 		-print_final_stats=1 -artifact_prefix=build/findings/ build/corpus build/seeds
 
 sanitize: setup
-	CFLAGS="$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer" LDFLAGS="$(SANITIZE)" \
+	PIPECODEC_DEBUG=1 LDFLAGS="$(SANITIZE)" \
+		CFLAGS="$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer" \
 		$(BIN)/python setup.py --quiet build --build-base build/asan --build-lib build/asan/lib
 	LD_PRELOAD="$(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))" \
 		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/asan/lib:. \

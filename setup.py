@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -59,11 +60,17 @@ def missing_for_cuda() -> str | None:
     return None
 
 
+def setting(name: str) -> str:
+    """Return the environment's "0" or "1", or nothing where it says nothing."""
+    asked = os.environ.get(name, "")
+    if asked not in ("", "0", "1"):
+        sys.exit(f"{name} must be 0 or 1, not {asked!r}")
+    return asked
+
+
 def with_cuda() -> bool:
     """Decide whether to build the kernels: where that is possible, or as PIPECODEC_CUDA says."""
-    asked = os.environ.get("PIPECODEC_CUDA", "")
-    if asked not in ("", "0", "1"):
-        sys.exit(f"PIPECODEC_CUDA must be 0 or 1, not {asked!r}")
+    asked = setting("PIPECODEC_CUDA")
     if asked == "0":
         return False
     missing = missing_for_cuda()
@@ -89,8 +96,16 @@ SOURCES = [
     for kind in ("*.cpp", "*.cu")
     for path in sorted((ROOT / "csrc" / layer).glob(kind))
 ] + ["csrc/bindings.cpp"]
-# torch's macro keeps streams and locales out of the error paths of its inline functions.
-FLAGS = ["-std=c++20", "-O2", "-g0", "-Wall", "-fvisibility=hidden", "-DSTRIP_ERROR_MESSAGES"]
+DEBUG = setting("PIPECODEC_DEBUG") == "1"
+OPTIMIZED, CHECKED = ["-O2", "-g0"], ["-O1", "-g", "-DPIPECODEC_DEBUG", "-D_GLIBCXX_ASSERTIONS"]
+# torch's macro keeps streams and locales out of the error paths of its inline functions; the map
+# lets internal errors name csrc/... wherever it was built. The last flag wins: the user's.
+FLAGS = [
+    *["-std=c++20", "-Wall", "-fvisibility=hidden", "-DSTRIP_ERROR_MESSAGES"],
+    f"-fmacro-prefix-map={ROOT}/=",
+    *(CHECKED if DEBUG else OPTIMIZED),
+    *shlex.split(os.environ.get("CFLAGS", "")),
+]
 
 setup(
     ext_modules=[

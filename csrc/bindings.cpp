@@ -9,6 +9,8 @@
 #include "csrc/device/kernels.h"
 #include "csrc/device/object.h"
 #include "csrc/device/verdict.h"
+#include "csrc/frame/error.h"
+#include "csrc/frame/internal.h"
 #include "csrc/frame/outline.h"
 #include "csrc/structure/attributes.h"
 #include "csrc/structure/known.h"
@@ -138,8 +140,12 @@ PYBIND11_MODULE(_C, m) {
   py::dict codes;
   for (uint8_t code = 0; code < frame::kTypeCodeCount; ++code) codes[frame::kTypeNames[code]] = code;
   m.attr("TYPE_CODES") = codes;
+  py::list reasons;
+  for (const char* const reason : frame::kReasonNames) reasons.append(reason);
+  m.attr("FRAME_ERROR_REASONS") = py::tuple(reasons);
   m.attr("FORMAT_VERSION") = frame::kVersion;
   m.attr("EXIT") = codec::kExit;
   m.attr("SMALL_LEAF") = codec::kSmallLeaf;
+  m.attr("DEBUG") = frame::kDebug;
   m.attr("WITH_CUDA") = device::kernels(at::kCUDA) != nullptr;
 }

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self, disjoint_base
 
+DEBUG: bool
 EXIT: str
 FORMAT_VERSION: int
+FRAME_ERROR_REASONS: tuple[str, ...]
 SMALL_LEAF: int
 TYPE_CODES: dict[str, int]
 WITH_CUDA: bool

@@ -50,10 +50,11 @@ class Codec(_C.Codec):
             bytes, whichever is more, rounded up to a multiple of 256. A frame that needs more is a
             FrameCapacityError before anything is returned.
         read: how a received frame is read. "always": the host reads every one, and waits for it
-            where it is not on the CPU. "verified": a frame is taken for the last one that was read,
-            and compared with it on its device without waiting; ``check`` says whether all were
-            what they were taken for. What was computed from one that was not is wrong. "auto":
-            "verified" on devices other than the CPU, where reading costs nothing.
+            where it is not on the CPU. "verified": a frame is assumed to repeat the last one that
+            was read, and compared with it on its device by one launch; ``check`` says whether all
+            did. What was computed from one that did not is wrong. Up to 1024 frames, 16 MiB at
+            most, are kept until that is known. "auto": "verified" on devices other than the CPU,
+            where reading costs nothing.
         values: "dynamic": numbers may differ from frame to frame, so one that holds any is read.
             "static": they may not, and are compared like the structure.
         transport: "slots": every tensor is passed on as it is, beside the frame. "tunnel": what a
@@ -111,14 +112,19 @@ class Codec(_C.Codec):
         return Stats(*self.counts)
 
     def check(self) -> None:
-        """Return once every frame unpacked so far is known to be what it was taken for.
+        """Return once every frame unpacked so far is known to repeat the one it was assumed to.
 
         The host waits for the device, if a frame was not read. To be called before anything that
-        depends on the frames cannot be undone, such as an optimizer's step.
+        depends on the frames cannot be undone, such as an optimizer's step; after replays of CUDA
+        graphs that receive, on a stream that is behind them; and once between the first frame and
+        the capture of such a graph.
 
         Raises:
-            StructureChangedError: one was not; the message names it, counted from 0 since the last
-                check, and where it differs. (``unpack`` raises it too, where it is known by then.)
+            StructureChangedError: one differs. The message names it, counted from 0 since the last
+                check, and where it differs; of a frame that a graph received it names the boundary
+                alone. (``unpack`` raises it too: where the tensors do not fit the frame expected,
+                and when 1024 frames came without a check.)
+            FrameError: the device reported that one differs, and none does now.
         """
         super().check()
 

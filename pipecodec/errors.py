@@ -1,11 +1,18 @@
-"""The errors of pipecodec: a base class, and below it a class for each thing that can fail."""
+"""The errors of pipecodec: a base class, and below it a class for each thing that can fail.
+
+A bug of pipecodec's own is an :class:`InternalError`, which is none of them.
+"""
 
 from __future__ import annotations
+
+import os
+import sys
 
 __all__ = [
     "CodecError",
     "FrameCapacityError",
     "FrameError",
+    "InternalError",
     "StructureChangedError",
     "UnsupportedTypeError",
 ]
@@ -20,7 +27,20 @@ class UnsupportedTypeError(CodecError, TypeError):
 
 
 class FrameError(CodecError, ValueError):
-    """Received tensors that are not what a frame says, or bytes that are no frame."""
+    """Received tensors that are not what a frame says, or bytes that are no frame.
+
+    Attributes:
+        reason: the way in which the frame's bytes are wrong, such as ``"checksum"`` or
+            ``"truncated"``: one of the texts in section 7 of docs/format.md, which stay as they
+            are. None where the bytes are right and something else is not, such as a tensor beside
+            the frame.
+        offset: where in the frame that was seen, in bytes from its begin; None without a reason.
+
+    Both are kept when the error is copied or pickled.
+    """
+
+    reason: str | None = None
+    offset: int | None = None
 
 
 class FrameCapacityError(CodecError, ValueError):
@@ -29,3 +49,21 @@ class FrameCapacityError(CodecError, ValueError):
 
 class StructureChangedError(CodecError, RuntimeError):
     """A structure, size or gradient flag that differs from what a boundary agreed on."""
+
+
+class InternalError(RuntimeError):
+    """A bug of pipecodec's own, whatever it was given.
+
+    The message begins with the file and the line that found it. The compiled part raises it with
+    the whole message, Python code through :func:`bug`.
+    """
+
+
+def bug(broken: str) -> InternalError:
+    """Return the error to raise where something does not hold that no input can break."""
+    caller = sys._getframe(1)
+    file = os.path.relpath(caller.f_code.co_filename, os.path.dirname(os.path.dirname(__file__)))
+    return InternalError(
+        f"{file}:{caller.f_lineno}: {broken}; this is a bug of pipecodec: please report it with "
+        "this text"
+    )

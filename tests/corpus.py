@@ -191,7 +191,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Bit for bit, whatever the strides."""
+    """True where both have the same bits, in any strides."""
     return a.dtype == b.dtype and a.shape == b.shape and raw(a) == raw(b)
 
 

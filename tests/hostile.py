@@ -20,7 +20,7 @@ import torch
 from pipecodec import Codec, CodecError, describe, pack, unpack
 from tests import oracle
 
-__all__ = ["frames"]
+__all__ = ["frames", "wrong"]
 
 NONE, LIST, TUPLE, SET, FROZEN_SET, DICT, SLICE = b"\2", b"\3", b"\4", b"\x15", b"\x16", b"\x11", 29
 CPU_SECONDS = 20  # for one frame: what takes the square of its length would take hours
@@ -120,6 +120,44 @@ def frames(size: int) -> dict[str, bytes]:
         ),
         "many dimensions": seal(b"\0\6\0" + oracle.varint(size), size * b"\1", 1),
         "a large tensor": seal(b"\0\6\0\1", oracle.varint(2**60), 1),
+    }
+
+
+def changed(frame: bytes, at: int, byte: int, sealed: bool = False) -> bytes:
+    """A frame with another byte, and with a checksum that says so if ``sealed``."""
+    made = bytearray(frame)
+    made[at] = byte
+    if sealed:
+        rest = oracle.xxh64(bytes(made[48:])).to_bytes(8, "little")
+        made[40:48] = oracle.xxh64(bytes(made[:40]) + rest).to_bytes(8, "little")
+    return bytes(made)
+
+
+def wrong() -> dict[str, tuple[bytes, int]]:
+    """A frame for each reason to refuse one, and the byte where that is seen."""
+    right = seal(LIST + b"\2" + NONE * 2)
+    return {
+        "truncated": (right[:47], 47),
+        "magic": (changed(right, 3, ord("X")), 0),
+        "version": (changed(right, 4, 1), 4),
+        "flags": (changed(right, 7, 1, sealed=True), 6),
+        "length": (changed(right, 18, 1, sealed=True), 16),
+        "checksum": (changed(right, 49, 3), 40),
+        "padding": (right + b"\0\1", len(right) + 1),
+        "structure_hash": (changed(right, 32, right[32] ^ 1, sealed=True), 32),
+        "varint": (seal(LIST + b"\x82\0" + NONE * 2), 49),
+        "unknown_code": (seal(LIST + b"\1" + bytes([32])), 50),
+        "misplaced_code": (seal(LIST + b"\1" + key(1)), 50),
+        "unknown_dtype": (seal(bytes([27, 99])), 49),
+        "tensor_flags": (seal(b"\0\6\x20\0", leaves=1), 50),
+        "shape": (seal(b"\0\6\0\1", oracle.varint(2**62), 1), 49),
+        "count": (seal(LIST + b"\5" + NONE), 49),
+        "alias_index": (seal(LIST + b"\1\5\0"), 50),
+        "text": (seal(b"\x0f\2\xc0\x80"), 49),
+        "unknown_type": (seal(bytes([23]) + oracle.text("tests.corpus:Nothing") + b"\0"), 48),
+        "rejected": (seal(LIST + b"\1" + DICT + b"\2" + (key(1) + NONE) * 2), 50),
+        "depth": (seal(nested(b"\3\1", 1001, NONE)), 48 + 2 * 1000),
+        "trailing": (seal(NONE * 2), 49),
     }
 
 

@@ -256,6 +256,7 @@ def test_paths_of_differentiable_leaves_took_the_square_of_their_number() -> Non
     assert len(codec.unpack((tunnel, frame_))) == 20_000
 
 
+@pytest.mark.slow
 def test_remembered_plans_are_bounded_by_their_size() -> None:
     """64 frames of a megabyte each were kept."""
     script = """

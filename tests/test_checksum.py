@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from pipecodec.deepspeed import tie_check
-from pipecodec.deepspeed.tie_check import checksum
+from pipecodec.engine import tie_check
+from pipecodec.engine.tie_check import checksum
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.complex64]
 

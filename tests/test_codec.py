@@ -368,6 +368,7 @@ def test_nothing_leaks() -> None:
     assert counts[0] == counts[2]
 
 
+@pytest.mark.slow
 def test_import_is_light() -> None:
     heavy = "{'deepspeed', 'transformers', 'numpy.testing'}"
     script = f"import sys, pipecodec; sys.exit(bool({heavy} & set(sys.modules)))"

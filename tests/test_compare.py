@@ -25,6 +25,14 @@ def test_verdict_says_whether_bytes_differ(size: int, before: int) -> None:
         assert verdict.item() == before | 1
 
 
+def test_what_follows_the_expected_bytes_is_not_compared() -> None:
+    received, verdict = torch.tensor([1, 2, 3, 4]).byte(), torch.zeros(1, dtype=torch.int32)
+    _C.compare(received, received[:3].clone(), verdict)
+    assert verdict.item() == 0
+    _C.compare(received, torch.tensor([1, 2, 4]).byte(), verdict)
+    assert verdict.item() == 1
+
+
 @pytest.mark.parametrize(
     ("received", "verdict"),
     [
@@ -36,7 +44,9 @@ def test_verdict_says_whether_bytes_differ(size: int, before: int) -> None:
     ],
 )
 def test_what_cannot_be_compared_is_refused(received: torch.Tensor, verdict: torch.Tensor) -> None:
-    with pytest.raises(RuntimeError, match="as many bytes, and the verdict is one int32"):
+    with pytest.raises(
+        RuntimeError, match="at least as many bytes as expected, and the verdict is one int32"
+    ):
         _C.compare(received, torch.zeros(4, dtype=torch.uint8), verdict)
     with pytest.raises(TypeError, match="takes tensors"):
         _C.compare(received, b"1234", verdict)

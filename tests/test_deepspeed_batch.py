@@ -37,7 +37,13 @@ def arrived(batch: Any, inputs: list[str] = INPUTS, **options: Any) -> tuple[Any
     part = partition_modules([First(), Last()], inputs, ["given", None])
     first, last = (
         DeepSpeedPipeStageWrapper(
-            stage, k, f"submod_{k}", 2, part.liveness, part.stage_id_2_arg_names
+            stage,
+            k,
+            f"submod_{k}",
+            2,
+            part.liveness,
+            part.stage_id_2_arg_names,
+            packed_batches=True,
         )
         for k, stage in enumerate(part.stages)
     )
@@ -81,13 +87,13 @@ def test_labels_that_the_model_takes_stay_among_its_inputs() -> None:
 
     part = partition_modules([First(), Loss()], ["input_ids", "attention_mask", "labels"])
     first = DeepSpeedPipeStageWrapper(
-        First(), 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names
+        First(), 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names, packed_batches=True
     )
     batch = {"input_ids": IDS, "attention_mask": None, "labels": LABELS}
     tensors, labels = packing_batch_fn(first, part.input_names, CPU)(batch)
     assert labels is LABELS
     values = first.incoming.unpack(tensors)
-    assert torch.equal(values[first.batch_names.index("labels")], LABELS)
+    assert torch.equal(values[first.batches.names.index("labels")], LABELS)
 
 
 def test_nested_labels_reach_the_loss_as_they_are() -> None:
@@ -106,7 +112,7 @@ def test_elsewhere_only_the_labels_are_taken() -> None:
 def test_batch_without_gradients_and_of_another_size_is_packed() -> None:
     part = partition_modules([First(), Last()], INPUTS, ["given", None])
     first = DeepSpeedPipeStageWrapper(
-        First(), 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names
+        First(), 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names, packed_batches=True
     )
     pack = packing_batch_fn(first, part.input_names, CPU)
     sizes = []

@@ -92,6 +92,7 @@ def test_signature_is_the_origins() -> None:
     assert get_dialect("deepspeed", "pipeline_stage") is DeepSpeedPipeStageWrapper
 
 
+@pytest.mark.slow
 def test_import_leaves_deepspeed_alone() -> None:
     code = "import sys, pipecodec.deepspeed; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -177,7 +178,7 @@ def test_backward_reaches_the_boundary_when_every_value_is_dead() -> None:
     assert torch.equal(out, torch.full((2,), 3.0))
     out.sum().backward()
     assert received[0].grad is not None and not received[0].grad[:8].any()
-    sent[0].backward(received[0].grad)  # its tail says that nobody used them
+    sent[0].backward(received[0].grad)  # its tail marks them as unused
     assert [p.grad for p in first.mod.parameters()] == [None, None]
 
 
@@ -355,7 +356,13 @@ def test_says_what_a_batch_lacks(call: Any, error: type[Exception], message: str
 def test_a_batch_may_require_gradients():
     part = partition_modules([nn.Linear(2, 2), nn.Linear(2, 2)], outputs=["input", None])
     first = DeepSpeedPipeStageWrapper(
-        part.stages[0], 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names
+        part.stages[0],
+        0,
+        "submod_0",
+        2,
+        part.liveness,
+        part.stage_id_2_arg_names,
+        packed_batches=True,
     )
     load = packing_batch_fn(first, part.input_names, torch.device("cpu"))
     batch = {"input": torch.ones(3, 2, requires_grad=True), "labels": torch.zeros(3)}

@@ -1,4 +1,4 @@
-"""A gradient of a lone leaf that nobody used says so in place of its zeros."""
+"""The mark of an unused single leaf in its gradient, in place of zeros."""
 
 from __future__ import annotations
 

@@ -205,6 +205,7 @@ def call_back_from_a_thread_of_torch() -> None:
     assert torch.equal(own[0].grad.cpu(), torch.ones(16))
 
 
+@pytest.mark.slow
 def test_nodes_call_back_from_a_thread_that_never_held_the_lock() -> None:
     call = f"import {__name__} as tests; tests.call_back_from_a_thread_of_torch()"
     ended = subprocess.run(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from pipecodec.codec import Codec
 from pipecodec.stages import partition, partition_modules, run_local
@@ -186,6 +190,26 @@ def chains(draw):
         name_it = given[0] if shape == "one" and draw(st.booleans()) else given
         chain.append((stage, parameters, name_it if declared else None))
     return inputs, chain
+
+
+class Repeat(nn.Module):
+    def forward(self, x, times):
+        return {"rows": [x] * times, "label": "n" * times}
+
+
+class Count(nn.Module):
+    def forward(self, rows, label):
+        return len(rows), label
+
+
+def test_a_boundary_keeps_its_codec_while_sizes_and_structures_change():
+    part = partition_modules([Repeat(), Count()])
+    for times in (1, 1, 1, 5000, 2, 1):
+        assert run_local(part, torch.ones(2), times) == (times, "n" * times)
+    frames, hits, *_ = partition._codec_after(part.stages[0], 0).stats
+    assert (frames, hits) == (6, 3)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(part)))
+    assert run_local(again, torch.ones(2), 3) == (3, "nnn")
 
 
 @settings(deadline=None, max_examples=300)

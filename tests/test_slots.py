@@ -73,7 +73,7 @@ def test_slots(data: st.DataObject, value: Any) -> None:
     wanted = leaves((frame,))
     changed = data.draw(mismatches(tuple(beside), "cpu", "meta"))
     for read in (unpack, codec.unpack):
-        if fits(changed, wanted):  # its tensors are then those that were given, whatever they hold
+        if fits(changed, wanted):  # the value's tensors are then the given ones
             got = Codec().pack(read((*changed, frame)))
             assert all(a is b for a, b in zip(got, changed, strict=False))
         else:
@@ -103,7 +103,7 @@ def test_slots_beside_a_tunnel(
         and changed[0].numel() >= needed
         and [(t.dtype, t.numel()) for t in changed[1:]] == [(t.dtype, t.numel()) for t in slots]
     )
-    if right:  # the leaves' bits are then those that were given, whatever they are
+    if right:  # the leaves then have the given bits
         got = codec.unpack((*changed, frame))
         given_bits = [changed[0].reshape(-1)[:needed], *(t.reshape(-1) for t in changed[1:])]
         assert same(got, value) or not same(given_bits, [tunnel[:needed], *slots])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,10 +24,11 @@ def device() -> Device:
     return load()
 
 
-@pytest.fixture
-def late(device: Device) -> Iterator[Device]:
+@pytest.fixture(params=["torch's operations", "own kernels"])
+def late(device: Device, request: pytest.FixtureRequest) -> Iterator[Device]:
     device.reset()
-    with device.delayed():
+    own = request.param == "own kernels"
+    with device.kernels() if own else contextlib.nullcontext(), device.delayed():
         yield device
     assert device.counts(EARLY) == {EARLY: 0}
 
@@ -131,7 +133,7 @@ def test_another_frame_of_another_stream_is_found(late: Device, checking: int) -
         receiver.check()
 
 
-def test_the_verdict_of_a_codec_that_is_gone_is_written_to_no_more(late: Device) -> None:
+def test_the_flag_of_a_codec_that_is_gone_is_written_to_no_more(late: Device) -> None:
     value = on_device([torch.ones(2)])
     with late.stream(1):
         sender, receiver = expecting(value)
@@ -175,6 +177,42 @@ def test_a_frame_that_comes_during_a_check_is_for_the_next_one(device: Device) -
         thread.join()
     assert outcome == [None]
     with pytest.raises(StructureChangedError, match="frame 0 "):
+        receiver.check()
+
+
+def test_the_flag_is_fetched_behind_every_stream(late: Device) -> None:
+    """By a codec that is never checked: half of the frames it keeps are let go of then."""
+    value = on_device([torch.ones(2)])
+    sender, receiver = expecting(value)
+    right, wrong = sender.pack(value)[-1], sender.pack((value[0],))[-1]
+    on_host([right, wrong])
+
+    def receive(i: int) -> None:
+        with late.stream(i % 3):
+            receiver.unpack((value[0], wrong if i == 511 else right))
+
+    for i in range(1024):
+        receive(i)
+    with pytest.raises(StructureChangedError, match="frame 512 .* TUPLE of 1 now and was LIST"):
+        receive(1024)
+
+
+def test_others_receive_while_one_waits_for_the_flag(device: Device) -> None:
+    value = on_device([torch.ones(2)])
+    sender, receiver = expecting(value)
+    right, wrong = sender.pack(value), sender.pack((value[0],))
+    for _ in range(1024):
+        receiver.unpack(right)
+    with device.held():
+        before = device.counts("sync")["sync"]
+        thread, outcome = in_thread(lambda: receiver.unpack(right))
+        while device.counts("sync")["sync"] == before:
+            thread.join(0.01)
+        receiver.unpack(wrong)
+        device.let_go()
+        thread.join()
+    assert not isinstance(outcome[0], Exception)
+    with pytest.raises(StructureChangedError, match="frame 1025 "):
         receiver.check()
 
 

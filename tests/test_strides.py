@@ -14,7 +14,7 @@ from pipecodec import Codec, StructureChangedError, UnsupportedTypeError, descri
 from pipecodec.describe import leaves
 
 LARGE = 2**12
-"""So many elements travel in a slot of their own, whatever their size."""
+"""A number of elements that travels in a slot, for every dtype."""
 
 
 def boundary(**options: Any) -> Codec:

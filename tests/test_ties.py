@@ -9,8 +9,8 @@ import pytest
 import torch
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology, ProcessTopology
 
-from pipecodec.deepspeed.tied_module import TiedCopy
-from pipecodec.deepspeed.ties import analyze_tie_ranks
+from pipecodec.engine.tied_copy import TiedCopy
+from pipecodec.engine.ties import analyze_tie_ranks
 
 CASES = json.loads((Path(__file__).parent / "data" / "golden.json").read_text())["tie_ranks"]
 

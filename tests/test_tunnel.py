@@ -15,7 +15,7 @@ from pipecodec import Codec, FrameCapacityError, FrameError, StructureChangedErr
 from .simdev import load
 
 LARGE = 1025
-"""So many float32 elements do not travel in the frame."""
+"""A number of float32 elements that is too large to travel in the frame."""
 
 TAIL = 4
 """Elements behind the leaves of a tunnel, but for a lone one of a multiple of 16 bytes."""

@@ -77,7 +77,7 @@ Ref receive(Packer& packer, PyObject* tensors, bool reuse, PyObject* known) {
   const Ref frame = known == Py_None ? Ref() : Ref::take(PyTuple_Pack(1, known));
   packer.open(opened, frame.get());
   opened.check_tunnel(packer.name());
-  const Tunnel tunnel(opened.tunnel_spans(), opened.layout().tunnel_bytes);
+  const Tunnel& tunnel = opened.tunnel();
   const at::Tensor& received = opened.first();
   if (tunnel.leaves() > 0 && received.requires_grad() && c10::GradMode::is_enabled()) {
     mark_as_left(opened.first_object(), packer.name());

@@ -82,7 +82,9 @@ void explain(PyObject* self) {
   PyErr_Fetch(&type, &value, &traceback);
   PyObject* const fine = codec_check(self, nullptr);
   Py_XDECREF(fine);
-  if (fine != nullptr) return PyErr_Restore(type, value, traceback);
+  const bool found = fine == nullptr && (PyErr_ExceptionMatches(structure::known().structure_changed) != 0 ||
+                                         PyErr_ExceptionMatches(structure::known().frame_error) != 0);
+  if (!found) return PyErr_Restore(type, value, traceback);
   Py_XDECREF(type);
   Py_XDECREF(value);
   Py_XDECREF(traceback);

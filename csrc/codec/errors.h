@@ -1,12 +1,8 @@
 // From C++ exceptions to Python errors: the one place where they meet.
 #pragma once
 
-#include <c10/util/Exception.h>
-
-#include <new>
 #include <string>
 
-#include "csrc/frame/error.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/python.h"
 
@@ -17,21 +13,17 @@ namespace pipecodec::codec {
   throw structure::PythonError();
 }
 
-// Runs `body`, which gives a Ref, for a caller in C: no exception leaves it. `where` goes in front of what is
-// wrong with a frame.
+// Sets the Python error of the exception that is being handled. `where` goes in front of the text of a
+// frame's.
+void set_python_error(const std::string& where) noexcept;
+
+// Runs `body`, which gives a Ref, for a caller in C: no exception leaves it.
 template <class Body>
 PyObject* guarded(const std::string& where, Body body) noexcept {
   try {
     return body().release();
-  } catch (const structure::PythonError&) {
-  } catch (const frame::Error& error) {
-    PyErr_SetString(structure::known().frame_error, (where + ": " + error.what()).c_str());
-  } catch (const c10::Error& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what_without_backtrace());
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
+  } catch (...) {
+    set_python_error(where);
   }
   return nullptr;
 }

@@ -8,6 +8,8 @@
 #include "csrc/device/frame_tensor.h"
 #include "csrc/device/object.h"
 #include "csrc/device/transfer.h"
+#include "csrc/frame/internal.h"
+#include "csrc/frame/layout.h"
 
 namespace pipecodec::codec {
 namespace {
@@ -20,6 +22,16 @@ uint32_t version_of(const at::Tensor& tensor) {
 
 bool same(const frame::Writer& a, const std::vector<uint8_t>& b, size_t begin, size_t end) {
   return std::memcmp(a.data() + begin, b.data() + begin, end - begin) == 0;
+}
+
+// Whether a reader takes it. Where a device gathers the payload, the rest of it is not here.
+bool can_be_read(const frame::Header& header, const std::vector<uint8_t>& bytes) {
+  if (header.used != bytes.size()) return true;
+  try {
+    return frame::parse(bytes.data(), bytes.size()).leaves.size() == header.leaves;
+  } catch (const frame::Error&) {
+    return false;
+  }
 }
 
 }  // namespace
@@ -60,6 +72,7 @@ Ref Remembered::renew(const frame::Writer& bytes, const frame::Header& header, a
 
 Ref Remembered::renew(const std::vector<uint8_t>& values, const std::vector<uint8_t>& payload,
                       at::Device device, size_t capacity) {
+  PIPECODEC_CHECK(values.size() == header_.values_bytes);
   const Ref old = std::move(frame_);
   std::copy(values.begin(), values.end(), bytes_.data() + header_.values_begin());
   std::copy(payload.begin(), payload.end(), bytes_.data() + header_.payload_begin());
@@ -68,6 +81,7 @@ Ref Remembered::renew(const std::vector<uint8_t>& values, const std::vector<uint
 
 Ref Remembered::make(at::Device device, size_t capacity) {
   frame::seal(header_, bytes_.data());
+  PIPECODEC_DEBUG_CHECK(can_be_read(header_, bytes_));
   const uint64_t make = ++makes_;
   const std::optional<int64_t> stream = device::current_stream(device);
   Ref made = device::wrap(device::make_frame(bytes_, capacity, device));

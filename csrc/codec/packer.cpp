@@ -307,8 +307,7 @@ void Packer::reset() {
   capacity_ = configured_;
   agreed_.reset();
   router_.reset();
-  verifier_.check(name_);
-  verifier_.forget();
+  verifier_.reset(name_);
 }
 
 // The frame of the encoded value; `known` is the remembered one of the same structure, if any.

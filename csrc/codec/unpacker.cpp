@@ -33,9 +33,19 @@ std::string described(const at::Tensor& tensor) {
   return tensor.is_nested() ? nested(tensor.scalar_type()) : described(tensor.scalar_type(), tensor.sizes());
 }
 
-device::Span span_of(const frame::Layout& layout, const Leaf& leaf, uint64_t place) {
-  const auto shape = layout.shape(leaf), strides = layout.strides(leaf);
-  return {leaf.dtype, {shape.begin(), shape.end()}, {strides.begin(), strides.end()}, place, leaf.bytes()};
+// Where the leaves of that route stand, the first of their bytes at `begin`.
+std::vector<device::Span> spans_of(const frame::Layout& layout, Route route, uint64_t begin) {
+  std::vector<device::Span> spans;
+  for (const Leaf& leaf : layout.leaves) {
+    if (leaf.route != route) continue;
+    const auto shape = layout.shape(leaf), strides = layout.strides(leaf);
+    spans.push_back({leaf.dtype,
+                     {shape.begin(), shape.end()},
+                     {strides.begin(), strides.end()},
+                     begin + leaf.place,
+                     leaf.bytes()});
+  }
+  return spans;
 }
 
 Ref as_tuple(PyObject* tensors) {
@@ -93,7 +103,9 @@ Plan::Plan(const uint8_t* frame, frame::Layout&& checked, Compile compile)
     : layout(std::move(checked)),
       value(compile == Compile::Yes ? std::make_unique<structure::Template>(frame, layout) : nullptr),
       slots_only(std::all_of(layout.leaves.begin(), layout.leaves.end(),
-                             [](const Leaf& leaf) { return leaf.route == Route::Slot; })) {}
+                             [](const Leaf& leaf) { return leaf.route == Route::Slot; })),
+      tunnel(spans_of(layout, Route::Tunnel, 0), layout.tunnel_bytes),
+      in_frame(spans_of(layout, Route::Payload, layout.header.payload_begin())) {}
 
 Opened::Opened(PyObject* tensors) : tensors_(as_tuple(tensors)) {
   const Py_ssize_t count = PyTuple_GET_SIZE(tensors_.get());
@@ -121,15 +133,6 @@ void Opened::read(Plans* plans, Compile compile) {
   checked_.plan = plans != nullptr ? plans->find(bytes.data, bytes.size)
                                    : std::make_shared<const Plan>(
                                          bytes.data, frame::parse(bytes.data, bytes.size), compile);
-}
-
-std::vector<device::Span> Opened::tunnel_spans() const {
-  std::vector<device::Span> spans;
-  for (const Leaf& leaf : layout().leaves) {
-    if (leaf.route != Route::Tunnel) continue;
-    spans.push_back(span_of(layout(), leaf, leaf.place));
-  }
-  return spans;
 }
 
 void Opened::check_tunnel(const std::string& name) const {
@@ -220,13 +223,9 @@ Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
     if (fitting != count) refuse_slot(fitting, first_slot);
     return checked_.plan->value->build(values, {leaves, count});
   }
-  std::vector<device::Span> payload_spans;
-  for (const Leaf& leaf : layout().leaves) {
-    if (leaf.route != Route::Payload) continue;
-    payload_spans.push_back(span_of(layout(), leaf, layout().header.payload_begin() + leaf.place));
-  }
+  const std::vector<device::Span>& in_frame = checked_.plan->in_frame;
   std::vector<at::Tensor> payload;
-  if (!payload_spans.empty()) payload = device::scatter(device::unwrap(item(beside)), payload_spans);
+  if (!in_frame.empty()) payload = device::scatter(device::unwrap(item(beside)), in_frame);
 
   std::vector<Ref> owned;
   std::vector<PyObject*> leaves;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "csrc/codec/tunnel.h"
 #include "csrc/device/bits.h"
 #include "csrc/device/frame_tensor.h"
 #include "csrc/device/object.h"
@@ -23,7 +24,9 @@ struct Plan {
 
   frame::Layout layout;
   std::unique_ptr<const structure::Template> value;
-  bool slots_only;  // every leaf is a slot of its own, as it is
+  bool slots_only;                     // every leaf is a slot of its own, as it is
+  Tunnel tunnel;                       // which is tensors[0] if the frame was sent through one
+  std::vector<device::Span> in_frame;  // the leaves that travel in it
 };
 
 // The plans of the frames met last, so that a frame of a known structure is neither checked nor compiled
@@ -73,10 +76,8 @@ class Opened {
 
   const Checked& checked() const { return checked_; }
 
-  // Where the differentiable leaves stand in the tunnel, which is tensors[0] if the frame was sent through
-  // one.
-  std::vector<device::Span> tunnel_spans() const;
   const frame::Layout& layout() const { return checked_.plan->layout; }
+  const Tunnel& tunnel() const { return checked_.plan->tunnel; }
   std::vector<frame::Row> rows() const;
 
   // Throws PythonError where tensors[0] is no tunnel that holds the leaves.

@@ -13,21 +13,23 @@
 namespace pipecodec::codec {
 namespace {
 
-bool is_set(const at::Tensor& verdict) { return *verdict.const_data_ptr<int32_t>() != 0; }
+// Of the frames whose outcome is not known yet.
+constexpr uint64_t kKept = 1024;
+constexpr uint64_t kKeptBytes = 1 << 24;  // or two frames, if these are larger
 
-bool is_set(device::Download& outcome) {
-  int32_t verdict = 0;
-  std::memcpy(&verdict, outcome.wait().const_data_ptr(), sizeof verdict);
-  return verdict != 0;
+bool is_set(device::Download& fetched) {
+  int32_t flag = 0;
+  std::memcpy(&flag, fetched.wait().const_data_ptr(), sizeof flag);
+  return flag != 0;
 }
 
 }  // namespace
 
-// So that streams do not use the two at once, and one verdict is about all frames before it.
+// So that streams do not use the two at once, and the flag is about all frames before it.
 void Verifier::Expected::join_current_stream() {
   const std::optional<int64_t> current = device::current_stream(on_device.device());
   if (!current || *current == stream) return;
-  device::come_after(on_device.device(), stream, {on_device, verdict});
+  device::come_after(on_device.device(), stream, {on_device, flag});
   stream = *current;
 }
 
@@ -37,49 +39,67 @@ std::vector<at::Tensor> Verifier::Expected::take(uint64_t end) {
     taken.push_back(std::move(unread.front()));
     unread.pop_front();
   }
+  if (covered <= known) fetched.reset();
   return taken;
 }
 
 bool Verifier::Expected::wait() {
-  if (verdict.is_cpu()) return is_set(verdict);
   join_current_stream();
-  device::Download all(device::as_bytes(verdict));
-  return is_set(all);
+  device::Download now(device::as_bytes(flag));
+  const bool wrong = is_set(now);
+  written = true;
+  return wrong;
 }
 
 std::optional<Checked> Verifier::expect(const at::Tensor& frame, const std::string& codec) {
-  if (!device::current_stream(frame.device())) return std::nullopt;
-  if (expected_) poll(codec);
+  const bool captured = !device::current_stream(frame.device());
+  if (expected_ && !captured) make_room(frame.nbytes(), codec);
   const std::shared_ptr<Expected> expected = expected_;
   if (!expected) return std::nullopt;
   const auto used = static_cast<int64_t>(expected->frame.plan->layout.header.used);
   const at::Tensor& on_device = expected->on_device;
   if (frame.device() != on_device.device() || frame.numel() < used || !frame.is_contiguous()) {
-    check(codec);
+    if (!captured) check(codec);
     return std::nullopt;
   }
-  expected->join_current_stream();
-  device::compare(frame.narrow(0, 0, on_device.numel()), on_device, expected->verdict);
-  expected->unread.push_back(frame);
-  ++frames_;
-  if (!expected->outcome && !frame.is_cpu()) {
-    expected->outcome.emplace(device::as_bytes(expected->verdict));
-    expected->covered = expected->end();
+  if (captured) {
+    if (!expected->written) return std::nullopt;
+    keep_for_graph(expected);
+  } else {
+    expected->join_current_stream();
+    expected->unread.push_back(frame);
+    ++frames_;
   }
+  device::compare(frame, on_device, expected->flag);
   return expected->frame;
 }
 
-// Looks at what is known of the outcome by now.
-void Verifier::poll(const std::string& codec) {
+// Half of the frames kept are found right while the other half comes: the host waits only if the device is
+// so many frames behind.
+void Verifier::make_room(uint64_t frame_bytes, const std::string& codec) {
   const std::shared_ptr<Expected> expected = expected_;
-  if (expected->verdict.is_cpu()) {
-    expected->covered = expected->end();
-  } else if (!expected->outcome || !expected->outcome->done()) {
-    return;
+  const uint64_t most = std::clamp<uint64_t>(kKeptBytes / std::max<uint64_t>(frame_bytes, 1), 2, kKept);
+  std::vector<at::Tensor> right;
+  if (expected->fetched && expected->unread.size() >= most) {
+    device::Download fetched = *std::exchange(expected->fetched, std::nullopt);
+    const uint64_t covered = expected->covered;  // another thread may fetch it anew while this waits
+    if (is_set(fetched)) refuse(expected, codec);
+    right = expected->take(covered);
   }
-  if (expected->outcome ? is_set(*expected->outcome) : is_set(expected->verdict)) refuse(expected, codec);
-  expected->outcome.reset();
-  const std::vector<at::Tensor> right = expected->take(expected->covered);
+  if (expected->fetched || expected->unread.size() < most / 2) return;
+  expected->join_current_stream();
+  expected->fetched.emplace(device::as_bytes(expected->flag));
+  expected->covered = expected->end();
+}
+
+// A graph uses the two whenever it is replayed, after the end of the codec too, and nobody tells when it is
+// no more: so they never end.
+void Verifier::keep_for_graph(const std::shared_ptr<Expected>& expected) {
+  static auto* const kept = new std::vector<at::Tensor>;
+  if (expected->in_graph) return;
+  kept->insert(kept->end(), {expected->on_device, expected->flag});
+  in_graphs_.push_back(expected);
+  expected->in_graph = true;
 }
 
 void Verifier::learn(const at::Tensor& frame, const Checked& read) {
@@ -104,29 +124,54 @@ void Verifier::learn(const at::Tensor& frame, const Checked& read) {
 
 void Verifier::check(const std::string& codec) {
   const std::shared_ptr<Expected> expected = expected_;
+  const std::vector<std::shared_ptr<Expected>> in_graphs = in_graphs_;
   const uint64_t end = expected ? expected->end() : frames_;  // others may come while this waits
-  if (expected && !expected->unread.empty() && expected->wait()) refuse(expected, codec);
+  const bool asked = expected && (expected->in_graph || !expected->written || !expected->unread.empty());
+  if (asked && expected->wait()) refuse(expected, codec);
   checked_ = std::max(checked_, end);
   const std::vector<at::Tensor> right = expected ? expected->take(end) : std::vector<at::Tensor>();
+  for (const std::shared_ptr<Expected>& each : in_graphs) {
+    if (each != expected && each->wait()) refuse(each, codec);
+  }
+}
+
+void Verifier::reset(const std::string& codec) {
+  try {
+    check(codec);
+  } catch (...) {
+    forget();
+    throw;
+  }
+  forget();
 }
 
 void Verifier::refuse(std::shared_ptr<Expected> expected, const std::string& codec) {
   const uint64_t first = expected->known - std::min(expected->known, checked_);
-  const std::vector<at::Tensor> unread = expected->take(expected->end());
-  const device::HostFrame& taken_for = expected->frame.bytes;
   if (expected == expected_) forget();
+  const std::vector<at::Tensor> unread = expected->take(expected->end());
+  const bool in_graph = expected->in_graph;
+  if (in_graph) expected->flag.zero_();  // which is told once
+  const device::HostFrame& taken_for = expected->frame.bytes;
+  const std::string wrong = "; what was computed from it is wrong. Give the boundary's codec read=\"always\"";
   for (size_t i = 0; i < unread.size(); ++i) {
     const device::HostFrame received = device::read_frame(unread[i]);
     if (std::memcmp(received.data, taken_for.data, taken_for.size) == 0) continue;
-    raise(structure::known().structure_changed, codec + ": frame " + std::to_string(first + i) +
-                                                    " since the last check (counted from 0) is not what it "
-                                                    "was taken for, unread: " +
-                                                    mismatch(expected->frame, received, root) +
-                                                    "; what was computed from it is wrong. Give the "
-                                                    "boundary's codec read=\"always\" if that may change");
+    raise(structure::known().structure_changed,
+          codec + ": frame " + std::to_string(first + i) +
+              " (0-based, since the last check) differs from the frame it was assumed to repeat: " +
+              mismatch(expected->frame, received, root) + wrong + " if that may change");
+  }
+  if (in_graph) {
+    raise(structure::known().structure_changed,
+          codec +
+              ": a frame that a replay of a CUDA graph received since the last check differs from the "
+              "frame it was assumed to repeat; which replay is not known" +
+              wrong + " and receive outside of graphs if that may change");
   }
   raise(structure::known().frame_error,
-        codec + ": a frame was not what it was taken for when it arrived, and is now: it was written into");
+        codec +
+            ": the device reported a mismatch, but the received frame now equals the expected one: something "
+            "wrote into it after it arrived");
 }
 
 void Verifier::forget() { const std::shared_ptr<Expected> old = std::move(expected_); }

@@ -8,6 +8,7 @@
 #include "csrc/device/bits.h"
 #include "csrc/device/kernels.h"
 #include "csrc/device/transfer.h"
+#include "csrc/frame/internal.h"
 
 namespace pipecodec::device {
 namespace {
@@ -23,6 +24,7 @@ namespace {
 }  // namespace
 
 at::Tensor make_frame(std::span<const uint8_t> bytes, size_t capacity, at::Device device) {
+  PIPECODEC_CHECK(bytes.size() <= capacity);
   const int64_t size = static_cast<int64_t>(capacity);
   if (device.is_cpu()) {
     const at::Tensor frame =

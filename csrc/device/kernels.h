@@ -30,8 +30,9 @@ struct Kernels {
   uint64_t one_launch;
 };
 
-// By device type; null for one without kernels. A backend enters its own when the library is loaded.
-inline const Kernels* own_kernels[c10::COMPILE_TIME_MAX_DEVICE_TYPES] = {};
+// By device type; null for one without kernels. A backend enters its own when its library is loaded. Visible
+// to other libraries: the tests' simulated device is one.
+[[gnu::visibility("default")]] inline const Kernels* own_kernels[c10::COMPILE_TIME_MAX_DEVICE_TYPES] = {};
 
 inline const Kernels* kernels(at::Device device) { return own_kernels[static_cast<size_t>(device.type())]; }
 

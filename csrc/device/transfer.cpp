@@ -15,6 +15,7 @@
 
 #include "csrc/device/bits.h"
 #include "csrc/device/torch_version.h"
+#include "csrc/frame/internal.h"
 #include "csrc/structure/python.h"
 
 namespace pipecodec::device {
@@ -43,6 +44,7 @@ void keep_until_copied(const at::Tensor& host, at::HostAllocator* pinned, at::De
 bool capturing(at::Device device) { return is_capturing(stream_of(device)); }
 
 at::Tensor upload(std::span<const uint8_t> bytes, size_t size, at::Device device) {
+  PIPECODEC_CHECK(bytes.size() <= size);
   if (capturing(device)) {
     throw std::runtime_error(
         "while a graph is captured nothing can be copied from the host, which a replay would read again, "
@@ -70,10 +72,14 @@ at::Tensor bytes_on(const at::Tensor& tensor, const Span& span, at::Device devic
 }
 
 Download::Download(const at::Tensor& bytes) {
+  if (bytes.is_cpu()) {
+    host_ = bytes.clone();
+    return;
+  }
   if (capturing(bytes.device())) {
     throw std::runtime_error(
-        "while a graph is captured no frame can be read or checked, for which the host has to wait: "
-        "unpack outside of it");
+        "while a graph is captured no frame can be read or checked, for which the host has to wait: unpack "
+        "and check() one of the same structure before, whose numbers, if it has any, are values=\"static\"");
   }
   at::HostAllocator* const pinned = at::getHostAllocator(bytes.device().type());
   host_ = host_bytes(bytes.nbytes(), pinned);

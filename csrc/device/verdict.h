@@ -5,8 +5,9 @@
 
 namespace pipecodec::device {
 
-// Where `received` does not hold the bytes expected, sets the lowest bit of `verdict`, one int32, and
-// otherwise leaves it as it is. Both bytes are contiguous uint8; all of them are on one device.
+// Where `received` does not begin with the bytes expected, sets the lowest bit of `verdict`, one int32, and
+// otherwise leaves it as it is. Both bytes are contiguous uint8; all of them are on one device. With kernels
+// of ours that is one launch, and may be captured in a graph.
 void compare(const at::Tensor& received, const at::Tensor& expected, const at::Tensor& verdict);
 
 }  // namespace pipecodec::device

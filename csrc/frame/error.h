@@ -1,34 +1,47 @@
-// What is wrong with a frame: one reason for each way, and the byte where it was seen.
+// The ways in which a frame can be wrong: one reason for each, and the byte where it was seen.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
 namespace pipecodec::frame {
 
-enum class Reason {
-  Truncated,
-  Magic,
-  Version,
-  Flags,
-  Length,
-  Checksum,
-  Padding,
-  StructureHash,
-  Varint,
-  UnknownCode,
-  MisplacedCode,
-  UnknownDType,
-  TensorFlags,
-  Shape,
-  Count,
-  AliasIndex,
-  Text,
-  UnknownType,
-  Rejected,
-  Depth,
-  Trailing,
+// The texts are those of FrameError.reason, in section 7 of docs/format.md; none is ever changed or reused.
+#define PIPECODEC_REASONS(X)         \
+  X(Truncated, "truncated")          \
+  X(Magic, "magic")                  \
+  X(Version, "version")              \
+  X(Flags, "flags")                  \
+  X(Length, "length")                \
+  X(Checksum, "checksum")            \
+  X(Padding, "padding")              \
+  X(StructureHash, "structure_hash") \
+  X(Varint, "varint")                \
+  X(UnknownCode, "unknown_code")     \
+  X(MisplacedCode, "misplaced_code") \
+  X(UnknownDType, "unknown_dtype")   \
+  X(TensorFlags, "tensor_flags")     \
+  X(Shape, "shape")                  \
+  X(Count, "count")                  \
+  X(AliasIndex, "alias_index")       \
+  X(Text, "text")                    \
+  X(UnknownType, "unknown_type")     \
+  X(Rejected, "rejected")            \
+  X(Depth, "depth")                  \
+  X(Trailing, "trailing")
+
+enum class Reason : uint8_t {
+#define X(name, text) name,
+  PIPECODEC_REASONS(X)
+#undef X
+};
+
+inline constexpr const char* kReasonNames[] = {
+#define X(name, text) text,
+    PIPECODEC_REASONS(X)
+#undef X
 };
 
 class Error : public std::runtime_error {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "csrc/frame/internal.h"
 #include "csrc/structure/collisions.h"
 #include "csrc/structure/dataclass.h"
 #include "csrc/structure/known.h"
@@ -204,7 +205,7 @@ Ref ConstantReader::finish(Node node) {
     case TypeCode::Complex:
       break;
   }
-  throw frame::Error(frame::Reason::MisplacedCode, node.offset, "not a constant");
+  PIPECODEC_BUG("no constant, where frame::parse_structure lets through nothing else");
 }
 
 }  // namespace pipecodec::structure

@@ -55,6 +55,7 @@ void load_known() {
   loaded.frame_error = attribute(errors.get(), "FrameError");
   loaded.capacity_error = attribute(errors.get(), "FrameCapacityError");
   loaded.structure_changed = attribute(errors.get(), "StructureChangedError");
+  loaded.internal_error = attribute(errors.get(), "InternalError");
 }
 
 }  // namespace pipecodec::structure

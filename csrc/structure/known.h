@@ -27,6 +27,7 @@ struct Known {
   PyObject* frame_error;
   PyObject* capacity_error;
   PyObject* structure_changed;
+  PyObject* internal_error;
 };
 
 const Known& known();

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "csrc/frame/internal.h"
 #include "csrc/structure/known.h"
 
 namespace pipecodec::structure {
@@ -169,7 +170,14 @@ class Pattern::Matcher {
         return type == &PyDict_Type && PyDict_GET_SIZE(value) == static_cast<Py_ssize_t>(step.count) &&
                pairs(value, step.object.get());
     }
-    Py_UNREACHABLE();
+    PIPECODEC_BUG("a step of no kind");
+  }
+
+  // Whether every step was taken, and every number and leaf found.
+  bool complete(const Pattern& pattern) const {
+    return step_ == pattern.steps_.data() + pattern.steps_.size() &&
+           values_ == pattern.values_.data() + pattern.values_.size() &&
+           next_leaf_ == first_leaf_ + pattern.leaves();
   }
 
  private:
@@ -213,7 +221,10 @@ class Pattern::Matcher {
 };
 
 bool Pattern::match(PyObject* value, PyObject** leaves) {
-  return Matcher(*this, leaves).node(value) && distinct(leaves) && all_are(leaves, infos_);
+  Matcher matcher(*this, leaves);
+  if (!matcher.node(value)) return false;
+  PIPECODEC_DEBUG_CHECK(matcher.complete(*this));
+  return distinct(leaves) && all_are(leaves, infos_);
 }
 
 // False where one tensor stands at two places, which would be an alias. May be false for distinct tensors

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "csrc/frame/internal.h"
 #include "csrc/structure/constants.h"
 #include "csrc/structure/dataclass.h"
 #include "csrc/structure/known.h"
@@ -152,6 +153,7 @@ class Template::Run {
     const Step& step = *step_++;
     switch (step.kind) {
       case Kind::Leaf:
+        PIPECODEC_DEBUG_CHECK(step.count < leaves_.size());
         return Ref::share(leaves_[step.count]);
       case Kind::Constant:
         return Ref::share(step.object.get());
@@ -197,8 +199,10 @@ class Template::Run {
         return restore_registered(step.object.get(), step.keys.get(), children.get(), context.get());
       }
     }
-    Py_UNREACHABLE();
+    PIPECODEC_BUG("a step of no kind");
   }
+
+  const Step* end() const { return step_; }
 
  private:
   template <class T>
@@ -258,7 +262,10 @@ class Template::Run {
 };
 
 Ref Template::build(const uint8_t* values, std::span<PyObject* const> leaves) const {
-  return Run(steps_.data(), values, leaves).value();
+  Run run(steps_.data(), values, leaves);
+  Ref value = run.value();
+  PIPECODEC_DEBUG_CHECK(run.end() == steps_.data() + steps_.size());
+  return value;
 }
 
 }  // namespace pipecodec::structure

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..engine.failure import RemoteError
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.ties import analyze_tie_ranks
 from .checkpoint_recut import load_checkpoint
 from .engine import deepspeed_pipe_engine, pipeline_module
 from .model_state import checkpoint_state_dict, load_model_state_dict, model_state_dict
 from .setup import initialize
-from .ties import analyze_tie_ranks
+from .wrapper import DeepSpeedPipeStageWrapper
 
 __all__ = [
     "DeepSpeedPipeStageWrapper",

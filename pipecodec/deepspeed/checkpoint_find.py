@@ -12,6 +12,7 @@ from typing import Any
 from ..engine.agree import agree
 from ..engine.everywhere import everywhere, together
 from ..engine.together import fail_together
+from ..errors import bug
 from .checkpoint_files import INDEX, check_file, latest_tag, read_index, saved_files
 
 __all__ = ["Checkpoint", "find"]
@@ -61,7 +62,8 @@ def find(load_dir: Any, tag: Any) -> Checkpoint | None:
         return None
     own = latest_tag(root) if tag is None else str(tag)
     fail_together(_unseen(root, own))
-    assert own is not None
+    if own is None:
+        raise bug("no tag, where some rank has one")
     index = together(_NAME, lambda: read_index(root / own))
     agree(lambda: {"the tag of the checkpoint": own, f"{INDEX} of {own}": _digest(root / own)})
     return Checkpoint(root, own, index)

@@ -11,6 +11,7 @@ import torch
 from ..engine.everywhere import everywhere, together
 from ..engine.failure import call_on_all_ranks
 from ..engine.together import fail_together
+from ..errors import bug
 from .checkpoint_find import Checkpoint, find
 from .checkpoint_index import COUNTERS, common_of, differences, own_of
 from .checkpoint_layout import Layout, layout_of
@@ -82,7 +83,8 @@ def load_checkpoint(
     source = together(_NAME, lambda: Source(found))
     names = together(_NAME, lambda: _names(engine, part, source))
     layout = layout_of(engine)
-    assert layout is not None
+    if layout is None:
+        raise bug("a fitting checkpoint for an optimizer of no known layout")
 
     def problems() -> str | None:
         entries = [source.layer(key) for key in names.values() if source.place(key) is not None]

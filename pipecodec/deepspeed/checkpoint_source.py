@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..errors import bug
 from .checkpoint_files import load_file, stage_of
 from .checkpoint_find import Checkpoint
 from .checkpoint_layout import spans
@@ -29,7 +30,8 @@ class Source:
     """The content of a checkpoint's files, which are read where they are used."""
 
     def __init__(self, found: Checkpoint) -> None:
-        assert found.index is not None
+        if found.index is None:
+            raise bug("a checkpoint without an index")
         self._found, self._files = found, dict[str, Any]()
         self.index: Mapping[str, Any] = found.index
         self.ranks: Mapping[str, Any] = found.index["ranks"]
@@ -68,14 +70,16 @@ class Source:
     def layer(self, key: str) -> str:
         """Return the name of the file that has an entry of the model."""
         place = self.place(key)
-        assert place is not None
+        if place is None:
+            raise bug(f"no place for {key!r}, which was looked for before")
         names: Iterable[str] = self.index["files"]
         return next(name for name in names if stage_of(name) == place[1])
 
     def entry(self, key: str) -> Any:
         """Return an entry of the model."""
         place = self.place(key)
-        assert place is not None
+        if place is None:
+            raise bug(f"no place for {key!r}, which was looked for before")
         return self.file(self.layer(key))[f"mod.{place[0]}"]
 
     def header(self, rank: str = "0") -> Any:

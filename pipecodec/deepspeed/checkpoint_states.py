@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..errors import bug
 from .checkpoint_layout import Layout
 from .checkpoint_source import Slot, Source
 
@@ -157,7 +158,8 @@ def _flat(
     layout: Layout, index: int, slots: Sequence[Slot | None], source: Source
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """Return the state and the fp32 weights of this rank's partition of a flat group."""
-    assert layout.starts is not None and layout.sizes is not None
+    if layout.starts is None or layout.sizes is None:
+        raise bug("a flat group in a layout that has none")
     size = layout.sizes[index]
     own = [(slot, number) for number, slot in enumerate(slots) if slot is not None]
     state: dict[str, Any] = {}

@@ -12,15 +12,16 @@ from .. import _C
 from ..engine.agree import agree
 from ..engine.loss import loss_of
 from ..engine.model_loss import model_loss
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.process_groups import align_group_names
+from ..engine.ties import Ties, analyze_tie_ranks
 from ..engine.together import fail_together
 from ..logger import get_logger
 from ..options import BoundaryOptions, one_of
 from ..registry import register_framework_dialect
 from .guards import comparable, protect_frames, settings_of
-from .process_groups import align_group_names, name_groups_by_stage
+from .stage_groups import name_groups_by_stage
 from .tied_module import TiedWeights
-from .ties import Ties, analyze_tie_ranks
+from .wrapper import DeepSpeedPipeStageWrapper
 
 if TYPE_CHECKING:
     from ..stages.partition import Partition
@@ -151,8 +152,12 @@ def build_pipeline(
     loss_fn: Callable[[Any, Any], torch.Tensor] | None,
     config: Any,
     schedule: str,
+    packed_batches: bool = False,
 ) -> tuple[Any, BoundaryOptions]:
-    """Return what :func:`pipeline_module` does, and the options, which all ranks agreed on."""
+    """Return what :func:`pipeline_module` does, and the options, which all ranks agreed on.
+
+    With ``packed_batches`` stage 0 takes what :func:`.batch.packing_batch_fn` makes of batches.
+    """
     count = len(part.stages)
     options: BoundaryOptions
 
@@ -195,6 +200,8 @@ def build_pipeline(
             outputs=part.outputs[stage_id],
             recomputes=recomputes,
             options=options,
+            packed_batches=packed_batches,
+            in_loss=True,
         )
         for stage_id, stage in enumerate(part.stages)
     ]

@@ -17,7 +17,8 @@ from torch.distributed import distributed_c10d
 
 from .. import _C
 from ..codec import TunnelCodec
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import StageModule
+from ..errors import bug
 
 __all__ = ["Flags", "carry_flags"]
 
@@ -34,7 +35,7 @@ class Flags(NamedTuple):
     schedule_failed: Callable[[], None]
 
 
-def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Flags:
+def carry_flags(engine: Any, stages: Sequence[StageModule]) -> Flags:
     """Let a leaf that nobody used in a micro-batch have no gradient in the stage that sent it.
 
     A collective call. The graph behind such a leaf is left out of the backward pass, as if it had
@@ -59,10 +60,12 @@ def carry_flags(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Fla
 
     for stage in by_phase:
         if stage.stage_id > 0:
-            assert stage.incoming is not None
+            if stage.incoming is None:
+                raise bug("a stage behind the first one that receives nothing")
             road(stage.stage_id).tell(stage.incoming)
         if not stage.last:
-            assert stage.outgoing is not None
+            if stage.outgoing is None:
+                raise bug("a stage before the last one that sends nothing")
             stage.outgoing.in_flight = deque()
             road(stage.stage_id + 1)
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from .. import _C
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import StageModule
 from .hooks import Around
 
 __all__ = ["give_gradients_away"]
 
 
-def give_gradients_away(engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> Around:
+def give_gradients_away(engine: Any, stages: Sequence[StageModule]) -> Around:
     """Let what the ``engine`` receives in backward belong to the ``stages`` of this rank.
 
     Returns what is to happen around its instruction ``RecvGrad``.

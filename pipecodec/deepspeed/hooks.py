@@ -1,7 +1,7 @@
 """The methods that one DeepSpeed engine does differently, each replaced once.
 
 A batch runs in this order; the lists are those of :class:`Hooks`, "stock" is the engine's own
-method. ``setup.initialize`` has the actions of each list, in their order::
+method. ``setup.py`` has the actions of each list, in their order::
 
     engine.train_batch                      engine.eval_batch
       within call                             within call, evaluation, evaluating

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import StageModule
 from ..engine.together import fail_together
 
 __all__ = ["drop_wrong_losses"]
 
 
 def drop_wrong_losses(
-    engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper], meet: Callable[[bool], bool]
+    engine: Any, stages: Sequence[StageModule], meet: Callable[[bool], bool]
 ) -> Callable[[], None]:
     """Return what raises ``ValueError`` on all ranks if a loss of the batch was no scalar tensor.
 
@@ -23,9 +23,9 @@ def drop_wrong_losses(
     gradients are dropped: the next batch trains as if this one had not been.
     """
     problems: list[str] = []
-    last = next((stage for stage in stages if stage.last), None)
-    if last is not None:
-        last.wrong_losses = problems
+    for stage in stages:
+        if stage.ending is not None:
+            stage.ending.wrong_losses = problems
 
     def check() -> None:
         if not meet(bool(problems)):

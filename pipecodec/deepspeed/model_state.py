@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from ..engine.failure import call_on_all_ranks
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.model_state import gathered, sharded
+from ..engine.stage_module import StageModule
 from ..engine.together import fail_together
 
 if TYPE_CHECKING:
@@ -41,23 +41,10 @@ def model_state_dict(
     """
     state = part.known_model_state()
     stages = stages_of(engine)
-    fail_together(_sharded(stages))
+    fail_together(sharded(stages))
     entries = {stage: _entries(module, masters) for stage, module in stages.items()}
     first = engine.grid.get_data_parallel_rank() == engine.grid.get_slice_parallel_rank() == 0
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, _described(entries) if first else {})
-    owners = {stage: rank for rank, theirs in enumerate(everyone) for stage in theirs}
-    described = [everyone[owners[stage]][stage] for stage in range(len(part.stages))]
-    state.check(described)
-    gathered: list[dict[str, Any]] = [{} for _ in described]
-    for path, stage in dict.fromkeys(places[0] for places in state.places.values()):
-        what, owner = described[stage][path], owners[stage]
-        if isinstance(what, torch.Tensor):
-            own = entries[stage][path] if owner == engine.global_rank else None
-            gathered[stage][path] = _sent(own, what, owner, engine)
-        else:
-            gathered[stage][path] = what
-    return state.to_model(gathered, strict=False) if engine.global_rank == 0 else None
+    return gathered(state, entries, engine.device, first_replica=first)
 
 
 @call_on_all_ranks
@@ -70,7 +57,7 @@ def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str,
     does not fit, and for weights sharded over tensor-parallel ranks.
     """
     stages = stages_of(engine)
-    fail_together(_sharded(stages))
+    fail_together(sharded(stages))
     problem = None
     try:
         states = part.state_dict_from_model(state_dict)
@@ -126,19 +113,8 @@ def checkpoint_state_dict(
 
 def stages_of(engine: Any) -> dict[int, nn.Module]:
     """Return the modules of this rank's stages."""
-    wrappers = [m for m in engine.module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
+    wrappers = [m for m in engine.module.modules() if isinstance(m, StageModule)]
     return {wrapper.stage_id: wrapper.mod for wrapper in wrappers}
-
-
-def _sharded(stages: Mapping[int, nn.Module]) -> str | None:
-    for stage, module in stages.items():
-        for path, parameter in module.named_parameters():
-            if getattr(parameter, "tensor_model_parallel", False):
-                return (
-                    f"{path} of stage {stage} is sharded over tensor-parallel ranks, and only the "
-                    f"code that sharded it can put it together"
-                )
-    return None
 
 
 def _entries(module: nn.Module, masters: bool) -> dict[str, Any]:
@@ -151,36 +127,3 @@ def _entries(module: nn.Module, masters: bool) -> dict[str, Any]:
                 kept[value] = value.get_full_hp_param()
             entries[path] = kept[value]
     return entries
-
-
-def _described(entries: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Return the same without the tensors' data."""
-    return {
-        stage: {
-            path: torch.empty_like(value, device="meta")
-            if isinstance(value, torch.Tensor)
-            else value
-            for path, value in own.items()
-        }
-        for stage, own in entries.items()
-    }
-
-
-def _sent(own: torch.Tensor | None, like: torch.Tensor, owner: int, engine: Any) -> Any:
-    """Return on rank 0 the tensor that ``owner`` has."""
-    rank = engine.global_rank
-    if owner == rank == 0:
-        assert own is not None
-        return own.detach().to("cpu", copy=True)
-    if own is not None and own.numel():
-        dist.send(_bytes(own.detach().to(engine.device)), dst=0)
-    if rank != 0:
-        return None
-    received = torch.empty(like.shape, dtype=like.dtype, device=engine.device)
-    if received.numel():
-        dist.recv(_bytes(received), src=owner)
-    return received.cpu()
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import StageModule
 
 __all__ = ["Evaluation", "give_outputs"]
 
@@ -26,7 +26,7 @@ class Evaluation:
 
 
 def give_outputs(
-    engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]
+    engine: Any, stages: Sequence[StageModule]
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[Evaluation]]:
     """Let ``eval_batch(..., compute_loss=False)`` of this engine return the model's own outputs.
 
@@ -38,19 +38,19 @@ def give_outputs(
     The engine keeps its iterator of training data if an evaluation fails.
     """
     signature = inspect.signature(engine.eval_batch)
-    last = next((stage for stage in stages if stage.last), None)
+    ending = next((stage.ending for stage in stages if stage.ending is not None), None)
 
     @contextmanager
     def losses(given: dict[str, Any]) -> Iterator[Evaluation]:
         told = given["bcast_loss"] or engine.monitor.enabled
         _check(given["reduce_output"], told)
-        if last is not None:
-            last.scalar_losses = told
+        if ending is not None:
+            ending.scalar_losses = told
         try:
             yield Evaluation(given, lambda loss: loss)
         finally:
-            if last is not None:
-                last.scalar_losses = True
+            if ending is not None:
+                ending.scalar_losses = True
 
     @contextmanager
     def outputs(given: dict[str, Any]) -> Iterator[Evaluation]:
@@ -58,16 +58,16 @@ def give_outputs(
         given.update(reduce_output=None, return_logits=False)
         monitored, engine.monitor.enabled = engine.monitor.enabled, False  # it would tell the loss
         kept: list[Any] | None = None
-        if last is not None:
-            kept = last.kept = []
+        if ending is not None:
+            kept = ending.kept = []
         try:
             yield Evaluation(
                 given, lambda _: (kept, kept[-1] if kept else None) if with_logits else kept
             )
         finally:
             engine.monitor.enabled = monitored
-            if last is not None:
-                last.kept = None
+            if ending is not None:
+                ending.kept = None
 
     @contextmanager
     def evaluation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Evaluation]:

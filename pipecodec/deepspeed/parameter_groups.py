@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import StageModule
 
 __all__ = ["groups_of_this_rank"]
 
@@ -22,7 +22,7 @@ Group = dict[str, Any]
 
 
 def groups_of_this_rank(
-    stages: Sequence[DeepSpeedPipeStageWrapper],
+    stages: Sequence[StageModule],
     model: Iterable[torch.nn.Parameter],
     optimizer: Any,
     model_parameters: Any,
@@ -80,9 +80,7 @@ _CONTENT = ("params", "param_names")
 class _Here:
     """This rank's parameters, and those of its groups."""
 
-    def __init__(
-        self, stages: Sequence[DeepSpeedPipeStageWrapper], model: Iterable[torch.nn.Parameter]
-    ) -> None:
+    def __init__(self, stages: Sequence[StageModule], model: Iterable[torch.nn.Parameter]) -> None:
         self._stages = stages
         # Stages share tied weights.
         own = dict.fromkeys(parameter for stage in stages for parameter in stage.parameters())

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import StageModule
 
 __all__ = ["Phases"]
 
@@ -26,7 +26,7 @@ class Phases:
     use the buffers again that it makes there.
     """
 
-    def __init__(self, engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]) -> None:
+    def __init__(self, engine: Any, stages: Sequence[StageModule]) -> None:
         self._engine, self._stages = engine, stages
         self._phase = "train_batch"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -11,7 +11,9 @@ from ..engine import failure
 from ..engine.agree import agree
 from ..engine.batch import packing_batch_fn
 from ..engine.check import frame_check
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.process_groups import align_group_names
+from ..engine.stage_module import StageModule
+from ..engine.tie_check import steps_between_checks
 from ..options import BoundaryOptions
 from .checkpoint_load import loading
 from .checkpoint_save import saving
@@ -29,12 +31,10 @@ from .outputs import give_outputs
 from .parameter_groups import groups_of_this_rank
 from .phases import Phases
 from .presence import Presence, clipping_on_idle_ranks
-from .process_groups import align_group_names
 from .put_back import put_unused_back
 from .shared_errors import SharedErrors, no_shared_errors
-from .tie_check import steps_between_checks, tie_check
 from .tied_gradients import sum_tied_gradients
-from .tied_module import TiedWeights
+from .tied_module import TiedWeights, tie_check
 from .trained import require_gradients
 
 if TYPE_CHECKING:
@@ -105,7 +105,6 @@ def initialize(
     in two groups or in no stage.
     """
     import deepspeed
-    from deepspeed.runtime.pipe import schedule as instructions
 
     agree(
         lambda: {
@@ -129,9 +128,10 @@ def initialize(
         loss_fn=loss_fn,
         config=config,
         schedule=schedule,
+        packed_batches=True,
     )
     say_default_clipping(config)
-    stages = [m for m in module.modules() if isinstance(m, DeepSpeedPipeStageWrapper)]
+    stages = [m for m in module.modules() if isinstance(m, StageModule)]
     given = [kwargs.get(name) for name in ("optimizer", "model_parameters", "lr_scheduler")]
     kwargs.update(groups_of_this_rank(stages, parameters, *given))
     align_group_names()  # an optimizer may have made groups, and so may a scheduler
@@ -148,30 +148,50 @@ def initialize(
         tag_gradients(engine.optimizer)
     if correct_clipping:
         count_every_stage(module, engine.grid.get_slice_parallel_rank())
-
-    phases = Phases(engine, stages)
-    flags = carry_flags(engine, stages)
     presence = Presence(engine)
     put_unused_back(engine, presence)
-    tied = isinstance(module, TiedWeights)
+    hooks = _hooks(
+        engine, stages, part, options, presence, schedule, share_errors, check_ties_every
+    )
+    install(engine, hooks)
+    return initialized
+
+
+def _hooks(
+    engine: Any,
+    stages: Sequence[StageModule],
+    part: Partition,
+    options: BoundaryOptions,
+    presence: Presence,
+    schedule: str,
+    share_errors: bool,
+    check_ties_every: int,
+) -> Hooks:
+    """Return all that happens around this engine's methods, each list in its order."""
+    from deepspeed.runtime.pipe import schedule as instructions
+
+    one_way = schedule == "1f1b"
+    plain = engine.optimizer is engine.basic_optimizer  # fp32 without ZeRO
+    by_dtype = options.differentiable == "by-dtype"
+    unread = options.may_not_read(engine.device)
+    tied = isinstance(engine.module, TiedWeights)
+    phases = Phases(engine, stages)
+    flags = carry_flags(engine, stages)
     sums = sum_tied_gradients(engine, presence) if tied else None
     shared = SharedErrors(engine) if share_errors else None
-    plain = engine.optimizer is engine.basic_optimizer  # fp32 without ZeRO
     before_collectives = [
-        frame_check(engine, stages, tell_others=shared is None)
-        if options.may_not_read(engine.device)
-        else None,
-        None if shared is None else drop_wrong_losses(engine, stages, shared.meet),
+        frame_check(engine.device, stages, tell_others=not share_errors) if unread else None,
+        drop_wrong_losses(engine, stages, shared.meet) if shared else None,
     ]
-    hooks = Hooks(
-        call=no_shared_errors if shared is None else shared.call,
+    return Hooks(
+        call=shared.call if shared else no_shared_errors,
         evaluation=give_outputs(engine, stages),
         evaluating=phases.evaluating,
         before_batch=[phases.before_batch],
         reset=[phases.reset],
         before_schedule=[
-            None if shared is None else shared.before_schedule,
-            module.check_replaced if tied else None,
+            shared.before_schedule if shared else None,
+            engine.module.check_replaced if tied else None,
         ],
         instructions={
             instructions.BackwardPass: Around(
@@ -179,22 +199,18 @@ def initialize(
                 after=[flags.after_backward],
                 failed=[flags.after_backward],
             ),
-            instructions.RecvGrad: give_gradients_away(engine, stages)
-            if schedule == "1f1b"
-            else Around(),
+            instructions.RecvGrad: give_gradients_away(engine, stages) if one_way else Around(),
             instructions.ReduceTiedGrads: Around(
                 before=[
                     *before_collectives,
-                    require_gradients(engine, stages)
-                    if options.differentiable == "by-dtype"
-                    else None,
+                    require_gradients(engine, stages) if by_dtype else None,
                     presence.agree,
                 ],
-                instead=None if sums is None else sums.before_average,
+                instead=sums.before_average if sums else None,
             ),
             instructions.ReduceGrads: Around(
                 after=[
-                    None if sums is None else sums.after_average,
+                    sums.after_average if sums else None,
                     presence.drop_unused if plain else None,
                 ]
             ),
@@ -206,5 +222,3 @@ def initialize(
         save_checkpoint=saving(engine, part),
         load_checkpoint=loading(engine, part),
     )
-    install(engine, hooks)
-    return initialized

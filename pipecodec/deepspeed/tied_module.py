@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,55 +10,11 @@ import torch.distributed as dist
 from torch import nn
 
 from ..engine.agree import agree_on_copies
-from .ties import Ties, analyze_tie_ranks
+from ..engine.tie_check import check_ties
+from ..engine.tied_copy import TiedCopy
+from ..engine.ties import Ties, analyze_tie_ranks
 
-__all__ = ["TiedCopy", "TiedWeights"]
-
-
-class TiedCopy:
-    """This rank's copy of a tied weight: what its stage has under a path, until it is bound.
-
-    The engine takes it for a module with one parameter. Being none, it adds no names and no state.
-    Once bound it is a parameter, whatever name it has: wrapping the module that owns it changes
-    nothing. The optimizer keeps to the parameter too, so that another in its place is an error.
-    """
-
-    def __init__(self, stage: nn.Module, stage_id: int, path: str) -> None:
-        self._stage, self._path = stage, path
-        self._bound: nn.Parameter | None = None
-        self.name = f"{path} (stage {stage_id})"
-
-    @property
-    def weight(self) -> nn.Parameter:
-        """The parameter; ``AttributeError`` if there is none under the path."""
-        return self._stage.get_parameter(self._path) if self._bound is None else self._bound
-
-    def bind(self, parameter: nn.Parameter) -> None:
-        """Make this the stage's parameter, under all names that the copy so far has there."""
-        own = self.weight
-        for module in self._stage.modules():
-            for name, each in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-                if each is own:
-                    setattr(module, name, parameter)
-        self._bound = parameter
-
-    def check(self) -> None:
-        """Raise ``ValueError`` unless the stage still has the parameter."""
-        try:
-            here = self._stage.get_parameter(self._path) is self._bound
-        except AttributeError:  # its module was wrapped, or a parametrization put before it
-            here = any(parameter is self._bound for parameter in self._stage.parameters())
-        if not here:
-            raise ValueError(
-                f"{self.name} was replaced after the pipeline module was built, and is no longer "
-                f"tied, nor trained by an optimizer made before; replace it before, or call "
-                f"retie() of the pipeline module on all ranks before the engine is made"
-            )
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what the engine counts."""
-        if self.weight.requires_grad:
-            yield self.weight
+__all__ = ["TiedWeights", "tie_check"]
 
 
 class TiedWeights:
@@ -138,6 +94,18 @@ class TiedWeights:
         """Return the tied weights that this rank has, by the index of the tie."""
         return {index: copies[0].weight for index, copies in enumerate(self._held) if copies}
 
+    def copies_by_rank(self: Any) -> list[list[dict[int, str]]]:
+        """Return for each tie the groups of ranks that hold one weight: names of copies by rank."""
+        return [
+            [{rank: self._name_of_copy(tie, rank) for rank in ranks} for ranks in groups]
+            for tie, groups in zip(self.ties, self.tied_ranks, strict=True)
+        ]
+
+    def _name_of_copy(self: Any, tie: list[tuple[str, int]], rank: int) -> str:
+        pipe = self.topology().get_coord(rank).pipe
+        path, stage = next(pair for pair in tie if self.stage_owner(pair[1]) == pipe)
+        return f"{path} (stage {stage})"
+
     def check_replaced(self: Any) -> None:
         """Raise ``ValueError`` if a stage no longer has the parameter that was tied."""
         for copies in self._held:
@@ -155,6 +123,22 @@ class TiedWeights:
             for comm in self.tied_comms.values()
             if comm["trained"]
         ]
+
+
+def tie_check(engine: Any, every: int) -> Callable[[], None]:
+    """Return what raises after a step of this engine if copies of a tied weight differ.
+
+    It looks after every so many steps, never if ``every`` is 0. All ranks give the same number.
+    """
+    module = engine.module
+
+    def check() -> None:
+        step = engine.global_steps
+        if every and step % every == 0:
+            device = next(module.parameters()).device
+            check_ties(module.held_weights(), module.copies_by_rank(), step, device)
+
+    return check
 
 
 def _make_dense(weight: torch.Tensor) -> None:

@@ -8,15 +8,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..engine.stage_module import DeepSpeedPipeStageWrapper
+from ..engine.stage_module import StageModule
 from ..engine.token import nothing_to_train
 
 __all__ = ["require_gradients"]
 
 
-def require_gradients(
-    engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper]
-) -> Callable[[], None]:
+def require_gradients(engine: Any, stages: Sequence[StageModule]) -> Callable[[], None]:
     """Return what raises torch's error on all ranks if no parameter of any stage got a gradient.
 
     All ranks call it at the end of a step. A received leaf may require a gradient for its dtype

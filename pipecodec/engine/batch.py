@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..errors import bug
 from ..stages.stage import bind_inputs
 from .loss import Labels
-from .stage_module import DeepSpeedPipeStageWrapper
+from .stage_module import StageModule
 
 __all__ = ["packing_batch_fn", "split_batch"]
 
@@ -39,20 +40,19 @@ def split_batch(batch: Any, inputs: Sequence[str]) -> tuple[Any, Any]:
 
 
 def packing_batch_fn(
-    first: DeepSpeedPipeStageWrapper | None,
+    first: StageModule | None,
     inputs: Sequence[str],
     device: torch.device,
     batch_fn: BatchFn | None = None,
 ) -> Callable[[Any], tuple[Any, Any]]:
-    """Return what ``engine.set_batch_fn`` takes: a batch to (tensors for stage 0, labels).
+    """Return a function that makes (tensors for stage 0, labels) of a batch.
 
-    ``first`` is stage 0 where it is on this rank; elsewhere nothing is packed. ``inputs`` names
-    what the model takes. ``batch_fn`` makes (values, labels) of a batch, where values are a mapping
-    by name, a tuple or list by position, or one value; None: ``split_batch``. Labels may be nested
-    like values; their tensors go to ``device``.
+    ``first`` is stage 0, made with ``packed_batches``, where it is on this rank; elsewhere nothing
+    is packed. ``inputs`` names what the model takes. ``batch_fn`` makes (values, labels) of a
+    batch, where values are a mapping by name, a tuple or list by position, or one value; None:
+    ``split_batch``. Labels may be nested like values; their tensors go to ``device``.
     """
-    if first is not None:
-        first.take_packed_batches()
+    batches = None if first is None else first.batches
 
     def pack(batch: Any) -> tuple[Any, Any]:
         values, labels = split_batch(batch, inputs) if batch_fn is None else batch_fn(batch)
@@ -60,7 +60,9 @@ def packing_batch_fn(
             labels = Labels(pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), labels))
         if first is None:
             return (), labels
-        needed = first.batch_names
+        if batches is None:
+            raise bug("stage 0 was made for batches that are not packed")
+        needed = batches.names
         if isinstance(values, Mapping):
             given, bound = inputs, bind_inputs(inputs, (), values)
         else:
@@ -68,6 +70,7 @@ def packing_batch_fn(
             given = needed if len(args) == len(needed) else inputs
             bound = bind_inputs(given, args, {})
         by_name = dict(zip(given, bound, strict=True))
-        return first.pack_batch(tuple(by_name[name] for name in needed)), labels
+        packed = batches.pack(tuple(by_name[name] for name in needed), first.recomputes)
+        return packed, labels
 
     return pack

@@ -1,26 +1,26 @@
-"""No rank steps on what was computed from a frame that was not what it was taken for."""
+"""No rank steps on a frame that differs from the one it was assumed to repeat."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ..errors import CodecError, StructureChangedError
-from .stage_module import DeepSpeedPipeStageWrapper
+from .stage_module import StageModule
 
 __all__ = ["frame_check"]
 
 
 def frame_check(
-    engine: Any, stages: Sequence[DeepSpeedPipeStageWrapper], tell_others: bool
+    device: torch.device, stages: Sequence[StageModule], tell_others: bool
 ) -> Callable[[], None]:
-    """Return what raises if a frame that the ``stages`` of this rank did not read was another.
+    """Return what raises if a frame that the ``stages`` of this rank did not read differs.
 
-    The host waits for the outcome once. With ``tell_others`` it is a collective call that raises on
-    every rank if it does on one; without it the others have to be told in another way.
+    The host waits for the outcome once. With ``tell_others`` it is a collective call over
+    ``device`` that raises on every rank if it does on one; without it the others have to be told in
+    another way.
     """
     codecs = [stage.incoming for stage in stages if stage.incoming is not None]
 
@@ -32,12 +32,12 @@ def frame_check(
         except CodecError as caught:
             error = caught
         if tell_others:
-            wrong = torch.tensor(float(error is not None), device=engine.device)
+            wrong = torch.tensor(float(error is not None), device=device)
             dist.all_reduce(wrong)
             if error is None and wrong > 0:
                 error = StructureChangedError(
-                    "on another rank a frame was not what it was taken for, unread; the error of "
-                    "that rank says which"
+                    "on another rank a frame differs from the frame it was assumed to repeat; the "
+                    "error of that rank says which"
                 )
         if error is not None:
             raise error

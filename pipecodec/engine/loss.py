@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from .stage_module import DeepSpeedPipeStageWrapper
+from ..errors import bug
+from .stage_module import StageModule
 from .token import join_loss
 
 __all__ = ["Labels", "loss_of"]
@@ -22,28 +23,30 @@ class Labels:
         self.value = value
 
 
-def loss_of(last: DeepSpeedPipeStageWrapper, loss_fn: LossFn) -> LossFn:
+def loss_of(last: StageModule, loss_fn: LossFn) -> LossFn:
     """Return what the engine is to call for the loss of what the stage ``last`` returned.
 
     ``loss_fn`` gets the output of the stage's module, and labels of any form. The loss is tied to
     the stage's input, which it need not depend on; one that depends on nothing trainable raises
     torch's error. Raises ``ValueError`` for a loss that is no scalar tensor, or notes it in
-    ``last.wrong_losses``, where that is a list, and goes on from zero.
+    ``last.ending.wrong_losses``, where that is a list, and goes on from zero.
     """
-    last.end_in_loss()
+    ending = last.ending
+    if ending is None:
+        raise bug("the last stage was not made to end in a loss")
 
     def loss(output: Any, labels: Any) -> Any:
-        output, token = last.finish(output)
+        output, token = ending.receive(output, last.recomputes)
         value = loss_fn(output, labels.value if isinstance(labels, Labels) else labels)
-        problem = _problem(value, last.scalar_losses)
+        problem = _problem(value, ending.scalar_losses)
         if problem is not None:
-            if last.wrong_losses is None:
+            if ending.wrong_losses is None:
                 raise ValueError(problem)
-            last.wrong_losses.append(problem)
+            ending.wrong_losses.append(problem)
             device = None if token is None else token.device
             value = torch.zeros((), device=device, requires_grad=torch.is_grad_enabled())
         joined = join_loss(value, token)
-        last.note_loss(joined)
+        ending.note_loss(joined, last.recomputes)
         return joined
 
     return loss

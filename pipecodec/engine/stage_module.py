@@ -1,4 +1,4 @@
-"""A pipeline stage as DeepSpeed's unpatched engine can run it: tensors in, tensors out.
+"""A pipeline stage as an unpatched engine can run it: tensors in, tensors out.
 
 Between two stages one micro-batch goes this way; the numbers are cited below.
 
@@ -12,46 +12,43 @@ Between two stages one micro-batch goes this way; the numbers are cited below.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from .. import _C
 from ..codec import TunnelCodec
-from ..options import BoundaryOptions, Differentiable
-from ..registry import register_framework_dialect
+from ..errors import bug
+from ..options import BoundaryOptions
 from ..stages.liveness import Arg, arg_name
 from ..stages.stage import Stage, bind_inputs
-from .ending import codec_within, reaches_a_leaf
+from .ending import Ending
+from .packed_batches import PackedBatches
 from .recompute import statistics_kept
-from .token import join, nothing_to_train
+from .token import join
 
-__all__ = ["DeepSpeedPipeStageWrapper"]
+__all__ = ["StageModule"]
 
 
-@register_framework_dialect("deepspeed", "pipeline_stage")
-class DeepSpeedPipeStageWrapper(nn.Module):
+class StageModule(nn.Module):
     """Runs stage ``stage_id`` of ``total_stages`` on named values.
 
     ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.stages.liveness.Liveness`;
     ``outputs`` declares what this stage gives, as in :func:`pipecodec.partition_modules`;
     ``name`` is the prefix of the stage's own names for what it gives (``submod_<stage_id>``).
-    ``capacity``, ``differentiable``, ``dynamic_shape``, ``read`` and ``values`` are the options of
-    the boundaries before and after it, see :class:`pipecodec.Codec`; ``options``, if given, are
-    all of them. ``recomputes`` tells that the engine runs the stage
-    again from the tensors it received (activation checkpointing): they are left as they are.
-    ``incoming`` and ``outgoing`` are the codecs of the boundaries before and after the stage, None
-    where there is none; ``take_packed_batches`` gives stage 0 an incoming one, ``end_in_loss`` the
-    last stage an outgoing one. While ``kept`` is a list, the last stage appends its outputs to it
-    and returns an empty tuple. ``wrong_losses``, where it is a list, takes what is wrong with the
-    losses of a batch, which are scalars while ``scalar_losses`` is True.
+    ``options`` are those of the boundaries before and after it. ``recomputes`` tells that the
+    engine runs the stage again from the tensors it received (activation checkpointing): they are
+    left as they are. With ``packed_batches`` stage 0 takes batches as ``batches`` packs them, else
+    the model's inputs. With ``in_loss`` the last stage ends in the loss that ``loss.loss_of`` makes
+    of ``ending``, else it ties every floating-point tensor of its output to its input itself.
+    ``batches`` and ``ending`` are None on all other stages. ``incoming`` and ``outgoing`` are the
+    codecs of what the stage takes and gives, None where nothing is packed.
 
     A module without a trainable parameter gets one of one element, ``anchor``, whose gradient is
-    always zero: the engine needs a parameter in every stage. ``add_filler`` makes others for the
+    always zero: an engine needs a parameter in every stage. ``add_filler`` makes others for the
     optimizer's groups, which have no gradient. Neither is in the state dict.
     """
 
@@ -64,14 +61,11 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         liveness: Mapping[int, Sequence[str]] | Sequence[Sequence[str]],
         stage_id_2_arg_names: Mapping[int, Sequence[Arg]],
         *,
-        outputs: str | Sequence[str] | None = None,
-        capacity: int | None = None,
-        differentiable: Differentiable = "auto",
-        dynamic_shape: bool = False,
-        read: Literal["auto", "always", "verified"] = "auto",
-        values: Literal["dynamic", "static"] = "dynamic",
-        recomputes: bool = False,
-        options: BoundaryOptions | None = None,
+        outputs: str | Sequence[str] | None,
+        options: BoundaryOptions,
+        recomputes: bool,
+        packed_batches: bool,
+        in_loss: bool,
     ) -> None:
         super().__init__()
         self.mod = mod
@@ -89,29 +83,23 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             outputs=outputs,
             name=name,
         )
-        if options is None:
-            options = BoundaryOptions(
-                capacity=capacity,
-                differentiable=differentiable,
-                dynamic_shape=dynamic_shape,
-                read=read,
-                values=values,
-            )
         self.options = options
         self.dynamic_shape = options.dynamic_shape
         self.recomputes = recomputes
-        self.incoming = None if stage_id == 0 else _boundary(stage_id, options)
-        self.outgoing = None if self.last else _boundary(stage_id + 1, options)
-        for codec, receiver in ((self.incoming, stage_id), (self.outgoing, stage_id + 1)):
-            if codec is not None:
-                codec.names = liveness[receiver]
-        self._packed: deque[torch.Tensor] = deque()
-        self._ended: list[torch.Tensor] = []  # the last token; a module is slow to set attributes
-        self.kept: list[Any] | None = None
-        self.wrong_losses: list[str] | None = None
-        self.scalar_losses = True
-        self._losses: deque[Any] = deque()
-        self._blind = False
+        self.batches: PackedBatches | None = None
+        self.ending: Ending | None = None
+        self.incoming: TunnelCodec | None = None
+        self.outgoing: TunnelCodec | None = None
+        if stage_id > 0:
+            self.incoming = _boundary(stage_id, options, liveness)
+        elif packed_batches:
+            self.batches = PackedBatches(self._stage.live)
+            self.incoming = self.batches.codec
+        if not self.last:
+            self.outgoing = _boundary(stage_id + 1, options, liveness)
+        elif in_loss:
+            self.ending = Ending()
+            self.outgoing = self.ending.codec
         if not any(parameter.requires_grad for parameter in mod.parameters()):
             self.anchor = nn.Parameter(torch.zeros(1))
 
@@ -134,22 +122,6 @@ class DeepSpeedPipeStageWrapper(nn.Module):
             sent = self._run(*self._receive(args, kwargs))
         return tuple(tensor.detach() for tensor in sent)
 
-    def take_packed_batches(self) -> None:
-        """Let stage 0 take batches as ``pack_batch`` makes them, each once and in order."""
-        # The engine's configuration has no say in a batch's sizes, and no gradient leaves it.
-        options = BoundaryOptions(differentiable=(), dynamic_shape=True)
-        self.incoming = TunnelCodec.of(options, "batch")
-        self.incoming.names = self.batch_names
-
-    def pack_batch(self, values: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
-        """Return the tensors of a batch with these values, those of ``batch_names``."""
-        assert self.incoming is not None
-        with torch.no_grad():  # the engine detaches a batch, whatever made it
-            tensors = self.incoming.pack(values)
-        if tensors[-1].is_cpu and not self.recomputes:  # else it is taken more than once
-            self._packed.append(tensors[-1])  # and is not read from the device again
-        return tensors
-
     def add_filler(self) -> nn.Parameter:
         """Return a new parameter of one element, zero, for a group of the optimizer without one."""
         filler = nn.Parameter(torch.zeros(1, device=next(self.parameters()).device))
@@ -158,42 +130,12 @@ class DeepSpeedPipeStageWrapper(nn.Module):
 
     def start_batch(self) -> None:
         """Forget batches that were packed and not taken, and values that were sent."""
-        self._packed.clear()
-        self._losses.clear()
-        if self.wrong_losses is not None:
-            self.wrong_losses.clear()
+        if self.batches is not None:
+            self.batches.clear()
+        if self.ending is not None:
+            self.ending.clear()
         if self.outgoing is not None and self.outgoing.in_flight is not None:
             self.outgoing.in_flight.clear()
-
-    @property
-    def batch_names(self) -> list[str]:
-        """The names of the values that a batch for stage 0 holds, in order."""
-        return list(self._stage.live)
-
-    def end_in_loss(self) -> None:
-        """Let ``finish`` be called for each output, and the loss be tied to this stage's input.
-
-        Else the last stage ties every floating-point tensor of its output to its input itself.
-        """
-        # Leaves show whether they require a gradient only where gradients are enabled. Reentrant
-        # checkpointing runs the stage without them first, and takes every float as differentiable.
-        self.outgoing = codec_within("by-dtype")
-        self._seen = codec_within("auto")
-
-    def finish(self, output: Any) -> tuple[Any, torch.Tensor | None]:
-        """Return the module's output and the token, from what ``forward`` returned last."""
-        if self.recomputes and self.outgoing is not None:
-            return self.outgoing.receive(output)
-        return output, self._ended.pop() if self._ended else None
-
-    def note_loss(self, loss: Any) -> None:
-        """Take note of a loss, for when its output is recomputed.
-
-        An output that was sent without gradients counts as differentiable; whether the loss depends
-        on anything trained is seen no earlier.
-        """
-        if self.recomputes and self._blind:
-            self._losses.append(getattr(loss, "grad_fn", None))
 
     def reset(self) -> None:
         """Forget the tensors and gradients that this stage's boundaries agreed on.
@@ -211,7 +153,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *lists: list[str]
     ) -> None:
-        """Neither ask for the wrapper's own parameters nor refuse them."""
+        """Neither ask for anchor and fillers nor refuse them."""
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
         for keys in lists[:2]:  # missing, unexpected
             own = (f"{prefix}anchor", f"{prefix}filler")
@@ -222,7 +164,7 @@ class DeepSpeedPipeStageWrapper(nn.Module):
     ) -> tuple[dict[str, Any], torch.Tensor]:
         """Return the values that arrived, by name, and the token."""
         if self.incoming is not None:
-            known = self._packed.popleft() if self._packed else None
+            known = None if self.batches is None else self.batches.next_frame()
             values, token = self.incoming.receive(args, not self.recomputes, known)
             return {**self._stage.bind(values), **kwargs}, token
         batch: list[Any] = []
@@ -244,33 +186,14 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         with statistics_kept(self.mod) if again else nullcontext():
             output = self.mod(*positional, **keyword)  # 3
         if self.last:
-            return self._end(output, token)
+            if self.ending is None:
+                return join(output, token)
+            return self.ending.send(output, token, self.recomputes)
         self._stage.name_outputs(env, output)
         values = self._stage.collect(env, self.liveness[self.stage_id + 1])  # 4
-        assert self.outgoing is not None
-        return self.outgoing.send(tuple(values), token, token.device)  # 5
-
-    def _end(self, output: Any, token: torch.Tensor) -> Any:
-        if self.kept is not None:
-            self.kept.append(output)
-            return ()
         if self.outgoing is None:
-            return join(output, token)
-        if not self.recomputes:
-            self._ended[:] = [token]
-            return output
-        # Checkpointing passes nothing but tensors.
-        if torch.is_grad_enabled() and not _C.in_backward():
-            self._blind = False
-            return self._seen.send(output, token, token.device)
-        sent = self.outgoing.send(output, token, token.device)
-        if not _C.in_backward():
-            self._blind = True
-        elif self._blind:
-            loss = self._losses.popleft()
-            if not _C.entered_with_gradients(sent[0]) and not reaches_a_leaf(loss):
-                raise nothing_to_train()
-        return sent
+            raise bug("a stage before the last one that sends nothing")
+        return self.outgoing.send(tuple(values), token, token.device)  # 5
 
     def _must_look(self) -> bool:
         """Return whether it can be seen with gradients enabled only what is differentiable.
@@ -285,8 +208,14 @@ class DeepSpeedPipeStageWrapper(nn.Module):
         return self.recomputes and self.training and auto and unsettled
 
 
-def _boundary(receiver: int, options: BoundaryOptions) -> TunnelCodec:
-    return TunnelCodec.of(options, f"boundary {receiver - 1}→{receiver}")
+def _boundary(
+    receiver: int,
+    options: BoundaryOptions,
+    liveness: Mapping[int, Sequence[str]] | Sequence[Sequence[str]],
+) -> TunnelCodec:
+    codec = TunnelCodec.of(options, f"boundary {receiver - 1}→{receiver}")
+    codec.names = liveness[receiver]
+    return codec
 
 
 def _in_input_order(

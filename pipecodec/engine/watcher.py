@@ -28,7 +28,7 @@ from .process import has_ended, identity
 
 __all__ = ["Watcher", "default_timeout", "watcher"]
 
-logger = get_logger("deepspeed")
+logger = get_logger("engine")
 
 _POLL, _POLL_SOON = 0.5, 0.05
 _WATCHED = 8

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -135,7 +136,10 @@ def partition_modules(
 
 
 def run_local(part: Partition, *args: Any, **kwargs: Any) -> Any:
-    """Run all stages in this process, every boundary through pack and unpack.
+    """Run all stages in this process, every boundary through pack and unpack of a codec.
+
+    Each boundary keeps its codec from call to call, so that a value met again takes the short way
+    here too; sizes and structures may change.
 
     Takes the model's inputs by position (``part.input_names``) or by name, and returns what the
     last stage returns. Gradients flow as in the unsplit model: the tensors that cross a boundary
@@ -149,10 +153,21 @@ def run_local(part: Partition, *args: Any, **kwargs: Any) -> Any:
         output = module(*positional, **keyword)
         if k + 1 < len(part.stages):
             stage.name_outputs(env, output)
-            codec = Codec(name=f"boundary {k}→{k + 1}")
+            codec = _codec_after(module, k)
             codec.names = part.liveness[k + 1]
             values = codec.unpack(codec.pack(stage.collect(env, part.liveness[k + 1])))
     return output
+
+
+_codecs: WeakKeyDictionary[nn.Module, dict[int, Codec]] = WeakKeyDictionary()
+"""Of ``run_local``, by the stage before the boundary: a partition may be copied and pickled."""
+
+
+def _codec_after(module: nn.Module, k: int) -> Codec:
+    codecs = _codecs.setdefault(module, {})
+    if k not in codecs:
+        codecs[k] = Codec(name=f"boundary {k}→{k + 1}", dynamic_shape=True)
+    return codecs[k]
 
 
 def _names_of(k: int, entry: Outputs) -> list[str] | None:

@@ -86,7 +86,8 @@ def test_other_threads_run_while_one_waits() -> None:
         thread.join()
 
 
-def test_receiving_is_not_captured() -> None:
+def test_reading_is_not_captured() -> None:
+    """Nor is a frame expected that nobody has checked yet, so that it may not be there."""
     (right, _), receiver = two()
     before, graph = torch.zeros(3, device="cuda"), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -99,6 +100,27 @@ def test_receiving_is_not_captured() -> None:
     receiver.unpack(right)
     receiver.check()
     assert receiver.stats.reads == 1
+
+
+def test_receiving_is_captured_in_a_graph() -> None:
+    (right, wrong), receiver = two()
+    receiver.check()
+    hidden, frame = (tensor.clone() for tensor in right)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        doubled = receiver.unpack((hidden, frame))[0] * 2
+    for factor in (1, 2, 3):
+        hidden.fill_(factor)
+        graph.replay()
+        receiver.check()
+        assert doubled.tolist() == [2 * factor] * 3
+    for received in (wrong[-1], right[-1]):
+        frame.copy_(received)
+        graph.replay()
+    with pytest.raises(StructureChangedError, match="boundary: a frame that a replay of a CUDA"):
+        receiver.check()
+    graph.replay()
+    receiver.check()
 
 
 def test_a_frame_that_ends_too_early_is_read() -> None:

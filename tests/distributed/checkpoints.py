@@ -12,6 +12,9 @@ from torch import Tensor, nn
 import pipecodec.deepspeed
 from pipecodec import Partition, partition_modules
 
+from .engines import Grid, allow_fp16, engine_for, join
+from .training import DTYPES
+
 __all__ = ["Case", "build", "differing", "engine_of", "held", "start", "train"]
 
 WIDTH, LAYERS, ACCUMULATE = 6, 6, 2
@@ -39,9 +42,7 @@ class Case:
 
     @property
     def dtype(self) -> torch.dtype:
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[
-            self.precision
-        ]
+        return DTYPES[self.precision]
 
 
 class Layer(nn.Module):
@@ -97,23 +98,15 @@ def optimizer_of(case: Case, parameters: list[Any]) -> torch.optim.Optimizer:
 
 
 def start() -> None:
-    """Join the ranks; DeepSpeed is told that its CPU supports fp16, which torch computes with."""
-    import deepspeed
-    from deepspeed.accelerator import get_accelerator
-
-    get_accelerator().is_fp16_supported = lambda: True
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    allow_fp16()
+    join()
 
 
 def engine_of(case: Case, part: Partition, replicas: int = 1, **options: Any) -> Any:
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
-
-    config = {
+    config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 4,
         "gradient_accumulation_steps": ACCUMULATE,
         "gradient_clipping": case.clip,
-        "steps_per_print": None,
-        "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": case.zero},
         **dict(case.config),
     }
@@ -136,15 +129,15 @@ def engine_of(case: Case, part: Partition, replicas: int = 1, **options: Any) ->
             milestones=[3],
         ),
     }
-    return pipecodec.deepspeed.initialize(
+    return engine_for(
         part,
-        topology=PipeDataParallelTopology(num_pp=len(part.stages), num_dp=replicas),
+        Grid(len(part.stages), replicas),
         loss_fn=lambda output, target: nn.functional.mse_loss(output.float(), target.float()),
         optimizer=lambda parameters: optimizer_of(case, parameters),
         lr_scheduler=schedules[case.schedule] if case.schedule else None,
         config=config,
         **options,
-    )[0]
+    )
 
 
 def micro_batches(case: Case, step: int, replica: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 from collections.abc import Callable
+from multiprocessing import forkserver
 from typing import Any
 
 from pipecodec.demo.launch import Outcome, run_ranks
@@ -13,14 +16,28 @@ TIMEOUT = 60.0
 """Seconds until a rank dumps its stacks and ends; a case takes about one second."""
 
 
+@functools.cache
+def start_server() -> None:
+    """Start the server that ranks are forked from, with the tests' slow imports made once too."""
+    modules = ["pipecodec.demo.preload", "tests.distributed.preload"]
+    multiprocessing.set_forkserver_preload(modules)
+    forkserver.ensure_running()
+
+
 def outcomes(function: Callable[..., Any], world: int, *args: Any, **options: Any) -> list[Outcome]:
     """Run ``function(Rank, *args)`` in ``world`` processes and say how each of them ended."""
+    start_server()
     return run_ranks(function, world, *args, **{"timeout": TIMEOUT, **options})
 
 
-def values(function: Callable[..., Any], world: int, *args: Any) -> list[Any]:
-    """Return what every rank returned; an ``AssertionError`` shows each rank that did not."""
-    ended = outcomes(function, world, *args)
+def values(function: Callable[..., Any], world: int, *args: Any, **options: Any) -> list[Any]:
+    """Return what every rank returned; an ``AssertionError`` shows each rank that did not.
+
+    It begins with the last message of a rank, such as the name of the case that was begun.
+    """
+    said: list[Any] = [""]
+    options["on_message"] = lambda _, message: said.append(message)
+    ended = outcomes(function, world, *args, **options)
     failures = [f"rank {o.rank}: {o.status}\n{o.detail}" for o in ended if o.status != "ok"]
-    assert not failures, "\n".join(failures)
+    assert not failures, f"after {said[-1]!r}\n" + "\n".join(failures)
     return [outcome.value for outcome in ended]

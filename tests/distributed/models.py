@@ -6,12 +6,19 @@ no codec between them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["WIDTH", "DeadEnds", "Decoder"]
+import pipecodec.deepspeed
+
+from .engines import Grid, join, loss_fn, sgd
+from .training import Training, names_here
+
+__all__ = ["WIDTH", "Case", "DeadEnds", "Decoder"]
 
 WIDTH = 8
 
@@ -155,3 +162,66 @@ class DeadEnds(nn.Module):
 
     def stages(self) -> Stages:
         return [self.fan, self.shapes, self.sum], [["spare", "hidden"], "hidden", None]
+
+
+MODELS = {"Decoder": Decoder, "DeadEnds": DeadEnds}
+
+
+@dataclass(frozen=True)
+class Case(Training):
+    """One of ``MODELS`` with its arguments, on an engine that DeepSpeed itself makes."""
+
+    model: str
+    grid: Grid
+    arguments: dict[str, Any] = field(default_factory=dict)
+    accumulate: int = 2
+    evaluate: frozenset[int] = frozenset()
+
+    unused_have_none = False  # DeepSpeed's own engine makes zeros of them
+
+    def build(self) -> Any:
+        torch.manual_seed(7)
+        return MODELS[self.model](self.grid.stages, **self.arguments)
+
+    def batches(self, step: int, replica: int, *, evaluate: bool = False) -> Iterator[Any]:
+        """Yield the micro-batches of a step: ((x, segment), target)."""
+        for index in range(self.accumulate):
+            seed = 1000 * (step + 100 * evaluate) + index
+            random = torch.Generator().manual_seed(seed)
+            x = torch.randn(4, WIDTH, generator=random)
+            segment = torch.randint(0, 2, (4, WIDTH), generator=random)
+            target = torch.randint(0, 3, (4,), generator=random)
+            yield (x, segment), target
+
+    def loss(self, model: Any, batch: Any) -> torch.Tensor:
+        given, target = batch
+        return loss_fn(model(*given), target)
+
+    def module(self, model: Any, **options: Any) -> Any:
+        """Return DeepSpeed's module of this rank's stages, whose outputs are declared."""
+        join()
+        stages, outputs = model.stages()
+        return pipecodec.deepspeed.pipeline_module(
+            pipecodec.partition_modules(stages, ["x", "segment"], outputs),
+            topology=self.grid.topology(),
+            loss_fn=loss_fn,
+            config=self.config(),
+            schedule=self.grid.schedule,
+            **options,
+        )
+
+    def engine(self, model: Any) -> tuple[Any, dict[nn.Parameter, str]]:
+        import deepspeed
+
+        module = self.module(model)
+        optimizer = sgd([p for p in module.parameters() if p.requires_grad])
+        engine = deepspeed.initialize(model=module, optimizer=optimizer, config=self.config())[0]
+        return engine, names_here(engine, model)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "train_micro_batch_size_per_gpu": 4,
+            "gradient_accumulation_steps": self.accumulate,
+            "gradient_clipping": 0.0,
+            "steps_per_print": None,
+        }

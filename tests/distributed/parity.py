@@ -7,23 +7,29 @@ ends them, and those after it get new ones.
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import gc
 import json
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
+from pipecodec.demo.launch import Outcome, Rank
 
-from pipecodec.demo.launch import Outcome, run_ranks
-
+from .comparison import distance, first_difference
+from .harness import outcomes, values
 from .parity_cells import CELLS, FURTHER, KINDS, Cell
-from .parity_pipeline import CELL_TIMEOUT, Result, pipeline_cells
 from .parity_reference import flat_cells, plain_cells
 from .stock import last_line
+from .training import Trained, train
 
 __all__ = ["Verdict", "verdicts"]
+
+CELL_TIMEOUT = 25.0
+"""Seconds until a cell counts as hanging; it takes about one."""
 
 SHARE = 20
 """Cells that share processes at most: their groups stay open until these end."""
@@ -64,20 +70,19 @@ def verdicts(cells: Sequence[Cell]) -> dict[Cell, Verdict]:
     return found
 
 
-def _references(function: object, cells: list[Cell]) -> dict[Cell, Result]:
+def _references(function: Callable[..., Any], cells: list[Cell]) -> dict[Cell, Trained]:
     if not cells:
         return {}
-    (outcome,) = run_ranks(function, 1, cells, timeout=60.0 + len(cells))
-    assert outcome.status == "ok", outcome.detail
-    results: dict[Cell, Result] = outcome.value
+    results: dict[Cell, Trained]
+    (results,) = values(function, 1, cells, timeout=60.0 + 2 * len(cells))
     return results
 
 
-def _trained(cells: Iterable[Cell]) -> Iterator[tuple[Cell, list[Result] | str]]:
+def _trained(cells: Iterable[Cell]) -> Iterator[tuple[Cell, list[Trained] | str]]:
     """Yield what every rank of a cell's pipeline has, or how it failed."""
     worlds: dict[int, list[tuple[int, Cell]]] = defaultdict(list)
     for number, cell in enumerate(cells):
-        worlds[cell.world].append((number, cell))
+        worlds[cell.grid.processes].append((number, cell))
     for world, left in sorted(worlds.items()):
         while left:
             some = left[:SHARE]
@@ -88,12 +93,11 @@ def _trained(cells: Iterable[Cell]) -> Iterator[tuple[Cell, list[Result] | str]]
 
             timeout = CELL_TIMEOUT * len(some)
             with tempfile.TemporaryDirectory() as folder:
-                ended = run_ranks(
-                    pipeline_cells, world, some, folder, timeout=timeout, on_message=hear
-                )
+                ended = outcomes(train_cells, world, some, folder, timeout=timeout, on_message=hear)
             done = 0
             for number, cell in some:
-                results = [r for own in said[number].values() for r in own if isinstance(r, Result)]
+                every = [each for own in said[number].values() for each in own]
+                results = [each for each in every if isinstance(each, Trained)]
                 if len(results) != world:
                     yield cell, _failure(ended, [list(own) for own in said[number].values()])
                     done += 1
@@ -101,6 +105,22 @@ def _trained(cells: Iterable[Cell]) -> Iterator[tuple[Cell, list[Result] | str]]
                 yield cell, results
                 done += 1
             left = left[done:]
+
+
+def train_cells(rank: Rank, cells: list[tuple[int, Cell]], folder: str) -> None:
+    """Train the cells one after the other; says when each begins, and its results.
+
+    All ranks save in ``folder`` what is to be resumed.
+    """
+    for number, cell in cells:
+        faulthandler.dump_traceback_later(CELL_TIMEOUT, exit=True, file=2)
+        rank.say((number, "begun"))
+        try:
+            rank.say((number, train(cell, f"{folder}/{number}")))
+        except ValueError as refusal:
+            rank.say((number, str(refusal)))
+            raise
+        gc.collect()  # parameters and their hooks hold each other
 
 
 def _failure(ended: list[Outcome], said: list[list[object]]) -> str:
@@ -117,57 +137,20 @@ def _failure(ended: list[Outcome], said: list[list[object]]) -> str:
 
 
 def _compared(
-    cell: Cell, results: list[Result], plain: Result | None, same: Result | None
+    cell: Cell, results: list[Trained], plain: Trained | None, same: Trained | None
 ) -> Verdict:
     """Compare with torch alone in fp32, else with the same optimizer in one process."""
     expected = plain or same
     assert expected is not None
-    wrong = _wrong(results, expected)
+    wrong = first_difference(results, expected)
     if not wrong:
         return Verdict("equal", "equal")
-    far = _far(results, expected)
-    if plain and same and cell.optimizer.startswith("Adam") and not _wrong(results, same):
+    far = distance(results, expected)
+    if plain and same and cell.optimizer_name == "AdamW" and not first_difference(results, same):
         return Verdict("a", f"{far:.0e} (a)")
-    if "gradient_clipping" in cell.config and far <= ROUNDING:
+    if cell.clip and far <= ROUNDING:
         return Verdict("b", f"{far:.0e} (b)")
     return Verdict("WRONG", f"WRONG: {wrong}")
-
-
-def _wrong(results: list[Result], expected: Result) -> str:
-    """Say what differs from the reference, and in which step first."""
-    far = f"weights differ by {_far(results, expected):.1e}"
-    for result in results:
-        for step, weights in enumerate(result.weights):
-            for name in weights:
-                if weights[name].tobytes() != expected.weights[step][name].tobytes():
-                    return f"{far}, first {name} in step {step}"
-        if expected.masters:
-            for name, master in result.masters.items():
-                if master.tobytes() != expected.masters[name].tobytes():
-                    return f"{far}, those in fp32 of {name}"
-        for what in ("losses", "evaluation", "scales"):
-            if (got := getattr(result, what)) != (right := getattr(expected, what)):
-                return f"{what} {got} instead of {right}"
-        own = frozenset(result.weights[0])
-        for step, got in enumerate(result.missing or ()):
-            if expected.missing and got != (right := expected.missing[step] & own):
-                return f"no gradient in step {step}: {sorted(got)} instead of {sorted(right)}"
-    missing = set(expected.weights[0]).difference(*(result.weights[0] for result in results))
-    return f"no rank has {sorted(missing)}" if missing else ""
-
-
-def _far(results: list[Result], expected: Result) -> float:
-    """Return the largest difference of a weight in any step, or of one in fp32 after the last."""
-    pairs = [
-        (weight, right[name])
-        for result in results
-        for own, right in (
-            *zip(result.weights, expected.weights, strict=True),
-            *([(result.masters, expected.masters)] if expected.masters else []),
-        )
-        for name, weight in own.items()
-    ]
-    return max(float(np.abs(one.reshape(-1) - other.reshape(-1)).max()) for one, other in pairs)
 
 
 def main() -> None:

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
-from .parity_models import KINDS, SHARDED, batches
-from .sharded import SHARDS
+from .engines import Grid, allow_fp16, engine_for, join
+from .parity_models import EVALUATE, INPUTS, KINDS, SHARDED, STEPS, batches, build, loss_fn
+from .sharded import SHARDS, keep_one_shard
+from .training import Training, names_here
 
 __all__ = [
     "CELLS",
@@ -20,8 +23,6 @@ __all__ = [
     "OPTIMIZERS",
     "PRECISIONS",
     "Cell",
-    "allow_fp16",
-    "optimizer_of",
 ]
 
 _SGD, _ADAMW = torch.optim.SGD, torch.optim.AdamW
@@ -47,47 +48,53 @@ _FP16 = {
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One training; ``config`` is merged into DeepSpeed's, ``scale`` is that of fp16.
+class Cell(Training):
+    """One training; ``config`` is merged into DeepSpeed's, ``fp16`` is its scale.
 
-    With ``resume`` it is saved after the evaluation's step and goes on in a new engine. ``note``
-    says in a name what ``config`` and ``accumulate`` change.
+    If it is ``resumed``, it is saved after the evaluation's step and goes on in a new engine.
+    ``note`` says in a name what ``config`` and ``accumulate`` change.
     """
 
-    optimizer: str
+    optimizer_name: str
     precision: str
     zero: int
-    replicas: int
-    kind: str
+    replicas: int = 1
+    kind: str = KINDS[0]
     stages: int = 2
-    scale: str = "dynamic"
+    fp16: str = "dynamic"
     accumulate: int = 2
-    resume: bool = False
+    resumed: bool = False
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
     note: str = ""
 
-    @property
-    def tensor(self) -> int:
-        """How many tensor-parallel ranks share out a stage's weights."""
-        return SHARDS if self.kind == SHARDED else 1
+    steps, evaluate = STEPS, frozenset({EVALUATE})
 
     @property
-    def world(self) -> int:
-        return self.stages * self.replicas * self.tensor
+    def resume(self) -> frozenset[int]:
+        return self.evaluate if self.resumed else frozenset()
+
+    @property
+    def clip(self) -> float:
+        limit: float = self.config.get("gradient_clipping", 0.0)
+        return limit
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.stages, self.replicas, tensor=SHARDS if self.kind == SHARDED else 1)
 
     @property
     def row(self) -> str:
-        return f"{self.optimizer} | {self.precision} | {self.zero} | {self.replicas}"
+        return f"{self.optimizer_name} | {self.precision} | {self.zero} | {self.replicas}"
 
     @property
     def name(self) -> str:
         """All that tells this cell from others."""
-        scale = f", {self.scale} scale" if self.precision == "fp16" else ""
+        scale = f", {self.fp16} scale" if self.precision == "fp16" else ""
         replicas = "1 replica" if self.replicas == 1 else f"{self.replicas} replicas"
         return (
-            f"{self.optimizer}; {self.precision}{scale}; ZeRO-{self.zero}; {replicas}; "
+            f"{self.optimizer_name}; {self.precision}{scale}; ZeRO-{self.zero}; {replicas}; "
             f"{self.kind}; {self.stages} stages"
-            + ("; saved and resumed" if self.resume else "")
+            + ("; saved and resumed" if self.resumed else "")
             + (f"; {self.note}" if self.note else "")
         )
 
@@ -100,10 +107,13 @@ class Cell:
             "steps_per_print": None,
             "zero_allow_untested_optimizer": True,
             "bf16": {"enabled": self.precision == "bf16"},
-            "fp16": _FP16[self.scale] if self.precision == "fp16" else {"enabled": False},
+            "fp16": _FP16[self.fp16] if self.precision == "fp16" else {"enabled": False},
             "zero_optimization": {"stage": self.zero},
             **self.config,
         }
+
+    def build(self) -> nn.ModuleList:
+        return build(self.kind, self.stages)
 
     def batches(
         self, step: int, replica: int, *, evaluate: bool = False
@@ -114,24 +124,40 @@ class Cell:
             self.kind, step, replica, self.accumulate, evaluate=evaluate, overflow=overflow
         )
 
+    def loss_fn(self, output: Tensor, labels: Tensor) -> Tensor:
+        return loss_fn(output, labels)
 
-def optimizer_of(cell: Cell, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the cell's optimizer; by decay in two groups, of which either may be empty."""
-    groups: list[Any] = list(parameters)
-    if cell.kind == "groups by decay":
-        matrices = [p for p in parameters if p.ndim > 1]
-        others = [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0}]
-    return OPTIMIZERS[cell.optimizer](groups)
+    def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        """Return the cell's optimizer; by decay in two groups, of which either may be empty."""
+        every = list(parameters)
+        groups: list[Any] = every
+        if self.kind == "groups by decay":
+            matrices = [p for p in every if p.ndim > 1]
+            others = [p for p in every if p.ndim <= 1]
+            groups = [
+                {"params": matrices, "weight_decay": 0.1},
+                {"params": others, "weight_decay": 0},
+            ]
+        return OPTIMIZERS[self.optimizer_name](groups)
 
-
-def allow_fp16() -> None:
-    """Let DeepSpeed train in fp16 on the CPU, which computes it as any device does."""
-    from deepspeed.accelerator import get_accelerator
-
-    accelerator = type(get_accelerator())
-    accelerator.is_fp16_supported = lambda self: True
-    accelerator.supported_dtypes = lambda self: [torch.float, torch.half, torch.bfloat16]
+    def engine(self, model: Any) -> tuple[Any, dict[nn.Parameter, str]]:
+        allow_fp16()
+        join()
+        grid, own = self.grid, dist.get_rank()
+        if grid.tensor > 1:
+            for ranks in grid.topology().get_axis_comm_lists("model"):
+                group = dist.new_group(ranks)
+                if own in ranks:
+                    keep_one_shard(model, ranks.index(own), group)
+        engine = engine_for(
+            list(model),
+            grid,
+            inputs=INPUTS,
+            loss_fn=loss_fn,
+            optimizer=self.optimizer,
+            config=self.engine_config(),
+        )
+        return engine, names_here(engine, model)
 
 
 def _cells() -> Iterator[Cell]:
@@ -140,7 +166,7 @@ def _cells() -> Iterator[Cell]:
         cell = Cell(*axis)
         yield cell
         if cell.precision == "fp16":
-            yield replace(cell, scale="static")
+            yield replace(cell, fp16="static")
         if (number + number // 60) % 3 == 0:
             yield replace(cell, stages=3)
 
@@ -152,9 +178,9 @@ dynamic and a static loss scale."""
 
 def _further() -> Iterator[Cell]:
     clipped = {"config": {"gradient_clipping": 0.05}, "note": "clipped"}
-    for resume in (False, True):
+    for resumed in (False, True):
         for replicas in (1, 2):
-            yield Cell("AdamW", "bf16", 1, replicas, "all used", resume=resume, **clipped)
+            yield Cell("AdamW", "bf16", 1, replicas, "all used", resumed=resumed, **clipped)
     for precision, zero in itertools.product(("fp32", "bf16"), (0, 1)):
         yield Cell("AdamW", precision, zero, 1, SHARDED)
         yield Cell("AdamW", precision, zero, 1, SHARDED, **clipped)

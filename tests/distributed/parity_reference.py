@@ -1,13 +1,11 @@
-"""A cell of the parity table in one process.
+"""A cell of the parity table in one process, with the optimizer that DeepSpeed makes of torch's.
 
-In fp32 that is torch alone. In bf16 and fp16, and with ZeRO-1, it is DeepSpeed's own optimizer over
-the whole model in one stage, which gets the mean of the replicas' plain gradients; parameters
+It steps the whole model in one stage, with the mean of the replicas' plain gradients; parameters
 without any are put back after its step, with their moments.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,87 +14,66 @@ from torch import Tensor, nn
 
 from pipecodec.demo.launch import Rank
 
-from .parity_cells import Cell, allow_fp16, optimizer_of
-from .parity_models import EVALUATE, STEPS, build, loss_fn
-from .parity_pipeline import Result, masters_of, weights_of
+from .engines import allow_fp16, join
+from .parity_cells import Cell
+from .parity_models import loss_fn
+from .reference import Gradients, train_alone
+from .training import Trained, masters_of
 
 __all__ = ["flat_cells", "plain_cells"]
 
-Gradients = dict[nn.Parameter, Tensor | None]
 
-
-def plain_cells(rank: Rank, cells: list[Cell]) -> dict[Cell, Result]:
+def plain_cells(rank: Rank, cells: list[Cell]) -> dict[Cell, Trained]:
     """Train each cell in fp32 with torch's optimizer and nothing else."""
-    return {cell: _plain(cell) for cell in cells}
+    return {cell: train_alone(cell) for cell in cells}
 
 
-def flat_cells(rank: Rank, cells: list[Cell]) -> dict[Cell, Result]:
+def flat_cells(rank: Rank, cells: list[Cell]) -> dict[Cell, Trained]:
     """Train each cell with the optimizer that DeepSpeed makes of torch's."""
-    import deepspeed
-
     allow_fp16()
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    return {cell: _flat(cell) for cell in cells}
+    join()
+    return {cell: train_alone(cell, Flat) for cell in cells}
 
 
-def _plain(cell: Cell) -> Result:
-    model = build(cell.kind, cell.stages)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = optimizer_of(cell, trained)
-    names = {p: name for name, p in model.named_parameters()}
-    missing = []
+class Flat:
+    """The optimizer of DeepSpeed's engine over the whole model in one stage."""
 
-    def step(gradients: Gradients) -> None:
+    def __init__(self, cell: Cell, model: nn.Module) -> None:
+        import deepspeed
+        from deepspeed.pipe import PipelineModule
+        from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+
+        self.names = {p: name for name, p in model.named_parameters()}
+        self.engine, *_ = deepspeed.initialize(
+            model=PipelineModule(
+                [model],
+                topology=PipeDataParallelTopology(num_pp=1, num_dp=1),
+                loss_fn=loss_fn,
+                partition_method="uniform",
+            ),
+            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            optimizer=cell.optimizer,
+            config=cell.engine_config(),
+        )
+        self.optimizer: Any = self.engine.optimizer
+        _begin_anew(self.optimizer)
+
+    def scale(self) -> float:
+        return float(getattr(self.optimizer, "loss_scale", 1.0))
+
+    def step(self, gradients: Gradients, trained: Trained) -> None:
+        put_back = [_saved(self.optimizer, p) for p, g in gradients.items() if g is None]
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
-        missing.append(frozenset(names[p] for p in names if p.grad is None))
-        if limit := cell.config.get("gradient_clipping"):
-            nn.utils.clip_grad_norm_(trained, limit)
-        optimizer.step()
-
-    result = _train(cell, model, step, lambda: 1.0, lambda loss: loss)
-    result.missing = missing
-    return result
-
-
-def _flat(cell: Cell) -> Result:
-    import deepspeed
-    from deepspeed.pipe import PipelineModule
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
-
-    model = build(cell.kind, cell.stages)
-    names = {p: name for name, p in model.named_parameters()}
-    engine, *_ = deepspeed.initialize(
-        model=PipelineModule(
-            [model],
-            topology=PipeDataParallelTopology(num_pp=1, num_dp=1),
-            loss_fn=loss_fn,
-            partition_method="uniform",
-        ),
-        model_parameters=[p for p in model.parameters() if p.requires_grad],
-        optimizer=lambda parameters: optimizer_of(cell, list(parameters)),
-        config=cell.engine_config(),
-    )
-    optimizer = engine.optimizer
-    _begin_anew(optimizer)
-
-    def step(gradients: Gradients) -> None:
-        put_back = [_saved(optimizer, p) for p, g in gradients.items() if g is None]
-        for parameter, gradient in gradients.items():
-            parameter.grad = gradient
-        if engine.using_bf16_optimizer:
-            optimizer.update_hp_grads()
-        engine._exec_reduce_grads()  # of one replica
-        engine._take_model_step({})
+        if self.engine.using_bf16_optimizer:
+            self.optimizer.update_hp_grads()
+        self.engine._exec_reduce_grads()  # of one replica
+        self.engine._take_model_step({})
         for restore in put_back:
             restore()
 
-    def scale() -> float:
-        return float(getattr(optimizer, "loss_scale", 1.0))
-
-    result = _train(cell, model, step, scale, lambda loss: loss * scale())
-    result.masters = masters_of(optimizer, names)
-    return result
+    def finish(self, trained: Trained) -> None:
+        trained.masters = masters_of(self.optimizer, self.names)
 
 
 def _begin_anew(optimizer: Any) -> None:
@@ -106,96 +83,6 @@ def _begin_anew(optimizer: Any) -> None:
         for own, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
             for parameter, master in zip(own, masters, strict=True):
                 master.data = parameter.detach().float()
-
-
-def _train(
-    cell: Cell,
-    model: nn.ModuleList,
-    step: Callable[[Gradients], None],
-    scale: Callable[[], float],
-    scaled: Callable[[Tensor], Tensor],
-) -> Result:
-    names = {p: name for name, p in model.named_parameters()}
-    trained = [p for p in names if p.requires_grad]
-    result = Result()
-    for number in range(STEPS):
-        if number == EVALUATE:
-            model.eval()
-            with torch.no_grad():
-                result.evaluation = _mean(
-                    [list(own) for own in _losses(cell, model, number, evaluate=True)]
-                )
-            model.train()
-        losses, gradients = [], []
-        for own in _losses(cell, model, number):
-            taken = []
-            sums = _Sums(cell, trained)
-            for loss in own:
-                scaled(loss / cell.accumulate).backward()
-                taken.append(loss.detach())
-                sums.take()
-            losses.append(taken)
-            gradients.append(sums.values)
-        step({p: _average(cell, [of[p] for of in gradients]) for p in trained})
-        for parameter in trained:
-            parameter.grad = None
-        result.losses.append(_mean(losses))
-        result.weights.append(weights_of(names))
-        result.scales.append(scale())
-    return result
-
-
-class _Sums:
-    """One replica's gradients, summed over its micro-batches as the optimizer does it."""
-
-    def __init__(self, cell: Cell, trained: list[nn.Parameter]) -> None:
-        self.dtype = _ACCUMULATED.get(cell.config.get("data_types", {}).get("grad_accum_dtype"))
-        self.values: Gradients = dict.fromkeys(trained)
-
-    def take(self) -> None:
-        for parameter, total in self.values.items():
-            if parameter.grad is not None:
-                gradient = parameter.grad.to(self.dtype or parameter.dtype)
-                self.values[parameter] = gradient.clone() if total is None else total + gradient
-                parameter.grad = None
-
-
-_ACCUMULATED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def _average(cell: Cell, gradients: list[Tensor | None]) -> Tensor | None:
-    """Return the mean over replicas: None if no replica has one, else zero for those without."""
-    some = next((g for g in gradients if g is not None), None)
-    if some is None or len(gradients) == 1:
-        return some
-    filled = [torch.zeros_like(some) if g is None else g for g in gradients]
-    if cell.zero == 1 and "data_types" not in cell.config:  # ZeRO divides before it adds
-        return sum(g / len(filled) for g in filled)  # type: ignore[return-value]
-    return sum(filled) / len(filled)  # type: ignore[return-value]
-
-
-def _losses(
-    cell: Cell, model: nn.ModuleList, step: int, *, evaluate: bool = False
-) -> Iterator[Iterator[Tensor]]:
-    """Yield each replica's losses."""
-    for replica in range(cell.replicas):
-        own = cell.batches(step, replica, evaluate=evaluate)
-        yield (_loss(model, batch) for batch in own)
-
-
-def _loss(model: nn.ModuleList, batch: dict[str, Any]) -> Tensor:
-    values = dict(batch)
-    for stage in model:
-        names = inspect.signature(stage.forward).parameters
-        output = stage(**{name: values[name] for name in names})
-        if isinstance(output, dict):
-            values.update(output)
-    return loss_fn(output, batch["labels"])
-
-
-def _mean(losses: list[list[Tensor]]) -> float:
-    means = [sum(loss.detach() for loss in own) / len(own) for own in losses]
-    return (sum(means) / len(means)).item()
 
 
 def _saved(optimizer: Any, parameter: nn.Parameter) -> Callable[[], None]:

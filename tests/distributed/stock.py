@@ -12,20 +12,20 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from pipecodec.demo.launch import Outcome, Rank, run_ranks
+from pipecodec.demo.launch import Outcome, Rank
 
+from .engines import Grid, join, loss_fn, sgd
+from .harness import outcomes, values
 from .rows import ROWS
 from .stages import Row, build
-from .table import STEPS, Grid, micro_batches, whole_rows
-from .training import loss_fn
+from .table import RowTraining, micro_batches, whole_rows
 
 __all__: list[str] = []
 
-GRID = Grid(3)
+GRID, STEPS = Grid(3), RowTraining.steps
 
 
 class Plain(nn.Module):
@@ -70,13 +70,12 @@ def plain_stages(row: Row, model: nn.ModuleList) -> list[Plain]:
 def train(rank: Rank, name: str) -> list[float]:
     import deepspeed
     from deepspeed import pipe
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     row = ROWS[name]
     module = pipe.PipelineModule(
         plain_stages(row, build(row, GRID.stages)),
-        topology=PipeDataParallelTopology(num_pp=GRID.stages, num_dp=1),
+        topology=GRID.topology(),
         loss_fn=loss_fn,
         partition_method="uniform",
         dynamic_shape=row.options.get("dynamic_shape", False),
@@ -84,7 +83,7 @@ def train(rank: Rank, name: str) -> list[float]:
     engine, *_ = deepspeed.initialize(
         model=module,
         model_parameters=[p for p in module.parameters() if p.requires_grad],
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        optimizer=sgd,
         config={
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": GRID.accumulate,
@@ -134,11 +133,11 @@ def last_line(detail: str) -> str:
 
 def main() -> None:
     """Run every row, and print the table."""
-    (whole,) = run_ranks(whole_rows, 1, "kinds", GRID, timeout=60.0)
+    (whole,) = values(whole_rows, 1, "kinds", GRID)
     print("| what crosses | plain tuples on DeepSpeed's engine |\n|---|---|")
     for name in ROWS:
-        ended = run_ranks(train, GRID.stages, name, timeout=20.0)
-        expected = whole.value[name].losses + whole.value[name].evaluations
+        ended = outcomes(train, GRID.stages, name, timeout=20.0)
+        expected = whole[name].losses + whole[name].evaluations
         print(f"| {name} | {verdict(ended, expected)} |", flush=True)
 
 

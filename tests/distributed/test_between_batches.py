@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid
 from .harness import values
 from .rows import ROWS
 from .stages import WIDTH, Row, build
-from .table import Grid, engine_of, micro_batches
+from .table import engine_of, micro_batches
 
 GRID = Grid(3)
 ROW = replace(ROWS["checkpointing, reentrant"], config={})

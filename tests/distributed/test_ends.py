@@ -12,9 +12,9 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid, engine_for
 from .harness import values
 from .stages import WIDTH
-from .table import Grid, engine_for
 
 GRID = Grid(2)
 

@@ -10,54 +10,69 @@ import pytest
 from pipecodec.demo import train
 from pipecodec.demo.settings import Settings
 
+from .comparison import check
+from .engines import Grid
 from .harness import values
-from .training import Case, Result, train_pipeline, train_whole
+from .models import Case
+from .reference import in_one_process
+from .training import Trained, on_engine
 
 EVERY_KIND = frozenset({0, 1, 3})
 """Evaluation before, between and after three training steps."""
 
+TWO, THREE = Grid(2), Grid(3)
+
 CASES = {
-    "two stages": Case("Decoder", 2),
-    "three stages": Case("Decoder", 3),
-    "evaluation before training": Case("Decoder", 3, evaluate=EVERY_KIND),
-    "evaluation between and after": Case("Decoder", 2, evaluate=frozenset({1, 2, 3})),
-    "more micro-batches than stages": Case("Decoder", 3, accumulate=5),
-    "frozen middle stage": Case("Decoder", 3, {"frozen": ("middle",)}, evaluate=EVERY_KIND),
-    "nothing differentiable leaves stage 0": Case("Decoder", 3, {"frozen": ("first",)}),
-    "frozen up to the last stage": Case("Decoder", 3, {"frozen": ("first", "middle")}),
-    "no gradient for what crosses": Case("DeadEnds", 3, evaluate=EVERY_KIND),
+    "two stages": Case("Decoder", TWO),
+    "three stages": Case("Decoder", THREE),
+    "evaluation before training": Case("Decoder", THREE, evaluate=EVERY_KIND),
+    "evaluation between and after": Case("Decoder", TWO, evaluate=frozenset({1, 2, 3})),
+    "more micro-batches than stages": Case("Decoder", THREE, accumulate=5),
+    "frozen middle stage": Case("Decoder", THREE, {"frozen": ("middle",)}, evaluate=EVERY_KIND),
+    "nothing differentiable leaves stage 0": Case("Decoder", THREE, {"frozen": ("first",)}),
+    "frozen up to the last stage": Case("Decoder", THREE, {"frozen": ("first", "middle")}),
+    "no gradient for what crosses": Case("DeadEnds", THREE, evaluate=EVERY_KIND),
 }
 
 
-def compare(pipeline: list[Result], whole: Result) -> None:
-    """Check that every rank saw the losses of one process, and that the weights ended equal."""
-    for result in pipeline:
-        assert result.losses == whole.losses
-        assert result.evaluations == whole.evaluations
-    together = {name: value for result in pipeline for name, value in result.weights.items()}
-    assert together == whole.weights
+def both(name: str, case: Case) -> tuple[list[Trained], Trained]:
+    """Train in a pipeline and in one process."""
+    (whole,) = values(in_one_process, 1, {name: case})
+    ranks = values(on_engine, case.grid.processes, {name: case})
+    return [rank[name] for rank in ranks], whole[name]
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_one_process(case: Case) -> None:
-    (whole,) = values(train_whole, 1, case)
-    assert len(set(whole.losses)) == case.steps
-    compare(values(train_pipeline, case.stages, case), whole)
+@pytest.mark.parametrize("name", CASES)
+def test_equals_one_process(name: str) -> None:
+    ranks, whole = both(name, CASES[name])
+    assert len(set(whole.losses)) == CASES[name].steps
+    check(ranks, whole)
 
 
 def test_a_difference_is_noticed() -> None:
     """The comparison fails for another model, and for results that are off by one bit."""
-    case = Case("Decoder", 2)
-    pipeline = values(train_pipeline, 2, case)
-    (other,) = values(train_whole, 1, replace(case, arguments={"frozen": ("first",)}))
+    case = Case("Decoder", TWO, evaluate=frozenset({1}))
+    ranks, whole = both("", case)
+    check(ranks, whole)
+    (other,) = values(in_one_process, 1, {"": replace(case, arguments={"frozen": ("first",)})})
+    name = "last.linear.bias"
+    weights = [{**step, name: np.nextafter(step[name], np.float32(9))} for step in whole.weights]
+    for wrong, said in (
+        (other[""], "weights differ by .*, first first.linear.weight in step 0"),
+        (replace(whole, weights=[*whole.weights[:-1], weights[-1]]), f"{name} in step 2"),
+        (replace(whole, losses=[*whole.losses[:-1], whole.losses[-1] + 1e-7]), "losses"),
+        (replace(whole, evaluations=[0.0]), "evaluations"),
+        (replace(whole, scales=[2.0] * 3), "scales"),
+        (replace(whole, weights=[{**step, "more": step[name]} for step in whole.weights]), "more"),
+    ):
+        with pytest.raises(AssertionError, match=said):
+            check(ranks, wrong)
     with pytest.raises(AssertionError):
-        compare(pipeline, other)
-    (whole,) = values(train_whole, 1, case)
-    wrong_weight = replace(whole, weights={**whole.weights, "last.linear.bias": [0.0, 0.0, 0.0]})
-    with pytest.raises(AssertionError):
-        compare(pipeline, wrong_weight)
-    with pytest.raises(AssertionError):
-        compare(pipeline, replace(whole, losses=[*whole.losses[:-1], whole.losses[-1] + 1e-7]))
+        check(ranks, other[""], within=1e-6)
+    missing = [replace(rank, missing=whole.missing) for rank in ranks]
+    check(missing, whole)
+    with pytest.raises(AssertionError, match="no gradient in step 0: "):
+        check(missing, replace(whole, missing=[frozenset({name})] * 3))
 
 
 @pytest.mark.parametrize(

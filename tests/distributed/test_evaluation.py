@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import pipecodec
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid, engine_for, loss_fn
 from .harness import values
 from .rows import ROWS
 from .stages import build
-from .table import Grid, engine_of, micro_batches
-from .training import loss_fn
+from .table import engine_of, micro_batches
 
 TYPICAL, GRID = ROWS["checkpointing, reentrant"], Grid(2)
 
@@ -70,27 +69,19 @@ def loss_of_opaque(output: Any, labels: Any) -> Tensor:
 
 def last_stage(rank: Rank, kind: type, interval: int, loss: Any) -> Any:
     """Train three steps; return the losses, and the last stage's logits of an evaluation."""
-    import deepspeed
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
     def batches(step: int) -> Any:
         for batch in micro_batches(TYPICAL, GRID, step):
             labels = {"target": [batch["labels"], None], "checkpointed": interval > 0}
             yield {**batch, "labels": labels}
 
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     torch.manual_seed(1)
-    engine, *_ = pipecodec.deepspeed.initialize(
-        pipecodec.partition_modules([build(TYPICAL, 2)[0], Output(kind)], ["x", "ids"]),
-        topology=PipeDataParallelTopology(num_pp=2, num_dp=1),
+    engine = engine_for(
+        [build(TYPICAL, 2)[0], Output(kind)],
+        GRID,
+        inputs=["x", "ids"],
         loss_fn=loss,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-        config={
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 3,
-            "steps_per_print": None,
-            "pipeline": {"activation_checkpoint_interval": interval},
-        },
+        config={"pipeline": {"activation_checkpoint_interval": interval}},
     )
     losses = [engine.train_batch(batches(step)).item() for step in range(3)]
     loss, output = engine.eval_batch(batches(3), return_logits=True)

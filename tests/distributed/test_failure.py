@@ -15,9 +15,10 @@ import torch
 
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid
 from .harness import outcomes, values
 from .stages import Row, build
-from .table import Grid, engine_of, micro_batches
+from .table import engine_of, micro_batches
 
 ROW, GRID = Row(), Grid(3)
 

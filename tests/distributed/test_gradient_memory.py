@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import pipecodec
+from pipecodec import partition_modules
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid, engine_for
 from .harness import values
 
 BATCH, LENGTH, WIDTH = 2, 4, 8
@@ -127,25 +128,16 @@ def alone(plan: Plan) -> list[list[list[float]]]:
 
 
 def trained(rank: Rank, plans: list[Plan]) -> list[Any]:
-    import deepspeed
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     results = []
     for plan in plans:
         kinds, accumulate, _, before, options = plan
         stages = build(plan)
         v_shaped = options.get("schedule") == "dualpipev"
-        engine, *_ = pipecodec.deepspeed.initialize(
-            pipecodec.partition_modules(stages, ["hidden"], ["hidden"] * (len(kinds) - 1) + [None]),
-            topology=PipeDataParallelTopology(num_pp=len(kinds) // (1 + v_shaped), num_dp=1),
+        engine = engine_for(
+            partition_modules(stages, ["hidden"], ["hidden"] * (len(kinds) - 1) + [None]),
+            Grid(len(kinds), schedule="dualpipev" if v_shaped else "1f1b"),
             loss_fn=loss_of,
-            config={
-                "train_micro_batch_size_per_gpu": BATCH,
-                "gradient_accumulation_steps": accumulate,
-                "gradient_clipping": 0.0,
-                "steps_per_print": None,
-            },
+            config={"gradient_accumulation_steps": accumulate},
             optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
             **options,
         )

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import pipecodec
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid, engine_for
 from .harness import values
 
 STEPS, ACCUMULATE, SIZE = 3, 4, 16
@@ -59,21 +59,15 @@ def micro_batches(step: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def trained(rank: Rank, checkpoint: int) -> tuple[list[list[float]], list[bool]]:
     """Return this stage's weight after each step, and what came of each gradient."""
-    import deepspeed
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
-    config = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": ACCUMULATE,
-        "gradient_clipping": 0.0,
-        "pipeline": {"activation_checkpoint_interval": checkpoint},
-    }
-    engine, *_ = pipecodec.deepspeed.initialize(
-        pipecodec.partition_modules([Given(), Passed(), Last()], ["x"]),
-        topology=PipeDataParallelTopology(num_pp=3, num_dp=1),
+    engine = engine_for(
+        [Given(), Passed(), Last()],
+        Grid(3),
+        inputs=["x"],
         loss_fn=loss_of,
-        config=config,
+        config={
+            "gradient_accumulation_steps": ACCUMULATE,
+            "pipeline": {"activation_checkpoint_interval": checkpoint},
+        },
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=2.0**-10),
     )
     (stage,) = engine.module.forward_funcs

@@ -109,13 +109,13 @@ def test_a_stack_trace_shows_one_frame_for_each_replaced_method() -> None:
         "forward": [
             "hooks.train_batch",
             "hooks._exec_schedule",
-            "wrapper.forward",
-            "wrapper._run",
+            "stage_module.forward",
+            "stage_module._run",
         ],
         "evaluation": [
             "hooks.eval_batch",
             "hooks._exec_schedule",
-            "wrapper.forward",
-            "wrapper._run",
+            "stage_module.forward",
+            "stage_module._run",
         ],
     }

@@ -12,11 +12,11 @@ from pipecodec import FrameCapacityError, StructureChangedError
 from pipecodec.deepspeed import RemoteError, initialize
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid, join, loss_fn
 from .harness import values
 from .rows import ROWS
 from .stages import Row, build
-from .table import Grid, engine_of, micro_batches
-from .training import loss_fn
+from .table import engine_of, micro_batches
 
 GRID = Grid(3)
 TYPICAL = ROWS["evaluation first and between"]
@@ -28,10 +28,9 @@ LONGER = replace(SIZED, give=lambda first, x, ids: (first.extra(x), "text" * fir
 
 def disagree(rank: Rank, given: list[dict[str, Any]]) -> str:
     """Set up with what this rank is given on top of what works; return the error."""
-    import deepspeed
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     settings = {"stages": 3, "config": {}, **given[rank.rank]}
     with pytest.raises(ValueError) as caught:
         initialize(

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import pipecodec
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid, engine_for
 from .harness import values
 
 VOCABULARY, STEPS, ACCUMULATE = 256, 3, 4
@@ -69,25 +69,17 @@ def optimizer_of(parameters: list[nn.Parameter], names: dict[Any, str], trained:
 
 
 def train_stages(rank: Rank, name: str) -> Trained:
-    import deepspeed
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     model, stages, loss_fn = build(name, rank.world)
     names = {parameter: name for name, parameter in model.named_parameters()}
     trained = Trained()
     inputs = ["input_ids", "attention_mask"] + ["decoder_input_ids"] * (name == "t5")
-    engine, *_ = pipecodec.deepspeed.initialize(
-        pipecodec.partition_modules(stages, inputs),
-        topology=PipeDataParallelTopology(num_pp=rank.world, num_dp=1),
+    engine = engine_for(
+        stages,
+        Grid(rank.world),
+        inputs=inputs,
         loss_fn=loss_fn,
         optimizer=lambda parameters: optimizer_of(parameters, names, trained),
-        config={
-            "train_micro_batch_size_per_gpu": 2,
-            "gradient_accumulation_steps": ACCUMULATE,
-            "gradient_clipping": 0.0,
-            "steps_per_print": None,
-        },
+        config={"gradient_accumulation_steps": ACCUMULATE},
     )
     for step in range(STEPS):
         trained.losses.append(engine.train_batch(batches(name, step)).item())

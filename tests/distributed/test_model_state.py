@@ -13,9 +13,9 @@ from pipecodec import partition_modules
 from pipecodec.deepspeed import checkpoint_state_dict, load_model_state_dict, model_state_dict
 from pipecodec.demo.launch import Rank
 
+from .engines import join
 from .harness import values
-from .tied import engine_of
-from .tied_cases import Case, build, micro_batches
+from .tied import Case, build, engine_of
 
 STEPS = 3
 CASES = {
@@ -28,7 +28,7 @@ CASES = {
 
 
 def evaluation(case: Case) -> list[dict[str, Tensor]]:
-    return list(micro_batches(case, 100, 0))
+    return list(case.batches(100, 0))
 
 
 def by_pipeline(engine: Any, case: Case) -> tuple[float, Any]:
@@ -74,14 +74,12 @@ def another(case: Case) -> tuple[nn.Module, Any]:
 
 
 def there_and_back(rank: Rank, case: Case, folder: str) -> dict[str, Any]:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     model, stages, loss = build(case)
     part = partition_modules(stages, model=model)
     engine = engine_of(case, part, loss)
     for step in range(STEPS):
-        engine.train_batch(micro_batches(case, step, engine.grid.get_data_parallel_rank()))
+        engine.train_batch(case.batches(step, engine.grid.get_data_parallel_rank()))
     trained = by_pipeline(engine, case)
     state = model_state_dict(engine, part)
     engine.save_checkpoint(folder, tag="trained")
@@ -111,7 +109,7 @@ def there_and_back(rank: Rank, case: Case, folder: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", CASES)
 def test_there_and_back(name: str, tmp_path: Path) -> None:
     case = CASES[name]
-    first, *others = ended = values(there_and_back, case.processes, case, str(tmp_path))
+    first, *others = ended = values(there_and_back, case.grid.processes, case, str(tmp_path))
     assert first["state"] and not any(other["state"] for other in others)
     assert not any(rank["foreign"] for rank in ended)
     assert first["moved"] and not first["round trip"] and not first["checkpoint"]
@@ -124,16 +122,14 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
 
 def with_masters(rank: Rank) -> list[Any]:
     """Load what the optimizer of a bf16 engine keeps, less a little, and get it back."""
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     found = []
     for zero in (0, 1):
         case = Case(("a b", "b a"), 2, replicas=2, bf16=True, zero=zero)
         model, stages, loss = build(case)
         part = partition_modules(stages, model=model)
         engine = engine_of(case, part, loss)
-        engine.train_batch(micro_batches(case, 0, engine.grid.get_data_parallel_rank()))
+        engine.train_batch(case.batches(0, engine.grid.get_data_parallel_rank()))
         states = []
         for loaded in (False, True):
             kept = model_state_dict(engine, part, masters=True)
@@ -159,9 +155,7 @@ def test_weights_of_the_optimizer_keep_their_precision() -> None:
 
 
 def refusals(rank: Rank) -> list[str]:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     case = Case(("a", "a"), 2)
     model, stages, loss = build(case)
     part = partition_modules(stages, model=model)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import pipecodec
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid, engine_for
 from .harness import outcomes, values
 
 WIDTH, BATCH, STEPS = 8, 4, 2
@@ -158,24 +158,15 @@ def alone(case: Case) -> tuple[list[float], list[dict[str, list[float]]]]:
 
 
 def trained(rank: Rank, cases: list[Case]) -> list[Any]:
-    import deepspeed
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
     results = []
     for case in cases:
         stages = case.build()
-        engine, *_ = pipecodec.deepspeed.initialize(
-            pipecodec.partition_modules(stages, ["ids"]),
-            topology=PipeDataParallelTopology(num_pp=3, num_dp=1),
+        engine = engine_for(
+            stages,
+            Grid(3),
+            inputs=["ids"],
             loss_fn=case.loss_fn,
-            config={
-                "train_micro_batch_size_per_gpu": BATCH,
-                "gradient_accumulation_steps": 2,
-                "gradient_clipping": 0.0,
-                "steps_per_print": None,
-                "pipeline": case.pipeline,
-            },
+            config={"gradient_accumulation_steps": 2, "pipeline": case.pipeline},
             optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5),
             **case.options,
         )

@@ -16,8 +16,9 @@ import torch
 from pipecodec.deepspeed.inner import count_steps_by_group
 from pipecodec.demo.launch import Rank
 
+from .groups import groups_of
 from .harness import values
-from .precision import Case, build, engine_of, groups_of
+from .precision import Case, engine_of
 from .test_unused import check, named
 
 WAYS = [
@@ -70,7 +71,7 @@ def test_steps_are_counted_by_group_where_parameters_miss_some() -> None:
 def refused(rank: Rank, stage: int) -> list[str]:
     """Return the errors of this rank; ``stage`` is that whose function fails."""
     case = Case()
-    stages = build(case)
+    stages = case.build()
     every = list(stages.parameters())
 
     def fails(parameters: Any) -> Any:

@@ -17,6 +17,7 @@ from torch.nn import functional
 import pipecodec.deepspeed
 from pipecodec.demo.launch import Rank
 
+from .engines import join
 from .harness import values
 
 WIDTH = 4
@@ -105,9 +106,7 @@ def stock(stages: list[nn.Module]) -> list[float]:
 
 
 def start() -> int:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     torch.manual_seed(0)
     return dist.get_rank()
 

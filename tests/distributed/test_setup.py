@@ -19,6 +19,7 @@ from pipecodec.deepspeed import (
 from pipecodec.demo.launch import Rank
 from pipecodec.registry import get_dialect
 
+from .engines import join
 from .harness import values
 
 GIVEN = {"config": {}, "topology": None, "loss_fn": None}
@@ -72,7 +73,7 @@ def set_up(rank: Rank, tie_weights: dict[str, Any], kind: str) -> dict[str, Any]
     import deepspeed
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     registered: list[Any] = []
     if kind == "fork":
 
@@ -131,10 +132,9 @@ def test_stock_deepspeed_gets_what_it_needs_to_tie() -> None:
 
 def on_one_rank(rank: Rank) -> dict[str, Any]:
     """Two tied stages in one process."""
-    import deepspeed
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     stages = two_stages()
     model = deepspeed_pipe_engine(
         SimpleNamespace(tie_weights=TIES),

@@ -3,66 +3,56 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import pytest
 
-from pipecodec.demo.launch import Outcome
-
-from .harness import outcomes, values
+from .comparison import check
+from .engines import Grid
+from .harness import values
 from .rows import TABLES
-from .table import STEPS, Grid, pipeline_rows, whole_rows
-from .training import Result
+from .table import pipeline_rows, whole_rows
+from .training import Trained
 
 
 @functools.cache
-def pipeline(table: str, grid: Grid) -> tuple[list[Outcome], str]:
-    """Train all rows in one set of processes; also names the row that was last begun."""
-    begun: list[Any] = [""]
-    ended = outcomes(
-        pipeline_rows, grid.processes, table, grid, on_message=lambda _, row: begun.append(row)
-    )
-    return ended, begun[-1]
+def pipeline(table: str, grid: Grid) -> list[dict[str, Trained]] | AssertionError:
+    """Train all rows in one set of processes."""
+    try:
+        return values(pipeline_rows, grid.processes, table, grid)
+    except AssertionError as error:  # which every row of the table is to show
+        return error
 
 
 @functools.cache
-def whole(table: str, grid: Grid) -> dict[str, Result]:
+def whole(table: str, grid: Grid) -> dict[str, Trained]:
     (results,) = values(whole_rows, 1, table, grid)
     return results
 
 
-def check(table: str, row: str, grid: Grid) -> None:
-    ended, last = pipeline(table, grid)
-    failures = [f"rank {o.rank}: {o.status}\n{o.detail}" for o in ended if o.status != "ok"]
-    assert not failures, f"in the row {last!r}\n" + "\n".join(failures)
-    expected = whole(table, grid)[row]
-    assert len(set(expected.losses)) == STEPS
-    together: dict[str, list[float]] = {}
-    for outcome in ended:
-        got = outcome.value[row]
-        assert got.losses == expected.losses
-        assert got.evaluations == expected.evaluations
-        for name, weight in got.weights.items():
-            assert together.setdefault(name, weight) == weight
-    assert together == expected.weights
+def compare(table: str, row: str, grid: Grid) -> None:
+    ranks, expected = pipeline(table, grid), whole(table, grid)[row]
+    if isinstance(ranks, AssertionError):
+        raise ranks
+    assert len(set(expected.losses)) == len(expected.losses)
+    check([rank[row] for rank in ranks], expected)
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
 @pytest.mark.parametrize("row", TABLES["kinds"])
 def test_trains_as_in_one_process(row: str, stages: int) -> None:
-    check("kinds", row, Grid(stages))
+    compare("kinds", row, Grid(stages))
 
 
 @pytest.mark.parametrize("row", TABLES["precisions"])
 def test_optimizers_see_the_same_gradients(row: str) -> None:
-    check("precisions", row, Grid(3))
+    compare("precisions", row, Grid(3))
 
 
 @pytest.mark.parametrize("row", TABLES["precisions"])
 def test_two_replicas_train_as_one_process_that_sums_each_first(row: str) -> None:
-    check("precisions", row, Grid(2, replicas=2))
+    compare("precisions", row, Grid(2, replicas=2))
 
 
 @pytest.mark.parametrize("row", TABLES["static kinds"])
 def test_dual_pipe_v_trains_as_one_process(row: str) -> None:
-    check("static kinds", row, Grid(4, schedule="dualpipev"))
+    compare("static kinds", row, Grid(4, schedule="dualpipev"))

@@ -12,18 +12,13 @@ from pipecodec import partition_modules
 from pipecodec.deepspeed import RemoteError
 from pipecodec.demo.launch import Rank
 
+from .engines import join
 from .harness import values
-from .tied import engine_of, pipeline_cases
-from .tied_cases import Case, build, micro_batches
+from .tied import Case, build, engine_of
+from .training import on_engine
 
 STEPS = 20
 HONEST = Case(("a b", "a", "b a"), 3, check=1, steps=STEPS)
-
-
-def start() -> None:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
 
 
 def engine_for(case: Case) -> Any:
@@ -32,9 +27,7 @@ def engine_for(case: Case) -> Any:
 
 
 def honest(rank: Rank) -> int:
-    results = pipeline_cases(
-        rank, {key: replace(HONEST, bf16=key, zero=key) for key in (False, True)}
-    )
+    results = on_engine(rank, {key: replace(HONEST, bf16=key, zero=key) for key in (False, True)})
     return sum(len(trained.losses) for trained in results.values())
 
 
@@ -44,14 +37,14 @@ def test_nothing_is_raised_in_honest_steps() -> None:
 
 def planted(rank: Rank, every: int) -> tuple[int, str, str]:
     """Change one bit of one copy after step 3, and return in which step that is noticed."""
-    start()
+    join()
     engine = engine_for(replace(HONEST, check=every))
     for step in range(1, 8):
         if step == 4 and rank.rank == 1:
             weight = engine.module.forward_funcs[0].mod.a
             weight.data[3, 5] = torch.nextafter(weight.data[3, 5], torch.tensor(9.0))
         try:
-            engine.train_batch(micro_batches(HONEST, step, 0))
+            engine.train_batch(HONEST.batches(step, 0))
         except Exception as error:
             return step, type(error).__name__, str(error)
     return 0, "", ""
@@ -74,7 +67,7 @@ def drift(rank: Rank) -> str:
     """Train with as many replicas as let the engine's own order of sums drift."""
     with pytest.raises(RuntimeError) as caught:
         case = Case(("a", "a"), 2, replicas=4, steps=STEPS, without="order", check=1)
-        pipeline_cases(rank, {"drift": case})
+        on_engine(rank, {"drift": case})
     return str(caught.value)
 
 
@@ -84,7 +77,7 @@ def test_drift_by_rounding_is_noticed() -> None:
 
 
 def numbers(rank: Rank, given: list[int]) -> str:
-    start()
+    join()
     with pytest.raises(ValueError) as caught:
         engine_for(replace(HONEST, check=given[rank.rank]))
     return str(caught.value)

@@ -12,13 +12,15 @@ import torch
 from torch import nn
 
 from pipecodec import partition_modules
-from pipecodec.demo.launch import Outcome, Rank
+from pipecodec.demo.launch import Rank
 
-from .harness import TIMEOUT, outcomes, values
-from .tied import Trained, engine_of, pipeline_cases, whole_cases
-from .tied_cases import Case, Toy
+from .engines import join, loss_fn
+from .harness import TIMEOUT, values
+from .reference import in_one_process
+from .tied import Case, engine_of
+from .tied_models import Toy
 from .tied_words import VARIANTS
-from .training import loss_fn
+from .training import Trained, on_engine
 
 PRECISIONS = {
     "fp32 ZeRO-0": Case("gpt2", 2),
@@ -79,33 +81,22 @@ MUTATIONS = {
 
 
 @functools.cache
-def ended(processes: int) -> tuple[list[Outcome], str, list[str]]:
+def pipeline(processes: int) -> dict[str, list[Trained]] | AssertionError:
     """Train all cases of so many processes in one set of them."""
     every = {**CASES, **MUTATIONS}
-    cases = {name: case for name, case in every.items() if case.processes == processes}
-    begun: list[Any] = [""]
-    results = outcomes(
-        pipeline_cases,
-        processes,
-        cases,
-        timeout=TIMEOUT + 2 * len(cases),
-        on_message=lambda _, case: begun.append(case),
-    )
-    return results, begun[-1], list(cases)
-
-
-def pipeline(processes: int) -> dict[str, list[Trained]]:
-    results, last_begun, names = ended(processes)
-    failures = [f"rank {o.rank}: {o.status}\n{o.detail}" for o in results if o.status != "ok"]
-    assert not failures, f"in the case {last_begun!r}\n" + "\n".join(failures)
-    return {name: [outcome.value[name] for outcome in results] for name in names}
+    cases = {name: case for name, case in every.items() if case.grid.processes == processes}
+    try:
+        ranks = values(on_engine, processes, cases, timeout=TIMEOUT + 2 * len(cases))
+    except AssertionError as error:  # which every case of the group is to show
+        return error
+    return {name: [rank[name] for rank in ranks] for name in cases}
 
 
 @functools.cache
 def whole() -> dict[tuple[Any, ...], Trained]:
     cases = {case.whole: case for case in {**CASES, **MUTATIONS}.values()}
-    (results,) = values(whole_cases, 1, list(cases.values()))
-    return dict(zip(cases, results, strict=True))
+    (results,) = values(in_one_process, 1, cases)
+    return results
 
 
 def differences(ranks: list[Trained], expected: Trained) -> dict[str, float]:
@@ -120,15 +111,18 @@ def differences(ranks: list[Trained], expected: Trained) -> dict[str, float]:
     for got in ranks:
         note("loss", got.losses, expected.losses)
         note("norm", got.norms, expected.norms, max(expected.norms, default=1.0))
-        for name, weight in got.weights.items():
-            note("weights", weight, expected.weights[name])
+        for name, weight in got.weights[-1].items():
+            note("weights", weight, expected.weights[-1][name])
             note("copies", weight, together.setdefault(name, weight))
-    assert together.keys() == expected.weights.keys()
+    assert together.keys() == expected.weights[-1].keys()
     return largest
 
 
 def found(name: str, case: Case) -> dict[str, float]:
-    return differences(pipeline(case.processes)[name], whole()[case.whole])
+    ranks = pipeline(case.grid.processes)
+    if isinstance(ranks, AssertionError):
+        raise ranks
+    return differences(ranks[name], whole()[case.whole])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -161,9 +155,7 @@ def disagree(rank: Rank, kind: str) -> str:
 
 
 def disagreements(rank: Rank) -> dict[str, str]:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     return {kind: disagree(rank, kind) for kind in MESSAGES}
 
 

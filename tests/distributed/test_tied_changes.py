@@ -12,9 +12,9 @@ from pipecodec import Partition, partition_modules
 from pipecodec.deepspeed import pipeline_module
 from pipecodec.demo.launch import Rank
 
+from .engines import join
 from .harness import values
-from .tied import engine_of
-from .tied_cases import Case, build, micro_batches
+from .tied import Case, build, engine_of
 
 CASE = Case("plain", 3)
 TIED = ("embed", "middle", "head")
@@ -22,15 +22,13 @@ TIED = ("embed", "middle", "head")
 
 
 def start() -> tuple[Partition, Any]:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     model, stages, loss = build(CASE)
     return partition_modules(stages, model=model), loss
 
 
 def step(engine: Any, index: int) -> float:
-    loss: float = engine.train_batch(micro_batches(CASE, index, 0)).item()
+    loss: float = engine.train_batch(CASE.batches(index, 0)).item()
     return loss
 
 
@@ -83,7 +81,7 @@ def replaced(rank: Rank, when: str) -> tuple[str, int]:
         engine = engine_of(CASE, part, loss)
         step(engine, 0)
         replace()
-        batches = list(micro_batches(CASE, 1, 0))
+        batches = list(CASE.batches(1, 0))
         engine.train_batch(iter(lambda: batches.pop(), None))
     except Exception as error:
         return str(error), len(batches)

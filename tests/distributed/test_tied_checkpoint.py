@@ -10,9 +10,9 @@ import torch
 from pipecodec import partition_modules
 from pipecodec.demo.launch import Rank
 
+from .engines import join
 from .harness import values
-from .tied import engine_of
-from .tied_cases import Case, build, micro_batches
+from .tied import Case, build, engine_of
 
 STEPS, STOP = 4, 2
 CASES = {
@@ -32,7 +32,7 @@ def train(case: Case, steps: range, load: str = "", save: str = "") -> tuple[lis
     engine = engine_of(case, partition_modules(stages), loss)
     if load:
         engine.load_checkpoint(load, tag="checkpoint")
-    losses = [engine.train_batch(micro_batches(case, step, 0)).item() for step in steps]
+    losses = [engine.train_batch(case.batches(step, 0)).item() for step in steps]
     if save:
         engine.save_checkpoint(save, tag="checkpoint")
     state = {name: value.float().numpy() for name, value in engine.module.state_dict().items()}
@@ -40,9 +40,7 @@ def train(case: Case, steps: range, load: str = "", save: str = "") -> tuple[lis
 
 
 def stopped_and_not(rank: Rank, folder: str) -> dict[str, Any]:
-    import deepspeed
-
-    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    join()
     results = {}
     for name, case in CASES.items():
         path = str(Path(folder, name))

@@ -18,24 +18,21 @@ from torch import Tensor, nn
 
 from pipecodec.demo.launch import Rank
 
+from . import comparison
 from .harness import values
-from .precision import Case, engine_of, loss_fn, train, whole
+from .precision import Case, engine_of, loss_fn
+from .reference import train_alone
+from .training import on_engine
 
 PRECISIONS = ["fp32", "bf16", "fp16"]
 
 
 def check(cases: dict[str, Case], within: float = 0.0) -> None:
-    processes = {case.processes for case in cases.values()}
-    assert len(processes) == 1
-    ranks = values(train, processes.pop(), cases)
+    """Train all in one set of processes, and compare each with a training in this one."""
+    (processes,) = {case.grid.processes for case in cases.values()}
+    ranks = values(on_engine, processes, cases)
     for name, case in cases.items():
-        losses, weights = whole(case)
-        for rank in ranks:
-            assert rank[name][0] == pytest.approx(losses, rel=0, abs=within), name
-            for key, value in rank[name][1].items():
-                assert value == pytest.approx(weights[key], rel=0, abs=within), (name, key)
-        seen = {key for rank in ranks for key in rank[name][1]}
-        assert seen == weights.keys(), name
+        comparison.check([rank[name] for rank in ranks], train_alone(case), within)
 
 
 def named(*cases: Case) -> dict[str, Case]:

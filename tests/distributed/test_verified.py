@@ -15,12 +15,13 @@ from torch import nn
 from pipecodec.demo.launch import Rank
 
 from ..simdev import load
+from .engines import Grid
 from .harness import values
 from .rows import ROWS
 from .stages import build
-from .table import STEPS, Grid, engine_of, micro_batches, whole_rows
+from .table import RowTraining, engine_of, micro_batches, whole_rows
 
-GRID = Grid(3)
+GRID, STEPS = Grid(3), RowTraining.steps
 LAST = GRID.accumulate - 1
 UNREAD = {"read": "verified", "values": "static"}
 ROW = replace(ROWS["bypassed float with gradient"], options=UNREAD, sizes=(600,))
@@ -88,12 +89,14 @@ def attempt(
     if simulated:
         simulate(engine)
     run = engine.eval_batch if evaluate else engine.train_batch
-    run(micro_batches(row, GRID, 0))
+    # One of the two kinds of evaluations for each micro-batch: a loss, or outputs.
+    given = {"compute_loss": micro_batch == 0} if evaluate else {}
+    run(micro_batches(row, GRID, 0), **given)
     before = weights(engine)
     if rank.rank == boundary:
         plant(stage.outgoing, micro_batch)
     with pytest.raises(Exception) as caught:
-        run(micro_batches(row, GRID, 1))
+        run(micro_batches(row, GRID, 1), **given)
     assert weights(engine) == before
     assert rank.rank == 0 or stage.incoming.stats.reads == 1
     return type(caught.value).__name__, str(caught.value)
@@ -114,8 +117,8 @@ def test_every_rank_raises_and_none_steps(
     assert names == ["RemoteError"] * 2
     for _, message in results:
         assert (
-            f"boundary {boundary}→{boundary + 1}: frame {micro_batch} since the last check "
-            "(counted from 0) is not what it was taken for, unread: it is damaged: "
+            f"boundary {boundary}→{boundary + 1}: frame {micro_batch} (0-based, since the last "
+            "check) differs from the frame it was assumed to repeat: it is damaged: "
         ) in message
 
 
@@ -126,7 +129,7 @@ def test_ranks_tell_each_other_where_errors_are_not_shared(boundary: int) -> Non
     messages = [message for _, message in results]
     assert f"boundary {boundary}→" in messages.pop(boundary + 1)
     for message in messages:
-        assert message.startswith("on another rank a frame was not what it was taken for")
+        assert message.startswith("on another rank a frame differs from the frame it was assumed")
 
 
 def train(rank: Rank, read: str) -> tuple[Any, int]:

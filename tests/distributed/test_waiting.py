@@ -12,7 +12,8 @@ from pipecodec.demo.launch import Rank
 from .harness import outcomes
 from .stages import build
 from .table import engine_of
-from .waiting import CASES, ENDS, GRID, ROW, SLOW, data, run
+from .waiting import CASES, SLOW, run
+from .waiting_case import GRID, ROW, data
 
 PLANTED = r"RemoteError: rank {0}(, stage {0})?: ArithmeticError: planted"
 DIFFERENT = "RemoteError: the ranks made different calls, as their call 3: "
@@ -48,12 +49,12 @@ READ = {
 @pytest.mark.parametrize("name", READ)
 def test_all_ranks_read_why(name: str) -> None:
     seconds, lines, ended = run(name)
-    at_fault = CASES[name][0]
+    at_fault = CASES[name].fault
     assert seconds is not None, (lines, ended)
     for rank in {0, 1, 2} - {at_fault}:
         assert re.search(READ[name].format(at_fault), lines[rank])
         assert ended[rank].status == "ok"
-    assert ended[at_fault].status == "ok" or name in ENDS
+    assert ended[at_fault].status == "ok" or CASES[name].ends
 
 
 @pytest.mark.parametrize("name", SLOW)

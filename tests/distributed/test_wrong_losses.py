@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pipecodec.demo.launch import Rank
 
+from .engines import Grid, engine_for
 from .harness import values
 from .stages import WIDTH
-from .table import Grid, engine_for
 
 WRONG = {
     "is a float": lambda squares: squares.mean().item(),

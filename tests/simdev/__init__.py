@@ -30,9 +30,21 @@ class Device:
         self._extension.reset()
 
     def counts(self, *names: str) -> dict[str, int]:
-        """Return how often each thing happened: "host to device", "device to host", "sync"..."""
+        """Return how often each thing happened: "host to device", "device to host", "sync"...
+
+        Each of torch's operations on the device is a "kernel"; the codec's own are "launch".
+        """
         counted = self._extension.counts()
         return {name: counted.get(name, 0) for name in names} if names else counted
+
+    @contextmanager
+    def kernels(self) -> Iterator[None]:
+        """Let the codec use its own kernels, as on CUDA, where it has torch's operations else."""
+        self._extension.set_kernels(True)
+        try:
+            yield
+        finally:
+            self._extension.set_kernels(False)
 
     @contextmanager
     def stream(self, number: int) -> Iterator[None]:
@@ -54,7 +66,10 @@ class Device:
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
-        """Report that work is captured into a graph; it is done all the same."""
+        """Report that work is captured into a graph; it is done all the same.
+
+        ``replay`` queues it again, but for torch's operations that make a tensor.
+        """
         if TORCH < (2, 12):
             pytest.skip("torch before 2.12 asks no simulated device whether it captures")
         self._extension.set_capturing(True)
@@ -62,6 +77,10 @@ class Device:
             yield
         finally:
             self._extension.set_capturing(False)
+
+    def replay(self) -> None:
+        """Queue the work captured last again, on the current stream."""
+        self._extension.replay()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -94,11 +113,17 @@ class Device:
 @functools.cache
 def load() -> Device:
     """Build the device, which takes most of a minute the first time, and make torch know it."""
-    build = HERE.parents[1] / "build" / "simdev"
+    root = HERE.parents[1]
+    build = root / "build" / "simdev"
     build.mkdir(parents=True, exist_ok=True)
     extension = cpp_extension.load(
         name="pipecodec_simdev",
-        sources=[str(HERE / "simdev.cpp")],
+        sources=[
+            str(HERE / "simdev.cpp"),
+            str(HERE / "kernels.cpp"),
+            str(root / "csrc" / "tests" / "cuda_on_host" / "machine.cpp"),
+        ],
+        extra_include_paths=[str(root), str(root / "csrc" / "tests" / "cuda_on_host")],
         extra_cflags=["-std=c++20", "-O1", "-g0", "-Wall"],
         build_directory=str(build),
     )

@@ -1,6 +1,7 @@
 // The state of the simulated device, and its streams and events for torch.
 #pragma once
 
+#include <c10/core/Allocator.h>
 #include <c10/core/Device.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/version.h>

@@ -20,6 +20,7 @@
 #include <string>
 
 #include "guard.h"
+#include "kernels.h"
 
 namespace {
 
@@ -255,7 +256,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("reset", [] { counts.clear(); });
   module.def("set_stream", [](int64_t id) { return std::exchange(current_stream, id); });
   module.def("set_delayed", [](bool on) { streams().set_delayed(on); });
-  module.def("set_capturing", [](bool on) { capturing = on; });
+  module.def("set_capturing", [](bool on) { streams().set_recording(capturing = on); });
+  module.def("replay", [] { streams().replay(current_stream); });
+  module.def("set_kernels", &set_kernels);
   module.def("hold", [] { set_ending(Ending::WhenLetGo); });
   module.def("let_go", [] { set_ending(Ending::Soon); });
   module.def("fail", [] { set_ending(Ending::Error); });

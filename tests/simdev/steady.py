@@ -42,7 +42,7 @@ def origin_send(value: Any) -> Any:
 def origin_receive(tensors: Any) -> Any:
     """Receive the tensors of ``origin_send``."""
     text = tensors[-1].cpu().numpy().tobytes().decode()
-    return legacy.unflatten(tensors[:-1], origin.decode_metadata(text))
+    return legacy.unflatten(tensors[:-1], legacy.decode_metadata(text))
 
 
 def _codecs(**settings: Any) -> Way:
@@ -65,11 +65,12 @@ def steady_counts(device: Device, way: str, value: Any) -> tuple[dict[str, int],
     """Return the counts of packing and of unpacking the value, from the third time on."""
     send, receive = WAYS[way]()
     there = on_device(value)
-    for _ in range(3):
-        device.reset()
-        packed = send(there)
-        sending = device.counts()
-        device.reset()
-        receive(packed)
-        receiving = device.counts()
+    with device.kernels():
+        for _ in range(3):
+            device.reset()
+            packed = send(there)
+            sending = device.counts()
+            device.reset()
+            receive(packed)
+            receiving = device.counts()
     return sending, receiving

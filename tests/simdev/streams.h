@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <vector>
 
 namespace simdev {
 
@@ -18,6 +19,7 @@ struct Point {
 class Streams {
  public:
   void queue(int64_t stream, std::function<void()> work) {
+    if (recording_) graph_.push_back(work);
     if (!delayed_) return work();
     streams_[stream].work.push_back(std::move(work));
   }
@@ -42,6 +44,15 @@ class Streams {
     for (const auto& [id, stream] : streams_) run(id);
   }
 
+  // What is queued from now on, until it is off, is what replay() queues again.
+  void set_recording(bool on) {
+    if (on) graph_.clear();
+    recording_ = on;
+  }
+  void replay(int64_t stream) {
+    for (const std::function<void()>& work : graph_) queue(stream, work);
+  }
+
   bool delayed() const { return delayed_; }
   void set_delayed(bool on) {
     run_all();
@@ -55,6 +66,8 @@ class Streams {
   };
   std::map<int64_t, Stream> streams_;
   bool delayed_ = false;
+  std::vector<std::function<void()>> graph_;
+  bool recording_ = false;
 };
 
 }  // namespace simdev

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["check_ties", "checksum", "steps_between_checks", "tie_check"]
+__all__ = ["check_ties", "checksum", "steps_between_checks"]
 
 _CHUNK = 1 << 23
 """Bytes of a weight that are looked at together, of which some copies are made."""
@@ -20,19 +20,6 @@ _MIX = (-0xAE502812AA7333, -0x3B314601E57A13AD)
 """The factors with which MurmurHash3 lets every bit reach all bits, as signed numbers."""
 
 
-def tie_check(engine: Any, every: int) -> Callable[[], None]:
-    """Return what raises after a step of this engine if copies of a tied weight differ.
-
-    It looks after every so many steps, never if ``every`` is 0. All ranks give the same number.
-    """
-
-    def check() -> None:
-        if every and engine.global_steps % every == 0:
-            check_ties(engine.module, engine.global_steps)
-
-    return check
-
-
 def steps_between_checks(every: Any) -> int:
     """Return ``every``; ``ValueError`` if it is no number of steps."""
     if not isinstance(every, int) or every < 0:
@@ -40,31 +27,34 @@ def steps_between_checks(every: Any) -> int:
     return every
 
 
-def check_ties(module: Any, step: int) -> None:
+def check_ties(
+    weights: Mapping[int, torch.Tensor],
+    copies: Sequence[Sequence[Mapping[int, str]]],
+    step: int,
+    device: torch.device,
+) -> None:
     """Raise ``RuntimeError``, the same on every rank, if copies of a tied weight differ.
 
-    A collective call, in which each rank sends 8 bytes for each tied weight; the host waits for it.
+    ``weights`` are those that this rank has, by the index of the tie. ``copies`` has for each tie
+    the groups of ranks that hold one weight together: the name of the copy by rank. A collective
+    call, in which each rank sends 8 bytes for each tie, over ``device``; the host waits for it.
     Copies that differ in a single word never pass, others once in 2**64 times.
     """
-    device = next(module.parameters()).device
-    mine = torch.zeros(len(module.ties), dtype=torch.int64, device=device)
-    for index, weight in module.held_weights().items():
+    mine = torch.zeros(len(copies), dtype=torch.int64, device=device)
+    for index, weight in weights.items():
         mine[index] = checksum(weight)
     everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, mine)
     sums = torch.stack(everyone).tolist()
-    for index, (tie, fibres) in enumerate(zip(module.ties, module.tied_ranks, strict=True)):
-        for ranks in fibres:
+    for index, groups in enumerate(copies):
+        for names in groups:
             equal: dict[int, list[str]] = {}
-            for rank in ranks:
-                pipe = module.topology().get_coord(rank).pipe
-                path, stage = next(pair for pair in tie if module.stage_owner(pair[1]) == pipe)
-                copy = f"{path} (stage {stage}) on rank {rank}"
-                equal.setdefault(sums[rank][index], []).append(copy)
+            for rank, name in names.items():
+                equal.setdefault(sums[rank][index], []).append(f"{name} on rank {rank}")
             if len(equal) > 1:
                 raise RuntimeError(
                     f"after step {step} the copies of a tied weight are not equal any more: "
-                    f"{' differs from '.join(' = '.join(names) for names in equal.values())}; "
+                    f"{' differs from '.join(' = '.join(same) for same in equal.values())}; "
                     f"something changes them one by one: code that writes to parameters beside "
                     f"the optimizer, or optimizers or checkpoints that differ between ranks"
                 )

@@ -1,32 +1,18 @@
-"""Process groups have one name on all ranks, whatever groups one stage made alone.
-
-torch names a group by how many groups the process has made before, and its members find each other
-by that name. Where one stage made a group of its own, as DeepSpeed's MoE layers do, the next group
-of all ranks has several names, and its members wait for each other.
-"""
+"""Process groups that a stage's own layers make in ``deepspeed.initialize``, as MoE layers do."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch.distributed as dist
 from torch import nn
 from torch.distributed import distributed_c10d
 
-__all__ = ["align_group_names", "name_groups_by_stage"]
+from ..engine.process_groups import align_group_names
+
+__all__ = ["name_groups_by_stage"]
 
 _APART = 1_000_000
 """More groups than one stage makes."""
-
-
-def align_group_names() -> None:
-    """Let the groups that all ranks make from here on have one name each.
-
-    A collective call. Groups that exist keep their names.
-    """
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, distributed_c10d._world.group_count)
-    distributed_c10d._world.group_count = max(everyone)
 
 
 def name_groups_by_stage(module: Any) -> None:

@@ -1,0 +1,61 @@
+"""What engines share knows none of them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pipecodec
+
+PACKAGE = Path(pipecodec.__file__).parent
+ENGINES = (
+    "deepspeed",
+    "pipecodec.deepspeed",
+    "pipecodec.pipelining",
+    "torch.distributed.pipelining",
+)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the full names of all that a module of the package imports, wherever it does."""
+    here = ("pipecodec", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            outer = here[: len(here) + 1 - node.level] if node.level else ()
+            module = ".".join([*outer, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def of_an_engine(folder: str) -> list[str]:
+    return [
+        f"{path.relative_to(PACKAGE)}: {name}"
+        for path in sorted((PACKAGE / folder).rglob("*.py"))
+        for name in imported(path)
+        if any(f"{name}.".startswith(f"{engine}.") for engine in ENGINES)
+    ]
+
+
+def test_what_engines_share_imports_none_of_them() -> None:
+    assert of_an_engine("engine") == []
+    assert of_an_engine("stages") == []
+    assert len(of_an_engine("deepspeed")) > 10  # so that names are found at all
+
+
+def test_what_engines_share_is_importable_without_any() -> None:
+    modules = [
+        f"pipecodec.{path.parent.name}.{path.stem}"
+        for folder in ("engine", "stages")
+        for path in (PACKAGE / folder).glob("[!_]*.py")
+    ]
+    assert len(modules) > 15
+    code = (
+        "import sys, importlib\n"
+        "sys.modules['deepspeed'] = None\n"  # importing it is an error now
+        f"for name in {modules}: importlib.import_module(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
