@@ -70,7 +70,7 @@ class Plain:
 
 
 def tensors() -> dict[str, torch.Tensor]:
-    """Tensors that are hard to send, and some that are easy."""
+    """Return tensors that are hard to send, and some that are easy."""
     base = torch.arange(12.0).reshape(3, 4)
     return {
         "float32": base,
@@ -99,7 +99,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def structures() -> dict[str, Any]:
-    """Values of every kind that a frame can hold."""
+    """Return values of every kind that a frame can hold."""
     t = torch.arange(6.0).reshape(2, 3)
     u = torch.tensor([1, 2])
     return {
@@ -162,7 +162,7 @@ def _deep(levels: int) -> Any:
 
 
 def same(a: Any, b: Any) -> bool:
-    """True where two values have the same types, order and bits, tensors included."""
+    """Return whether two values have the same types, order and bits, tensors included."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and same_tensor(a, b)
     if type(a) is not type(b):
@@ -191,11 +191,11 @@ def same(a: Any, b: Any) -> bool:
 
 
 def same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """True where both have the same bits, in any strides."""
+    """Return whether both have the same bits, in any strides."""
     return a.dtype == b.dtype and a.shape == b.shape and raw(a) == raw(b)
 
 
 def raw(tensor: torch.Tensor) -> bytes:
-    """The elements' bytes in order."""
+    """Return the elements' bytes in order."""
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -44,17 +44,17 @@ class Golden:
 
     @property
     def value(self) -> Any:
-        """A new value, with tensors of its own."""
+        """Return a new value, with tensors of its own."""
         return _evaluate(self.expression)
 
     @property
     def beside(self) -> list[torch.Tensor]:
-        """The tensors beside the frame, for kind "tunnel"."""
+        """Return the tensors beside the frame, for kind "tunnel"."""
         return [_evaluate(expression) for expression in self.beside_expressions]
 
     @property
     def structure(self) -> bytes:
-        """The frame's structure section."""
+        """Return the frame's structure section."""
         return self.frame[48 : 48 + int.from_bytes(self.frame[16:20], "little")]
 
 
@@ -64,7 +64,7 @@ def _evaluate(expression: str) -> Any:
 
 
 def read_golden() -> list[Golden]:
-    """All frames of the file, in its order."""
+    """Return all frames of the file, in its order."""
     found: list[Golden] = []
     for line in PATH.read_text().splitlines():
         word, _, rest = line.strip().partition(" ")

@@ -155,7 +155,7 @@ def big(x: int) -> bytes:
 
 
 def seal(structure: bytes, shapes: bytes, values: bytes, payload: bytes, leaves: int) -> bytes:
-    """The bytes of a frame of these sections, without padding."""
+    """Return the bytes of a frame of these sections, without padding."""
     body = pad(pad(structure + shapes, 8) + values, 16) + payload
     front = b"\x89PCF" + struct.pack(
         "<BBHQIIIIQ",
@@ -173,7 +173,7 @@ def seal(structure: bytes, shapes: bytes, values: bytes, payload: bytes, leaves:
 
 
 def encode(x: Any) -> tuple[list[torch.Tensor], bytes]:
-    """The slots and the frame (without padding) of ``pipecodec.pack``."""
+    """Return the slots and the frame (without padding) of ``pipecodec.pack``."""
     encoder = Encoder()
     structure = encoder.node(x)
     return encoder.leaves, seal(structure, encoder.shapes, encoder.values, b"", len(encoder.leaves))
@@ -297,5 +297,5 @@ class Decoder:
 
 
 def decode(slots: list[torch.Tensor], frame: bytes) -> Any:
-    """The value of a frame of slots."""
+    """Return the value of a frame of slots."""
     return Decoder(slots, frame).node()

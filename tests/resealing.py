@@ -32,7 +32,7 @@ def slot_for(leaf: Leaf) -> torch.Tensor:
 
 
 def resealed(target: Target, other: Target, rng: random.Random) -> tuple[torch.Tensor, list[Any]]:
-    """A frame with one section changed and a right header, and tensors that fit beside it.
+    """Return a frame with one section changed and a right header, and tensors that fit beside it.
 
     Raises FrameError where no totals in the header make it right.
     """
@@ -74,7 +74,7 @@ def resealed(target: Target, other: Target, rng: random.Random) -> tuple[torch.T
 
 
 def change_and_reseal(count: int, seed: int) -> Counts:
-    """``count`` frames with a right checksum: refused with a CodecError, or a value."""
+    """Read ``count`` frames with a right checksum: each gives a CodecError or a value."""
     rng = random.Random(seed)
     all_targets = targets()
     counts: Counts = collections.Counter()

@@ -16,7 +16,7 @@ from tests.golden import read_golden
 
 
 def seeds() -> Iterator[bytes]:
-    """Every seed's bytes."""
+    """Return the bytes of every seed."""
     for value in structures().values():
         for transport in ("slots", "tunnel"):
             try:

@@ -51,7 +51,7 @@ tensors = st.sampled_from(_leaves)
 
 
 def containers(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
-    """One more container around ``inner``."""
+    """Return a strategy for one more container around ``inner``."""
     pairs = st.dictionaries(hashables, inner, max_size=4)
     return st.one_of(
         st.lists(inner, max_size=4),

@@ -31,7 +31,7 @@ class Target:
         self.check()
 
     def sections(self) -> list[bytes]:
-        """Structure, shapes, values and payload."""
+        """Return the frame's sections: structure, shapes, values and payload."""
         structure, shapes, values = struct.unpack("<III", self.data[16:28])
         shapes_at = 48 + structure
         values_at = -(-(shapes_at + shapes) // 8) * 8
@@ -44,13 +44,13 @@ class Target:
         ]
 
     def check(self) -> None:
-        """The frame as it was sent still gives the value, and the codec remembers it."""
+        """Check that the unchanged frame gives the value, and that the codec remembers it."""
         for read in self.readers:
             assert same(read((*self.slots, self.frame)), self.value), self.name
 
 
 def targets() -> list[Target]:
-    """The corpus with both transports, but for tensors that no tunnel carries."""
+    """Return targets of the corpus with both transports, except tensors that no tunnel carries."""
     made = []
     for name, value in structures().items():
         for transport in ("slots", "tunnel"):

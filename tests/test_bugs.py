@@ -138,7 +138,7 @@ def test_they_are_refused_when_sent_too() -> None:
 
 
 def colliding(size: int) -> list[int]:
-    """Numbers of different hashes that a dict of `size` places probes along one path."""
+    """Return numbers of different hashes that a dict of `size` places probes along one path."""
     path = [0]
     for _ in range(size // 2):
         path.append((5 * path[-1] + 1) % size)
@@ -173,7 +173,7 @@ def test_keys_along_one_probing_path_took_the_square_of_their_number() -> None:
 
 
 def family(depth: int, width: int) -> list[bytes]:
-    """Frozensets of one hash, of frozensets of one hash, and so on."""
+    """Return frozensets of one hash, of frozensets of one hash, and so on."""
     modulus = 2**61 - 1
     if depth == 0:
         return [oracle.Encoder().node(i * modulus, True) for i in range(1, width + 2)]

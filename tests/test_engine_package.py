@@ -1,4 +1,4 @@
-"""What engines share knows none of them."""
+"""The code that engines share knows none of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENGINES = (
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the full names of all that a module of the package imports, wherever it does."""
+    """Yield the full names of all imports in a module of the package, at any depth."""
     here = ("pipecodec", *path.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

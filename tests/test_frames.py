@@ -31,7 +31,7 @@ def frame(
     payload: bytes = b"",
     leaves: int = 0,
 ) -> torch.Tensor:
-    """A frame with a right header around any structure."""
+    """Return a frame with a right header around any structure."""
     return tensor(oracle.seal(structure, shapes, values, payload, leaves))
 
 

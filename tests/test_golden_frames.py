@@ -25,7 +25,7 @@ WITHOUT_FRAME = {"SCALAR"}
 
 
 def packed(golden: Golden) -> tuple[torch.Tensor, ...]:
-    """The tensors beside the frame, and the frame with some padding."""
+    """Return the tensors beside the frame, and the frame with some padding."""
     beside = pack(golden.value)[:-1] if golden.kind == "value" else golden.beside
     return (*beside, torch.tensor(list(golden.frame) + PADDING * [0], dtype=torch.uint8))
 
@@ -102,7 +102,7 @@ def test_the_dtypes_of_the_page() -> None:
 
 
 def example() -> tuple[Any, bytes, int]:
-    """The value, the bytes and the frame's length of the example in docs/format.md."""
+    """Return the value, the bytes and the frame's length of the example in docs/format.md."""
     section = PAGE.read_text().partition("## 5. An example")[2].partition("## 6.")[0]
     expression = re.search(r"`pipecodec\.pack\((.*)\)`", section)
     size = re.search(r"a frame of (\d+) bytes", section)

@@ -23,7 +23,7 @@ REFUSED, BUILT, DESCRIBED = 40, 500, 2000
 
 @functools.cache
 def costs() -> dict[str, dict[str, Any]]:
-    """The lines of ``python -m tests.hostile``, by name."""
+    """Return the lines of ``python -m tests.hostile``, by name."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile", str(SIZE)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

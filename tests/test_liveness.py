@@ -14,7 +14,7 @@ from pipecodec.stages.liveness import OptionalArg, analyze_graph, analyze_signat
 
 
 class SplitGraph:
-    """A split graph written by hand: inputs, stages and items in the order of the calls."""
+    """Build a split graph by hand: inputs, stages and items in the order of the calls."""
 
     def __init__(self):
         self.graph = fx.Graph()

@@ -17,7 +17,7 @@ from tests.strategies import values
 
 
 def similar(value: Any, choose: Callable[[int], int], seen: list[torch.Tensor]) -> Any:
-    """The value with some of its parts exchanged; ``choose(n)`` gives a number below n."""
+    """Exchange some parts of the value; ``choose(n)`` gives a number below n."""
     kind = choose(8)
     if isinstance(value, torch.Tensor):
         seen.append(value)

@@ -21,7 +21,7 @@ from .simdev import load
 
 
 def crossed(sent: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return tensors as an engine hands them over: copies, of which the tunnel wants a gradient."""
+    """Return tensors as an engine hands them over: copies, the tunnel requiring a gradient."""
     return tuple(t.detach().clone().requires_grad_(t.is_floating_point()) for t in sent)
 
 

@@ -36,7 +36,7 @@ def replaced(beside: Tensors, at: int, item: Any) -> Tensors:
 
 @st.composite
 def mismatches(draw: st.DrawFn, beside: Tensors, *devices: str) -> Tensors:
-    """The tensors beside a frame with one thing changed, which may leave them as they were."""
+    """Draw the tensors beside a frame with one change, which may leave them as they were."""
     others = st.one_of(tensors(*devices), no_tensors)
     places = st.integers(0, len(beside) - 1) if beside else st.nothing()
     kinds = ["insert"] + ["remove", "replace", "exchange", "reshape", "convert"] * bool(beside)
@@ -58,7 +58,7 @@ def mismatches(draw: st.DrawFn, beside: Tensors, *devices: str) -> Tensors:
 
 
 def fits(beside: Iterable[Any], wanted: list[Leaf]) -> bool:
-    """Whether these are tensors of the dtypes and shapes that the frame's leaves have."""
+    """Return whether these are tensors of the dtypes and shapes of the frame's leaves."""
     found = [
         (str(t.dtype), tuple(t.shape)) if isinstance(t, torch.Tensor) else None for t in beside
     ]

@@ -27,7 +27,7 @@ def arrived(tensors: tuple[Tensor, ...], reuse: bool = True) -> Any:
 
 
 def bits(tensor: Tensor) -> bytes:
-    """Its elements' bytes, in their order and not that of memory."""
+    """Return the bytes of the elements, in their order and not that of memory."""
     plain = tensor.detach().resolve_conj().resolve_neg()
     integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     if tensor.element_size() in integer:

@@ -1,4 +1,4 @@
-"""What a frame that is not read costs on a device, and that graphs may receive such frames."""
+"""The cost of a frame that is not read, on a device; graphs may receive such frames."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNTED = (
 )
 NOTHING = dict.fromkeys(COUNTED, 0)
 FETCHED = {**NOTHING, "device to host": 1, "event record": 1}
-"""The flag is on its way to the host."""
+"""Counts while the flag is on its way to the host."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def expecting(value: Any, *others: Any, **options: Any) -> tuple[list[Any], Code
 
 @pytest.mark.parametrize("frames", [1, 3, 500])
 def test_an_unread_frame_costs_one_launch(device: Device, frames: int) -> None:
-    """Before: a copy to the host, an event and a query as well, each time."""
+    """It used to cost a copy to the host, an event and a query as well, each time."""
     with device.kernels():
         (packed,), receiver = expecting(on_device([torch.ones(2), "text", 5]))
         device.reset()
@@ -86,7 +86,7 @@ def test_with_leaves_that_are_copied_it_costs_one_more(device: Device, leaves: i
 
 
 def test_a_codec_that_is_never_checked_fetches_the_flag_now_and_then(device: Device) -> None:
-    """Each time behind half of 1024 frames, and looks at it when the other half has come."""
+    """It does so after each half of 1024 frames, and reads the flag after the next half."""
     (packed,), receiver = expecting(on_device([torch.ones(2)]))
 
     def receive(frames: int) -> dict[str, int]:
@@ -118,7 +118,7 @@ def test_a_device_that_is_late_is_found_out_all_the_same(device: Device) -> None
 def received_in_a_graph(
     device: Device, leaf: Tensor, frame: Tensor, receiver: Codec
 ) -> dict[str, int]:
-    """Capture that; return what it counts."""
+    """Receive while a graph is captured; return the counts."""
     device.reset()
     with device.capturing():
         assert receiver.unpack((leaf, frame))[0] is leaf
@@ -136,7 +136,7 @@ def test_replays_of_a_graph_are_checked(device: Device, replays_after: int) -> N
         for _ in range(3):
             device.replay()
             receiver.check()
-        for _ in range(2):  # what the graph expects is checked, whatever the codec does
+        for _ in range(2):  # the graph's own frame is checked, even if the codec has read others
             frame.copy_(wrong)
             device.replay()
             frame.copy_(right)
@@ -170,7 +170,7 @@ def test_beside_a_graph_another_frame_is_named(device: Device) -> None:
 
 @pytest.mark.parametrize("end", ["reset", "codec"])
 def test_a_graph_may_be_replayed_when_its_frame_is_forgotten(device: Device, end: str) -> None:
-    """What it compares with, and the flag, are still theirs and no other tensor's."""
+    """The graph keeps the flag and the frame that it compares with: no other tensor gets them."""
     with device.kernels():
         (leaf,) = value = on_device([torch.ones(2)])
         ((_, right), (_, wrong)), receiver = expecting(value, (leaf,))
@@ -196,7 +196,7 @@ def test_a_graph_may_be_replayed_when_its_frame_is_forgotten(device: Device, end
 
 
 def test_only_a_frame_that_was_checked_is_expected_by_a_graph(device: Device) -> None:
-    """Else nothing says that it is there when the graph is replayed, on whatever stream."""
+    """Otherwise it might not exist yet when the graph is replayed on another stream."""
     value = on_device([torch.ones(2)])
     sender, receiver = pair()
     packed = sender.pack(value)

@@ -1,4 +1,4 @@
-"""Codecs without an engine say in a tunnel's gradient which leaves were used by nobody."""
+"""Codecs without an engine mark unused leaves in the tunnel's gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pipecodec
 
 
 def by_hand(value: Any, loss_of_received: Any, cut: bool) -> None:
-    """Run a value through a boundary in one process; ``cut``: as an engine does, with copies."""
+    """Run a value through a boundary in one process; with ``cut`` copy tensors, as engines do."""
     sender, receiver = (pipecodec.Codec(transport="tunnel") for _ in range(2))
     sent = sender.pack(value)
     if not cut:

@@ -23,7 +23,7 @@ SIDES = ("send", "receive", "send back", "receive back")
 
 @dataclass
 class Allocated:
-    """CPU memory of tensors made meanwhile, in bytes: the peak, and the sum."""
+    """CPU memory of tensors made within a block, in bytes: the peak, and the sum."""
 
     peak: int = 0
     total: int = 0
@@ -31,7 +31,7 @@ class Allocated:
 
 @contextlib.contextmanager
 def allocations() -> Iterator[Allocated]:
-    """Measure the memory that torch's CPU allocator gives out; filled in after the ``with``.
+    """Measure the memory that torch's CPU allocator gives out; filled in after the block.
 
     Memory from before does not count, not even when it is freed; the profiler then prints a note
     to the standard output.

@@ -47,9 +47,9 @@ at::Tensor upload(std::span<const uint8_t> bytes, size_t size, at::Device device
   PIPECODEC_CHECK(bytes.size() <= size);
   if (capturing(device)) {
     throw std::runtime_error(
-        "while a graph is captured nothing can be copied from the host, which a replay would read again, "
-        "whatever stands there then: have all tensors on the device, and pipecodec built with its "
-        "kernels for it (PIPECODEC_CUDA=1)");
+        "while a graph is captured nothing can be copied from the host: a replay would copy the same memory "
+        "again, with other contents. Have all tensors on the device, and pipecodec built with its kernels "
+        "for it (PIPECODEC_CUDA=1)");
   }
   // Allocates on the device first, since pinned memory is available only after that.
   const at::Tensor made =

@@ -1,4 +1,4 @@
-// Errors of our own, apart from those of bytes and values: they name the line, and ask for a report.
+// Internal errors, distinct from errors of bytes and values: they name the line, and ask for a report.
 #pragma once
 
 #include <stdexcept>
@@ -21,13 +21,13 @@ inline constexpr bool kDebug = false;
 
 }  // namespace pipecodec::frame
 
-// Where no input can lead.
+// Throws at a place that no input can reach.
 #define PIPECODEC_BUG(text) ::pipecodec::frame::internal_error(__FILE__, __LINE__, text)
 
-// Holds whatever the input is. Never for bytes or values from outside, which are refused with an error of
-// theirs.
+// Throws if a condition fails that holds for every input. Never for bytes or values from outside: those are
+// refused with errors of their own.
 #define PIPECODEC_CHECK(condition) \
   ((condition) ? static_cast<void>(0) : PIPECODEC_BUG("this does not hold: " #condition))
 
-// The same where the check costs: in debug builds alone.
+// The same for costly conditions: checked in debug builds only.
 #define PIPECODEC_DEBUG_CHECK(condition) PIPECODEC_CHECK(!::pipecodec::frame::kDebug || (condition))

@@ -1,4 +1,4 @@
-// A bug of our own is an error of its own class that names the line.
+// An internal error has a class of its own, and names the line.
 #include "csrc/frame/internal.h"
 
 #include <string>

@@ -23,14 +23,14 @@ def _missing(count: int) -> str:
 
 
 def needs_gpus(count: int) -> list[pytest.MarkDecorator]:
-    """Return the marks of a test for so many GPUs; PIPECODEC_REQUIRE_CUDA=1 skips none."""
+    """Return the marks of a test on ``count`` GPUs; PIPECODEC_REQUIRE_CUDA=1 skips none."""
     required = os.environ.get("PIPECODEC_REQUIRE_CUDA") == "1"
     missing = _missing(count)
     return [pytest.mark.cuda, pytest.mark.skipif(bool(missing) and not required, reason=missing)]
 
 
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpus(1))]
-"""For tests whose own logic runs on the CPU too."""
+"""Devices for tests whose own logic runs on the CPU too."""
 
 
 def on(device: str, value: Any) -> Any:

@@ -16,7 +16,7 @@ TORCH = Path(torch.__file__).parent / "include"
 
 
 def figures(log: str) -> dict[tuple[int, str], dict[str, int]]:
-    """The output of ptxas by architecture and kernel: registers, bytes of stack and of spills."""
+    """Return registers and bytes of stack and spills from ptxas, by architecture and kernel."""
     found: dict[tuple[int, str], dict[str, int]] = {}
     for part in log.split("Compiling entry function ")[1:]:
         head = re.match(r"'(\S+)' for 'sm_(\d+)'", part)

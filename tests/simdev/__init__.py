@@ -39,7 +39,7 @@ class Device:
 
     @contextmanager
     def kernels(self) -> Iterator[None]:
-        """Let the codec use its own kernels, as on CUDA, where it has torch's operations else."""
+        """Let the codec use its own kernels, as on CUDA, in place of torch's operations."""
         self._extension.set_kernels(True)
         try:
             yield

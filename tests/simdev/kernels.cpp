@@ -1,4 +1,4 @@
-// The kernels' own source, compiled for the host, and run on the device's mapping of its memory.
+// Compiles the kernels' own source for the host, and runs it on the device's mapping of its memory.
 #include "kernels.h"
 
 #include <stdexcept>
@@ -14,7 +14,7 @@ namespace {
 
 using pipecodec::device::Kernels;
 
-// Queues what launches kernels on the host's threads, and counts its launches.
+// Queues a call that launches kernels on the host's threads, and counts its launches.
 template <class Launch>
 void queue(Launch launch) {
   streams().queue(current_stream, [launch] {

@@ -44,7 +44,7 @@ class Streams {
     for (const auto& [id, stream] : streams_) run(id);
   }
 
-  // What is queued from now on, until it is off, is what replay() queues again.
+  // While on, records queued work; replay() queues it again.
   void set_recording(bool on) {
     if (on) graph_.clear();
     recording_ = on;
