@@ -12,7 +12,7 @@ from typing import Any
 
 from pipecodec.demo.launch import Outcome, Rank, run_ranks
 
-__all__ = ["outcomes", "values", "wait_for_others"]
+__all__ = ["TIMEOUT", "outcomes", "values", "wait_for_others"]
 
 TIMEOUT = 60.0
 """Seconds until a rank dumps its stacks and ends; a case takes about one second."""
