@@ -13,7 +13,7 @@ import torch
 from pipecodec.demo.launch import Rank
 
 from .checkpoints import Case, build, differing, engine_of, held, start, train
-from .harness import values
+from .harness import TIMEOUT, values
 
 PLAIN = Case()
 SAME = {
@@ -58,7 +58,9 @@ def through_and_resumed(rank: Rank, folder: str) -> dict[str, Any]:
 
 
 def test_resumes_to_the_last_bit(tmp_path: Path) -> None:
-    for number, ended in enumerate(values(through_and_resumed, 4, str(tmp_path))):
+    timeout = TIMEOUT + 5 * len(SAME)
+    ranks = values(through_and_resumed, 4, str(tmp_path), timeout=timeout)
+    for number, ended in enumerate(ranks):
         for name, result in ended.items():
             assert not result["differing"], name
             assert result["losses"][0] == result["losses"][1], name

@@ -5,9 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ import torch
 from pipecodec.demo.launch import Rank
 
 from .engines import Grid
-from .harness import outcomes, values
+from .harness import outcomes, values, wait_for_others
 from .stages import Row, build
 from .table import engine_of, micro_batches
 
@@ -67,10 +67,10 @@ def in_step(engine: Any, how: Callable[[], None]) -> None:
     inner.register_step_pre_hook(hook)
 
 
-def train(rank: Rank, failing: int, where: Any, how: Callable[[], None], linger: float) -> None:
+def train(rank: Rank, failing: int, where: Any, how: Callable[[], None], folder: str) -> None:
     """Train two steps; rank ``failing`` does ``how`` in the second.
 
-    After an error each rank stays alive for ``linger`` seconds.
+    After an error each rank stays alive, if there is a ``folder``, until all have one.
     """
     engine = engine_of(ROW, build(ROW, 3), GRID)
     if rank.rank == failing:
@@ -82,24 +82,26 @@ def train(rank: Rank, failing: int, where: Any, how: Callable[[], None], linger:
             rank.say(("error", type(error).__name__))
             with pytest.raises(RuntimeError, match="train_batch failed before .*new processes"):
                 engine.eval_batch(micro_batches(ROW, GRID, step))
-            time.sleep(linger)
-            rank.say(("exit", rank.rank))
+            if folder:
+                rank.say(("all have one", wait_for_others(rank, folder, rank.world)))
             raise
         rank.say(("step", step))
 
 
 @pytest.mark.parametrize("failing", range(3))
 @pytest.mark.parametrize("where", [in_forward, in_backward, in_step])
-def test_every_rank_ends_with_the_error_of_the_one_that_failed(where: Any, failing: int) -> None:
+def test_every_rank_ends_with_the_error_of_the_one_that_failed(
+    where: Any, failing: int, tmp_path: Path
+) -> None:
     """Also while the process that failed, and the store on rank 0 with it, lives on."""
     said: list[Any] = []
     ended = outcomes(
-        train, 3, failing, where, fail, 2.0, on_message=lambda _, what: said.append(what)
+        train, 3, failing, where, fail, str(tmp_path), on_message=lambda _, what: said.append(what)
     )
     assert {step for kind, step in said if kind == "step"} == {0}
     errors = [name for kind, name in said if kind == "error"]
     assert sorted(errors) == ["ArithmeticError", "RemoteError", "RemoteError"]
-    assert [kind for kind, _ in said[-6:]] == ["error"] * 3 + ["exit"] * 3
+    assert [reached for kind, reached in said if kind == "all have one"] == [True] * 3
     assert [outcome.status for outcome in ended] == ["error"] * 3
     for outcome in ended:
         assert "ArithmeticError: planted in a stage" in outcome.detail
@@ -112,7 +114,7 @@ def test_every_rank_ends_with_the_error_of_the_one_that_failed(where: Any, faili
     [(in_forward, 0), (in_forward, 1), (in_forward, 2), (in_backward, 0), (in_step, 1)],
 )
 def test_every_rank_ends_when_one_is_killed(where: Any, failing: int) -> None:
-    ended = outcomes(train, 3, failing, where, die, 0.0)
+    ended = outcomes(train, 3, failing, where, die, "")
     assert ended[failing].status == "died"
     assert f"exit code {-signal.SIGKILL}" in ended[failing].detail
     for outcome in ended:
@@ -121,7 +123,7 @@ def test_every_rank_ends_when_one_is_killed(where: Any, failing: int) -> None:
             assert "gloo/transport" in outcome.detail
 
 
-def interrupted(rank: Rank, kind: type[BaseException]) -> tuple[str, str]:
+def interrupted(rank: Rank, kind: type[BaseException], folder: str) -> tuple[str, str, bool]:
     """Train until ``kind`` is raised in a forward on rank 1, whose process lives on."""
     engine = engine_of(ROW, build(ROW, 3), GRID)
 
@@ -133,22 +135,18 @@ def interrupted(rank: Rank, kind: type[BaseException]) -> tuple[str, str]:
     with pytest.raises(BaseException) as caught:
         for step in range(2):
             engine.train_batch(micro_batches(ROW, GRID, step))
-    rank.say("error")
     with pytest.raises(RuntimeError, match="train_batch failed before"):
         engine.train_batch(micro_batches(ROW, GRID, 2))
-    time.sleep(2.0)
-    rank.say("exit")
-    return type(caught.value).__name__, str(caught.value)
+    reached = wait_for_others(rank, folder, rank.world)
+    return type(caught.value).__name__, str(caught.value), reached
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_every_rank_is_told_of_an_interrupt(kind: type[BaseException]) -> None:
-    said: list[str] = []
-    ended = outcomes(interrupted, 3, kind, on_message=lambda _, what: said.append(what))
-    assert said == ["error"] * 3 + ["exit"] * 3
-    assert ended[1].value == (kind.__name__, "planted")
-    for outcome in (ended[0], ended[2]):
-        name, message = outcome.value
+def test_every_rank_is_told_of_an_interrupt(kind: type[BaseException], tmp_path: Path) -> None:
+    ended = values(interrupted, 3, kind, str(tmp_path))
+    assert ended[1] == (kind.__name__, "planted", True)
+    for name, message, reached in (ended[0], ended[2]):
+        assert reached
         assert name == "RemoteError" and f"{kind.__name__}: planted" in message
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from .comparison import check
 from .engines import Grid
-from .harness import values
+from .harness import TIMEOUT, values
 from .rows import TABLES
 from .table import pipeline_rows, whole_rows
 from .training import Trained
@@ -17,8 +17,9 @@ from .training import Trained
 @functools.cache
 def pipeline(table: str, grid: Grid) -> list[dict[str, Trained]] | AssertionError:
     """Train all rows in one set of processes."""
+    timeout = TIMEOUT + 2 * len(TABLES[table])
     try:
-        return values(pipeline_rows, grid.processes, table, grid)
+        return values(pipeline_rows, grid.processes, table, grid, timeout=timeout)
     except AssertionError as error:  # which every row of the table is to show
         return error
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pipecodec.demo.launch import Rank
 
 from . import comparison
-from .harness import values
+from .harness import TIMEOUT, values
 from .precision import Case, engine_of, loss_fn
 from .reference import train_alone
 from .training import on_engine
@@ -30,7 +30,7 @@ PRECISIONS = ["fp32", "bf16", "fp16"]
 def check(cases: dict[str, Case], within: float = 0.0) -> None:
     """Train all in one set of processes, and compare each with a training in this one."""
     (processes,) = {case.grid.processes for case in cases.values()}
-    ranks = values(on_engine, processes, cases)
+    ranks = values(on_engine, processes, cases, timeout=TIMEOUT + 2 * len(cases))
     for name, case in cases.items():
         comparison.check([rank[name] for rank in ranks], train_alone(case), within)
 

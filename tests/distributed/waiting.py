@@ -15,7 +15,7 @@ from typing import Any
 
 from pipecodec.demo.launch import Rank
 
-from .harness import outcomes
+from .harness import outcomes, wait_for_others
 from .waiting_calls import CALLS
 from .waiting_ends import ENDS, SLOW
 from .waiting_errors import ERRORS
@@ -24,9 +24,6 @@ __all__ = ["CASES", "SLOW", "run"]
 
 CASES = {**CALLS, **ERRORS, **ENDS}
 EVERY = {**CASES, **SLOW}
-
-LIMIT = 20.0
-"""Seconds for which the rank at fault lives on."""
 
 
 def _rank(rank: Rank, name: str, folder: str) -> str:
@@ -39,12 +36,7 @@ def _rank(rank: Rank, name: str, folder: str) -> str:
             raise
         lines = [line for line in str(error).splitlines() if line.strip()]
         rank.say(("knows", f"{type(error).__name__}: {lines[0] if lines else ''}"))
-    Path(folder, f"{rank.rank} knows").touch()
-    deadline = time.monotonic() + LIMIT
-    while len(list(Path(folder).glob("* knows"))) < rank.world - case.ends:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.02)
+    wait_for_others(rank, folder, rank.world - case.ends)
     return name
 
 
