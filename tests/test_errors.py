@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipecodec.origin import decode_metadata
 
 from pipecodec import _C, Codec, CodecError, FrameError, pack, unpack
 from pipecodec.errors import InternalError, bug
+from pipecodec.legacy import decode_metadata
 from tests.hostile import wrong
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "format.md"

@@ -62,8 +62,8 @@ def test_every_boundary_is_packed_and_unpacked(stages, batch, monkeypatch):
     seen = []
 
     class Recorder:
-        def __init__(self, name):
-            self.name, self.codec = name, Codec(name=name)
+        def __init__(self, name, **options):
+            self.name, self.codec = name, Codec(name=name, **options)
 
         def pack(self, values):
             seen.append((self.name, len(values)))
