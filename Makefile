@@ -2,6 +2,7 @@
 #
 #   make demo      trains a small GPT-2 in 3 stages and 3 processes, and compares with one process
 #   make test      checks and tests everything
+#   make quick     checks, and runs the tests that start no process and compile nothing, in two minutes
 #   make bench     measures the codec against others
 #   make fuzz      gives the frame library hostile bytes for a minute (needs clang)
 #   make sanitize  runs the tests of frames with a debug build under sanitizers
@@ -23,7 +24,7 @@ export DS_BUILD_OPS := 0
 CPP := $(wildcard $(foreach depth,* */* */*/*,$(foreach kind,cpp h cu,csrc/$(depth).$(kind))))
 FORMATTED := $(CPP) $(wildcard tests/*/*.cpp tests/*/*.h)
 
-.PHONY: setup demo test check native pytest fuzz sanitize bench gpu cuda-link format clean
+.PHONY: setup demo test quick check native pytest fuzz sanitize bench gpu cuda-link format clean
 
 setup: $(VENV)/.built
 
@@ -43,12 +44,16 @@ demo: setup
 
 test: check native pytest
 
+quick: check
+	$(BIN)/python -m pytest -m "not slow"
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/stubtest pipecodec._C --mypy-config-file pyproject.toml --allowlist requirements/stubtest.txt
 	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
+	$(BIN)/python -m tests.words
 
 native: setup
 	$(BIN)/cmake -S . -B build/native -DPIPECODEC_SANITIZE=ON

@@ -5,6 +5,7 @@
 
 #include "csrc/codec/boundary.h"
 #include "csrc/codec/errors.h"
+#include "csrc/codec/packer.h"
 #include "csrc/codec/unpacker.h"
 #include "csrc/structure/attributes.h"
 
@@ -385,11 +386,6 @@ PyMethodDef module_functions[] = {
 };
 
 }  // namespace
-
-Packer& packer_of(PyObject* codec) {
-  if (PyObject_TypeCheck(codec, codec_type) == 0) raise(PyExc_TypeError, "not a pipecodec Codec");
-  return state(codec);
-}
 
 void add_to_module(PyObject* module) {
   PyType_Slot slots[] = {

@@ -1,15 +1,11 @@
 // The Python type _C.Codec, and the module functions pack and unpack: the calls that must be fast.
 #pragma once
 
-#include "csrc/codec/packer.h"
 #include "csrc/structure/python.h"
 
 namespace pipecodec::codec {
 
 // Adds the type and the functions to the module. Throws PythonError.
 void add_to_module(PyObject* module);
-
-// The state of a _C.Codec. Throws PythonError where `codec` is of another type.
-Packer& packer_of(PyObject* codec);
 
 }  // namespace pipecodec::codec

@@ -9,8 +9,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "csrc/device/node_ptr.h"
 #include "csrc/device/object.h"
-#include "csrc/device/torch_version.h"
 
 namespace pipecodec::codec {
 

@@ -184,7 +184,6 @@ Routed Router::route(Encoder& encoder, at::Device device, const frame::Root& roo
     } else {
       uint64_t unused = 0;
       routed.slots.push_back(device::bytes_on(tensor, span_of(leaf, tensor, leaf.bytes, unused), device));
-      routed.slot_leaves.push_back(i);
     }
     encoder.structure.data()[leaf.flags_at] =
         static_cast<uint8_t>(static_cast<uint8_t>(way) | (decided[i] ? frame::kRequiresGradBit : 0) |

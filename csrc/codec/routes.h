@@ -37,7 +37,6 @@ struct Routed {
   std::vector<device::Span> tunnel_spans;
   uint64_t tunnel_bytes = 0;
   std::vector<at::Tensor> slots;  // uint8, 1-D
-  std::vector<size_t> slot_leaves;
   std::vector<at::Tensor> payload;
   std::vector<device::Span> payload_spans;
 };

@@ -1,13 +1,8 @@
-// The only place that knows how torch's versions, from 2.8 on, differ for this project.
+// How the versions of torch differ for this project, from 2.8 on; for autograd that is in node_ptr.h.
 #pragma once
 
 #include <c10/core/Stream.h>
-#include <torch/csrc/autograd/function.h>
 #include <torch/version.h>
-
-#include <memory>
-#include <type_traits>
-#include <utility>
 
 #include "csrc/device/kernels.h"
 
@@ -25,20 +20,6 @@ inline bool is_capturing(const c10::Stream& stream) {
   const Kernels* const own = kernels(stream.device());
   return own != nullptr && own->capturing();
 #endif
-}
-
-// Autograd's pointer to a node: std::shared_ptr in older versions, intrusive in newer ones.
-using NodePtr = decltype(torch::autograd::Edge::function);
-
-template <class Made, class... Arguments>
-auto make_node(Arguments&&... arguments) {
-  if constexpr (std::is_same_v<NodePtr, std::shared_ptr<torch::autograd::Node>>) {
-    // deleteNode, found by lookup where torch has it, frees long graphs in a loop instead of by recursion.
-    return std::shared_ptr<Made>(new Made(std::forward<Arguments>(arguments)...),
-                                 [](auto* node) { deleteNode(node); });
-  } else {
-    return c10::make_intrusive<Made>(std::forward<Arguments>(arguments)...);
-  }
 }
 
 }  // namespace pipecodec::device

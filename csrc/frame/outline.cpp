@@ -2,6 +2,7 @@
 
 #include <charconv>
 
+#include "csrc/frame/internal.h"
 #include "csrc/frame/node.h"
 
 namespace pipecodec::frame {
@@ -170,7 +171,7 @@ class Outliner {
       case TypeCode::Range:
         return "";
     }
-    return "";
+    PIPECODEC_BUG("a node of no code");
   }
 
   // Reads the node at path_, and all nodes in it.
