@@ -1,4 +1,4 @@
-"""Messages of setup.py about the kernels, before it builds anything."""
+"""The settings of setup.py: the kernels, debug builds and flags; nothing is built here."""
 
 from __future__ import annotations
 
@@ -36,6 +36,38 @@ def test_setting_has_two_values() -> None:
     ended = setup("yes")
     assert ended.returncode == 1
     assert "PIPECODEC_CUDA must be 0 or 1, not 'yes'" in ended.stderr
+
+
+def flags(**environment: str) -> list[str]:
+    """The compiler's flags with these settings."""
+    script = (
+        "import runpy, setuptools; "
+        "setuptools.setup = lambda **kw: print(*kw['ext_modules'][0].extra_compile_args); "
+        "runpy.run_path('setup.py')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "PIPECODEC_CUDA": "0", "PIPECODEC_DEBUG": "", "CFLAGS": ""}
+        | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return ended.stdout.split()
+
+
+def test_a_debug_build_has_checks_and_symbols_and_no_other_has() -> None:
+    checks = {"-g", "-O1", "-DPIPECODEC_DEBUG", "-D_GLIBCXX_ASSERTIONS"}
+    assert checks <= {*flags(PIPECODEC_DEBUG="1")}
+    assert not checks & {*flags()}
+
+
+def test_flags_of_the_user_win() -> None:
+    """Of two that exclude one another the compiler takes the last."""
+    for debug in ("0", "1"):
+        assert flags(CFLAGS="-O3 -g3", PIPECODEC_DEBUG=debug)[-2:] == ["-O3", "-g3"]
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no kernels anyway")
