@@ -4,6 +4,7 @@
 #include "csrc/codec/codec_type.h"
 #include "csrc/codec/errors.h"
 #include "csrc/codec/nodes.h"
+#include "csrc/codec/routes.h"
 #include "csrc/codec/tunnel.h"
 #include "csrc/codec/unpacker.h"
 #include "csrc/device/kernels.h"
