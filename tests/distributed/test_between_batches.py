@@ -121,7 +121,14 @@ def test_a_recomputed_stage_counts_statistics_once(norm: type[nn.Module]) -> Non
 
 
 def still_sending(rank: Rank) -> list[int]:
-    """Return after each batch how many messages to another rank were not waited for."""
+    """Return after each batch how many messages were sent, and how many not waited for.
+
+    As on a device, where flags of unused leaves go from host to host: the engine's own messages are
+    no matter of ours.
+    """
+    from pipecodec.deepspeed import flags
+
+    flags._read_from_gradients = lambda engine: False
     under_way: list[Any] = []
     send = torch.distributed.isend
 
