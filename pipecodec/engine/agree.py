@@ -36,7 +36,7 @@ def agree(describe: Callable[[], Mapping[str, Any]]) -> None:
     if not dist.is_initialized():
         raise ValueError(
             "the ranks cannot compare their settings before torch.distributed is initialized; "
-            "call torch.distributed.init_process_group() first, or what your engine has for it"
+            "with DeepSpeed call deepspeed.init_distributed() first"
         )
     settings, error = {}, None
     try:
