@@ -201,18 +201,18 @@ def test_others_receive_while_one_waits_for_the_flag(device: Device) -> None:
     value = on_device([torch.ones(2)])
     sender, receiver = expecting(value)
     right, wrong = sender.pack(value), sender.pack((value[0],))
-    for _ in range(1024):
-        receiver.unpack(right)
+    for i in range(1024):
+        receiver.unpack(wrong if i == 700 else right)
     with device.held():
         before = device.counts("sync")["sync"]
         thread, outcome = in_thread(lambda: receiver.unpack(right))
         while device.counts("sync")["sync"] == before:
             thread.join(0.01)
-        receiver.unpack(wrong)
+        receiver.unpack(right)  # has the flag fetched anew, behind frames that the thread's is not
         device.let_go()
         thread.join()
     assert not isinstance(outcome[0], Exception)
-    with pytest.raises(StructureChangedError, match="frame 1025 "):
+    with pytest.raises(StructureChangedError, match="frame 701 "):
         receiver.check()
 
 

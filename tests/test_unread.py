@@ -102,6 +102,7 @@ def test_a_codec_that_is_never_checked_fetches_the_flag_now_and_then(device: Dev
         assert receive(512) == {**FETCHED, "sync": 1}
     receiver.check()
     assert receive(512) == NOTHING
+    assert receive(1) == FETCHED
     assert receiver.stats.reads == 1
 
 
