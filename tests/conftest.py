@@ -25,15 +25,17 @@ hypothesis.settings.load_profile("repeatable")
 
 TESTS = Path(__file__).resolve().parent
 SLOW = {
-    *("cuda", "distributed"),
-    *("test_benchmarks_command.py", "test_boundary_benchmark.py", "test_campaign.py"),
-    *(
-        "test_demo.py",
-        "test_hostile.py",
-        "test_round_trips.py",
-        "test_sources.py",
-        "test_streams.py",
-    ),
+    "cuda",
+    "distributed",
+    "test_benchmarks_command.py",
+    "test_boundary_benchmark.py",
+    "test_campaign.py",
+    "test_demo.py",
+    "test_hostile.py",
+    "test_round_trips.py",
+    "test_sources.py",
+    "test_streams.py",
+    "test_unread.py",
 }
 """Folders and modules of which every test is slow; single tests have ``@pytest.mark.slow``."""
 

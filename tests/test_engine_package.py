@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import pipecodec
 
 PACKAGE = Path(pipecodec.__file__).parent
@@ -46,6 +48,7 @@ def test_what_engines_share_imports_none_of_them() -> None:
     assert len(of_an_engine("deepspeed")) > 10  # so that names are found at all
 
 
+@pytest.mark.slow
 def test_what_engines_share_is_importable_without_any() -> None:
     modules = [
         f"pipecodec.{path.parent.name}.{path.stem}"

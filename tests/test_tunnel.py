@@ -326,7 +326,7 @@ AGAIN: dict[str, Callable[[], list[Any]]] = {
 UNMADE_BY_A_COPY = ("negative", "a parameter", "one twice")
 
 
-@pytest.mark.parametrize("device", ["cpu", "sim"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("sim", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("gradients", [True, False])
 def test_a_value_met_again_is_sent_as_if_it_was_the_first(gradients: bool, device: str) -> None:
     names = list(AGAIN)
