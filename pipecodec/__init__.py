@@ -1,7 +1,7 @@
 """Any value a pipeline stage returns arrives at the next stage as the same value.
 
 ``pack`` and ``unpack`` turn nested values into tensors and back; ``Codec`` does so for one
-boundary and remembers what it can. ``partition_modules`` finds which values cross between stages,
+boundary and caches frames. ``partition_modules`` finds which values cross between stages,
 ``run_local`` runs them in one process, and ``pipecodec.deepspeed`` runs them on DeepSpeed's
 pipeline engine (DeepSpeed itself is imported only there, and only when used).
 """

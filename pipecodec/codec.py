@@ -19,7 +19,7 @@ __all__ = ["Codec", "Stats", "TunnelCodec", "pack", "unpack"]
 
 
 class Stats(NamedTuple):
-    """What a codec has done since it was made; all counts."""
+    """Counts of a codec's work since it was made."""
 
     frames: int
     """Values packed."""
@@ -52,18 +52,18 @@ class Codec(_C.Codec):
         read: how a received frame is read. "always": the host reads every one, and waits for it
             where it is not on the CPU. "verified": a frame is assumed to repeat the last one that
             was read, and compared with it on its device by one launch; ``check`` says whether all
-            did. What was computed from one that did not is wrong. Up to 1024 frames, 16 MiB at
+            did. Values computed from one that did not are wrong. Up to 1024 frames, 16 MiB at
             most, are kept until that is known. "auto": "verified" on devices other than the CPU,
             where reading costs nothing.
         values: "dynamic": numbers may differ from frame to frame, so one that holds any is read.
             "static": they may not, and are compared like the structure.
-        transport: "slots": every tensor is passed on as it is, beside the frame. "tunnel": what a
-            pipeline engine can send, see TunnelCodec.
+        transport: "slots": every tensor is passed on as it is, beside the frame. "tunnel":
+            tensors that a pipeline engine can send, see TunnelCodec.
         differentiable: which leaves travel with gradients (transport "tunnel" only). "auto": those
             that require a gradient when they are first sent, or each time with ``dynamic_shape``;
             "by-dtype": every floating and complex one; or the leaves' paths as ``describe`` shows
             them.
-        name: what messages call the boundary.
+        name: the boundary's name in messages.
         dynamic_shape: number and sizes of the tensors may differ from value to value (transport
             "tunnel" only); every frame is as large as it has to be, and at least ``capacity``,
             and is read.
@@ -108,7 +108,7 @@ class Codec(_C.Codec):
 
     @property
     def stats(self) -> Stats:
-        """What this codec has done so far."""
+        """The counts of this codec's work so far."""
         return Stats(*self.counts)
 
     def check(self) -> None:
@@ -145,8 +145,8 @@ class TunnelCodec(Codec):
 
     Which leaves are differentiable does not depend on whether gradients are enabled, since both
     sides of a boundary have agreed on the tensors' sizes. With "auto" a leaf, that is a path and a
-    dtype, is settled when it is first sent; where gradients are disabled then, what it requires
-    cannot be seen, and every floating and complex one counts as differentiable. With
+    dtype, is settled when it is first sent; where gradients are disabled then, ``requires_grad``
+    says nothing, and every floating and complex leaf counts as differentiable. With
     ``dynamic_shape`` no size depends on it: each value is looked at by itself, and where gradients
     are disabled nothing is differentiable. So it is while ``evaluating`` is set to True, which asks
     for a ``reset`` on both sides before and after.
@@ -168,7 +168,7 @@ class TunnelCodec(Codec):
         return self.send(obj, None, device)
 
     def unpack(self, tensors: Sequence[Tensor]) -> Any:
-        """Unpack what pack gave; see ``receive`` for which tensors share memory with it."""
+        """Unpack the result of ``pack``; see ``receive`` for which tensors share memory with it."""
         return self.receive(tensors)[0]
 
     send = _C.Codec._send

@@ -58,7 +58,7 @@ def leaves(tensors: Sequence[Tensor]) -> list[Leaf]:
 
 
 def describe(frame_or_obj: Any) -> str:
-    """Show what a frame holds: a line for every node, with its type, value, shape and route.
+    """Show the contents of a frame: a line for every node, with its type, value, shape and route.
 
     Args:
         frame_or_obj: a frame (a 1-D uint8 tensor), or packed tensors (a tuple that ends in one), or

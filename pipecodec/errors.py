@@ -23,11 +23,11 @@ class CodecError(Exception):
 
 
 class UnsupportedTypeError(CodecError, TypeError):
-    """A value that cannot cross a boundary; the message names its path and what to send instead."""
+    """A value that cannot cross a boundary; the message names its path and a replacement."""
 
 
 class FrameError(CodecError, ValueError):
-    """Received tensors that are not what a frame says, or bytes that are no frame.
+    """Received tensors that do not fit their frame, or bytes that are no frame.
 
     Attributes:
         reason: the way in which the frame's bytes are wrong, such as ``"checksum"`` or
@@ -48,7 +48,7 @@ class FrameCapacityError(CodecError, ValueError):
 
 
 class StructureChangedError(CodecError, RuntimeError):
-    """A structure, size or gradient flag that differs from what a boundary agreed on."""
+    """A structure, size or gradient flag that differs from a boundary's first ones."""
 
 
 class InternalError(RuntimeError):

@@ -25,9 +25,9 @@ def register_framework_dialect(framework: str, kind: str) -> Callable[[_T], _T]:
 
 
 def get_dialect(framework: str, kind: str) -> Any:
-    """Return what is registered for the pair, such as ``("deepspeed", "pipeline_stage")``.
+    """Return the value registered for the pair, such as ``("deepspeed", "pipeline_stage")``.
 
-    Raises ValueError, with a list of what is registered, if nothing is.
+    Raises ValueError, with a list of all registered pairs, if there is none.
     """
     try:
         return _dialects[framework, kind]

@@ -28,11 +28,10 @@ def register(
 ) -> None:
     """Let values of exactly the type `cls` cross boundaries.
 
-    For every process that packs or unpacks such a value, before it does. What is registered with
+    Call it in every process that packs or unpacks such a value, before it does. A type in
     torch's pytree (``torch.utils._pytree.register_pytree_node``; each ``ModelOutput`` of
-    transformers is) needs no call. A registration here comes before that one, and before what
-    pipecodec does by itself with enums, namedtuples and dataclasses. Registering a type again
-    replaces its functions.
+    transformers is) needs no call. A registration here precedes that one, and pipecodec's own
+    handling of enums, namedtuples and dataclasses. Registering a type again replaces its functions.
 
     A subclass of ``torch.Tensor`` crosses in this way only; unregistered it is refused, since it
     would arrive as a plain tensor. Its flatten gives that, as in
@@ -44,7 +43,7 @@ def register(
             cross, tensors among them; the context belongs to the structure and holds no tensor and
             no function, only plain values.
         unflatten: takes (list of children, context) to a value of exactly this type.
-        name: what the type is called in frames, the same in every process; None:
+        name: the type's name in frames, the same in every process; None:
             ``module:qualified.name``.
 
     Raises:

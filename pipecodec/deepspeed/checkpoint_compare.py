@@ -80,7 +80,7 @@ def _needed(engine: Any, found: Checkpoint, optimizer: bool) -> list[str]:
 def _header(
     engine: Any, found: Checkpoint, own: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what can be known of a checkpoint that has no file of ours."""
+    """Return the known settings of a checkpoint without a file of ours."""
     header = load_file(found.folder / os.path.basename(engine._get_ckpt_name("", "tag")))
     saved = {"replicas": header["dp_world_size"]}
     if isinstance(header.get("ds_config"), Mapping):

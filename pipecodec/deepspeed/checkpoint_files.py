@@ -43,7 +43,7 @@ def latest_tag(folder: Path) -> str | None:
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:
-    """Return what our file in a checkpoint's folder says; None if there is no such file."""
+    """Return the contents of our file in a checkpoint's folder; None if there is no such file."""
     path = folder / INDEX
     try:
         index = json.loads(path.read_text(encoding="utf-8"))

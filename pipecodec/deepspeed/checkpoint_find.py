@@ -22,7 +22,7 @@ _NAME = "load_checkpoint"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The checkpoint ``tag`` in the folder ``root``, and what our file in it says.
+    """The checkpoint ``tag`` in the folder ``root``, and the contents of our file in it.
 
     ``index`` is None if there is no such file: DeepSpeed alone saved it.
     """

@@ -58,9 +58,9 @@ def precision_of(engine: Any) -> str:
 def own_of(engine: Any) -> dict[str, Any]:
     """Return, in JSON's types, the state of this rank's stages and where its optimizer has it.
 
-    "stages" has for each stage the dtype and shape of each entry of its state dict, null for what
-    is no tensor. "groups" has for each group of the optimizer the path, stage, first element and
-    shape of each parameter, the path null for a parameter of the wrapper's own.
+    "stages" has for each stage the dtype and shape of each entry of its state dict, null for an
+    entry that is no tensor. "groups" has for each group of the optimizer the path, stage, first
+    element and shape of each parameter, the path null for a parameter of the wrapper's own.
     """
     stages = stages_of(engine)
     names: dict[torch.Tensor, list[Any]] = {
@@ -121,8 +121,8 @@ def differences(
 ) -> list[str]:
     """Say in which ways a checkpoint is another engine's than this one.
 
-    ``saved`` and ``theirs`` are what the checkpoint has in place of ``common`` and ``own``; what it
-    does not say is not compared. With ``optimizer`` its state is to be loaded too;
+    ``saved`` and ``theirs`` are the checkpoint's counterparts of ``common`` and ``own``; keys that
+    they lack are not compared. With ``optimizer`` its state is to be loaded too;
     without ``strict`` entries of a stage may be missing.
     """
     found = []

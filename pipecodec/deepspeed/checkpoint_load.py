@@ -22,7 +22,7 @@ _NAME = "load_checkpoint"
 
 
 def loading(engine: Any, part: Partition) -> Callable[..., tuple[Any, Any]]:
-    """Return what takes the place of this engine's ``load_checkpoint``.
+    """Return a function that replaces this engine's ``load_checkpoint``.
 
     Its arguments and results are the same. All ranks call it together. It raises ``ValueError``,
     the same on every rank, before anything is changed, if a rank does not see the folder or a file,

@@ -41,7 +41,7 @@ _OF_ONE_CUT = frozenset(
 def load_checkpoint(
     engine: Any, part: Partition, folder: str | os.PathLike[str], tag: str | None = None
 ) -> tuple[str | None, dict[str, Any] | None]:
-    """Load what ``engine.save_checkpoint(folder, tag)`` wrote, also from another number of stages.
+    """Load a checkpoint of ``engine.save_checkpoint``, also from another number of stages.
 
     All ranks call it together, before or between batches. Weights, buffers, the optimizer's fp32
     weights, its state for each parameter (moments, step counts), the settings of each parameter's
@@ -53,14 +53,14 @@ def load_checkpoint(
     DeepSpeed's own it unpickles files, so load only from where you trust.
 
     Args:
-        engine: what ``pipecodec.deepspeed.initialize`` made of ``part``.
+        engine: the engine that ``pipecodec.deepspeed.initialize`` made of ``part``.
         part: has to know the model, ``partition_modules(..., model=...)``, where the number of
             stages or replicas differs; that of the engine which saved too.
         folder: the ``save_dir`` of ``engine.save_checkpoint``.
         tag: which of the checkpoints there; None means the last one.
 
     Returns:
-        What ``engine.load_checkpoint`` returns: a path within the checkpoint and the
+        The result of ``engine.load_checkpoint``: a path within the checkpoint and the
         ``client_state``, if the cut differs that of the first stage; (None, None) if ``tag`` is
         None and there is no checkpoint.
 
@@ -141,7 +141,7 @@ def _unfit(found: Checkpoint, common: Mapping[str, Any], own: Mapping[str, Any])
         return "tensor-parallel ranks can load no checkpoint of another number of stages"
     if index["model"] is None or common["model"] is None:
         return (
-            f"{found.folder} is of another cut, and what the stages share with it is not known: "
+            f"{found.folder} is of another cut, and the entries of both cuts cannot be matched: "
             f"pass model= to partition_modules, where it is saved and where it is loaded"
         )
     for theirs in index["ranks"].values():
@@ -205,7 +205,7 @@ def _together(places: Mapping[str, Hashable]) -> set[frozenset[str]]:
 
 
 def _check(key: str, value: Any, trained: bool | None, source: Source) -> None:
-    """Raise ``ValueError`` unless the checkpoint has what this entry of the model needs."""
+    """Raise ``ValueError`` unless the checkpoint can restore this entry of the model."""
     if source.place(key) is None:
         if isinstance(value, torch.nn.Parameter) and not value.requires_grad:
             return

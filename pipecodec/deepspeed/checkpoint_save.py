@@ -34,7 +34,7 @@ _NAME = "save_checkpoint"
 
 
 def saving(engine: Any, part: Partition) -> Callable[..., bool]:
-    """Return what takes the place of this engine's ``save_checkpoint``.
+    """Return a function that replaces this engine's ``save_checkpoint``.
 
     Its arguments are the same. All ranks call it together, and with the same arguments but for
     ``client_state``, of which the first replica of each stage saves its own. If it fails on a rank,
@@ -123,8 +123,8 @@ def _check(engine: Any, save_dir: Any, tag: Any, client_state: Any) -> None:
         )
     if taken := sorted(key for key in client_state if key in _TAKEN):
         raise ValueError(
-            f"client_state has {', '.join(map(repr, taken))}, and would replace what DeepSpeed "
-            f"saves under that key; give it another one"
+            f"client_state has {', '.join(map(repr, taken))}, and would replace DeepSpeed's "
+            f"own entry of that key; use another key"
         )
 
 

@@ -1,4 +1,4 @@
-"""What DeepSpeed counts for the norm of all gradients where it runs without ZeRO."""
+"""Makes DeepSpeed without ZeRO count every stage in the norm of all gradients."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def deepspeed_pipe_engine(
     ``sch_metadata.tie_weights`` maps a key to (parameter path, stage id) pairs that are one
     weight; they are tied by ``pipe.TiedWeight`` where DeepSpeed has it, and as
     :class:`.tied_module.TiedWeights` says where not. Raises ``ValueError`` for a missing argument,
-    for a setting that would destroy what crosses a boundary, and for tied weights that differ.
+    for a setting that would destroy the values sent, and for tied weights that differ.
     """
     for name, purpose in _PURPOSE.items():
         if name not in kwargs:
@@ -106,7 +106,7 @@ def pipeline_module(
 ) -> Any:
     """Return the stages of ``part`` as a module that is ready for ``deepspeed.initialize``.
 
-    All ranks call it together, and compare what they were given.
+    All ranks call it together, and compare their arguments.
 
     Args:
         part: the stages, as many as ``topology`` has along its axis "pipe"; with "dualpipev",
@@ -123,7 +123,7 @@ def pipeline_module(
         schedule: "1f1b", that of DeepSpeed's ``PipelineEngine``, or "dualpipev".
 
     Raises:
-        ValueError: an option has no such value, a setting would destroy what crosses a boundary,
+        ValueError: an option has no such value, a setting would destroy the values sent,
             the number of stages does not fit, ranks were given different settings or
             configurations, a rank's own stage is on the meta device, or copies of a tied weight
             differ.
@@ -154,9 +154,9 @@ def build_pipeline(
     schedule: str,
     packed_batches: bool = False,
 ) -> tuple[Any, BoundaryOptions]:
-    """Return what :func:`pipeline_module` does, and the options, which all ranks agreed on.
+    """Return the module of :func:`pipeline_module`, and the options that all ranks agreed on.
 
-    With ``packed_batches`` stage 0 takes what :func:`.batch.packing_batch_fn` makes of batches.
+    With ``packed_batches`` stage 0 takes batches as :func:`.batch.packing_batch_fn` packs them.
     """
     count = len(part.stages)
     options: BoundaryOptions
@@ -174,7 +174,7 @@ def build_pipeline(
             "whether there is a loss_fn": loss_fn is not None,
             "the topology": {axis: topology.get_dim(axis) for axis in topology.axes},
             "the number of stages": count,
-            "what crosses each boundary": part.liveness,
+            "the values that cross each boundary": part.liveness,
             "tied weights": part.tie_weights,
             **comparable(config),
         }

@@ -15,9 +15,9 @@ __all__ = ["give_gradients_away"]
 
 
 def give_gradients_away(engine: Any, stages: Sequence[StageModule]) -> Around:
-    """Let what the ``engine`` receives in backward belong to the ``stages`` of this rank.
+    """Let the gradients that the ``engine`` receives belong to the ``stages`` of this rank.
 
-    Returns what is to happen around its instruction ``RecvGrad``.
+    Returns the actions before and after its instruction ``RecvGrad``.
 
     Such a gradient may become a parameter's ``.grad``, or be kept by a hook. The engine would
     receive the next one, or an activation, into the same buffer. So it gets a buffer here that

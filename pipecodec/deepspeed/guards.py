@@ -1,4 +1,4 @@
-"""What in an engine's configuration would change the bytes of a frame on their way."""
+"""Refuses settings of an engine that would change the bytes of a frame on their way."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _LOCAL = {
     "wall_clock_breakdown",
     "wandb",
 }
-"""Sections about what a rank tells of itself."""
+"""Sections about a rank's own reports."""
 
 
 def protect_frames(
     config: Any, topology: Any, *, schedule: str = "1f1b", dynamic_shape: bool = False
 ) -> None:
-    """Refuse or turn off what would destroy frames.
+    """Refuse or turn off settings that would destroy frames.
 
     ``config`` is as in ``settings_of``. With tensor parallelism in
     ``topology`` the engine cuts the first tensor of every message into parts unless its
@@ -47,7 +47,7 @@ def protect_frames(
     one_of("schedule", schedule, "1f1b", "dualpipev")
     if dynamic_shape and schedule == "dualpipev":
         raise ValueError(
-            "DualPipeV exchanges the shapes of what crosses a boundary once, so dynamic_shape=True "
+            "DualPipeV exchanges the shapes of a boundary's tensors once, so dynamic_shape=True "
             "cannot hold with schedule='dualpipev'; pad to one shape, or use schedule='1f1b'"
         )
     refuse_settings(settings)
@@ -57,13 +57,13 @@ def protect_frames(
         return
     if not isinstance(config, dict):
         raise ValueError(
-            f"with tensor parallelism the engine would cut what crosses a boundary into parts; "
+            f"with tensor parallelism the engine would cut the tensors of a boundary into parts; "
             f"set {' and '.join(left_on)} to false in the section pipeline of {config}"
         )
     config["pipeline"] = {**pipeline, **dict.fromkeys(left_on, False)}
     logger.warning(
         "pipeline.%s turned off in the configuration: with tensor parallelism the engine would "
-        "cut what crosses a boundary into parts",
+        "cut the tensors of a boundary into parts",
         " and pipeline.".join(left_on),
         ranks=0,
     )
@@ -80,7 +80,7 @@ def say_default_clipping(config: Any) -> None:
 
 
 def settings_of(config: Any) -> Mapping[str, Any]:
-    """Return DeepSpeed's configuration: the mapping itself, or what is in the file or the text.
+    """Return DeepSpeed's configuration: the mapping itself, or the contents of the file or text.
 
     Both are JSON or, as DeepSpeed has it, Hjson; the text is in URL-safe base64.
     """
@@ -102,7 +102,7 @@ def settings_of(config: Any) -> Mapping[str, Any]:
 
 
 def comparable(config: Any) -> dict[str, str]:
-    """Return DeepSpeed's configuration flat, without what may be another on each rank."""
+    """Return DeepSpeed's configuration flat, without settings that may differ between ranks."""
     flat: dict[str, str] = {}
     left: list[tuple[str, Any]] = [
         (name, value) for name, value in settings_of(config).items() if name not in _LOCAL

@@ -50,7 +50,7 @@ class Around:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What an engine does beside its own methods.
+    """Actions of an engine beside its own methods.
 
     ``call(name, args, kwargs)`` gives the context of a method that all ranks call: those of
     batches, of the reset and of checkpoints. ``evaluation(args, kwargs)`` and ``evaluating()`` give

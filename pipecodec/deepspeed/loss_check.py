@@ -16,7 +16,7 @@ __all__ = ["drop_wrong_losses"]
 def drop_wrong_losses(
     engine: Any, stages: Sequence[StageModule], meet: Callable[[bool], bool]
 ) -> Callable[[], None]:
-    """Return what raises ``ValueError`` on all ranks if a loss of the batch was no scalar tensor.
+    """Return a check that raises ``ValueError`` on all ranks if a loss was no scalar tensor.
 
     All ranks call it before gradients are reduced; ``meet(own)`` tells whether any rank has one.
     Until then the last of the ``stages`` goes on from a loss of zero, so that no rank waits. The

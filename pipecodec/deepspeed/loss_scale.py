@@ -16,7 +16,7 @@ __all__ = ["scale_gradients"]
 
 
 def scale_gradients(engine: Any) -> Callable[..., None] | None:
-    """Return what scales the gradient that leaves a loss, before its backward pass.
+    """Return a function that scales the gradient of a loss before its backward pass.
 
     None if this engine's optimizer does not expect it. The loss that is reported is not scaled. The
     scale is that of the moment at which backward starts.

@@ -51,7 +51,7 @@ def model_state_dict(
 def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str, Any]) -> None:
     """Load the model's state dict into the stages of a running engine, on any device.
 
-    All ranks call it together with the same state dict, of which each takes what its stages need.
+    All ranks call it together with the same state dict, and each takes its stages' entries.
     The optimizer's fp32 weights become those given, in full precision; its moments stay. Raises
     ``ValueError``, the same on every rank, where ``part.state_dict_from_model`` would, if a shape
     does not fit, and for weights sharded over tensor-parallel ranks.
@@ -65,7 +65,7 @@ def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str,
             module.load_state_dict(states[stage])
     except (ValueError, RuntimeError) as error:
         problem = str(error)
-    except Exception as error:  # what is no state dict, such as the None of other ranks
+    except Exception as error:  # it is no state dict, such as the None of other ranks
         problem = f"{type(error).__name__}: {error}"
     fail_together(problem)
     if hasattr(engine.optimizer, "refresh_fp32_params"):  # all that there is for fp16 without ZeRO
@@ -80,7 +80,7 @@ def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str,
 def checkpoint_state_dict(
     part: Partition, folder: str | Path, tag: str | None = None
 ) -> dict[str, Any]:
-    """Return the model's state dict from what ``engine.save_checkpoint(folder, tag)`` wrote.
+    """Return the model's state dict from a checkpoint of ``engine.save_checkpoint``.
 
     In one process, without an engine. ``tag`` None means the last one saved. The weights are those
     that the model computed with, the fp32 ones of a bf16 optimizer are not in it. Raises

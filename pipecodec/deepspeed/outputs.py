@@ -1,4 +1,4 @@
-"""What an evaluation gives: the loss, or the values that the model returned, whatever they are."""
+"""Returns the loss of an evaluation, or the model's outputs, of any type."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["Evaluation", "give_outputs"]
 class Evaluation:
     """A call of ``eval_batch``.
 
-    ``given`` holds the arguments of the engine's own method, and ``result`` makes of what that
-    returns what the caller gets.
+    ``given`` holds the arguments of the engine's own method, and ``result`` turns that method's
+    result into the caller's.
     """
 
     given: dict[str, Any]

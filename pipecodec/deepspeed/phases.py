@@ -17,7 +17,7 @@ class Phases:
     """Lets the boundaries agree anew whenever training turns to evaluation, and back.
 
     The batches of the two may then differ in size without ``dynamic_shape``; in evaluation nothing
-    goes through a tunnel, and training settles by itself what does. It costs the engine's exchange
+    goes through a tunnel, and training settles its own routes. It costs the engine's exchange
     of shapes, one more message for each boundary. ``engine.reset_activation_shape()`` makes the
     ``stages`` of this rank agree anew as well.
 
@@ -50,7 +50,7 @@ class Phases:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Evaluate without gradients and checkpointing."""
-        self._engine.total_loss = None  # the engine adds the last stage's output to what it has
+        self._engine.total_loss = None  # the engine adds the last stage's output to it
         module = self._engine.module
         interval = module.activation_checkpoint_interval
         codecs = [stage.outgoing for stage in self._stages if stage.outgoing is not None]

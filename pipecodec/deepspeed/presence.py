@@ -72,7 +72,7 @@ class Presence:
 
 
 def clipping_on_idle_ranks(engine: Any) -> Callable[[], None]:
-    """Return what takes the place of this engine's ``clip_fp32_gradients``.
+    """Return a function that replaces this engine's ``clip_fp32_gradients``.
 
     Gradients are clipped where a rank has none in a step: DeepSpeed fails there.
     """

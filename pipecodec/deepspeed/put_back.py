@@ -76,8 +76,8 @@ def _saved(
                 for tensor in kept:
                     yield tensor[start:end], tensor[start:end].clone()
                 if not state:
-                    # The first step makes it, of weights and gradient: of zeros it makes what it
-                    # starts from.
+                    # The first step makes it of weights and gradient: zeros give its initial
+                    # state.
                     flat.detach()[start:end].zero_()
 
 

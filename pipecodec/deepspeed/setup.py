@@ -65,7 +65,7 @@ def initialize(
 ) -> tuple[Any, ...]:
     """Return ``deepspeed.initialize``'s (engine, optimizer, data loader, scheduler) for ``part``.
 
-    On top of what :func:`pipeline_module` does with its arguments of the same names:
+    Beside the work of :func:`pipeline_module`, which takes the arguments of the same names:
 
     - batches may be mappings with the names of the model's inputs and the key "labels", as Hugging
       Face's data loaders give them, or pairs (inputs, labels); None, numbers and nested values are
@@ -79,7 +79,7 @@ def initialize(
     - shapes may change without ``dynamic_shape`` between training and evaluation, and where all
       ranks call ``engine.reset_activation_shape()`` between two batches;
     - frames that were not read (``read``) are checked before gradients are reduced, and at the end
-      of an evaluation: if one was not what it was taken for, no rank steps, and all raise;
+      of an evaluation: if one differs from the frame it should repeat, no rank steps; all raise;
     - a value that nobody used in a micro-batch gives no gradient to the stage that sent it, instead
       of zeros; a loss that depends on nothing trainable is torch's own error in training;
     - a loss that is no scalar tensor is a ``ValueError`` on all ranks, before any steps; the

@@ -85,4 +85,4 @@ _ALIKE: dict[str, Callable[[Any, tuple[Any, ...], dict[str, Any]], str]] = {
     "train_batch": _training,
     "eval_batch": _evaluation,
 }
-"""What of a method's arguments ranks have to give alike, as it shows in a call's name."""
+"""Text, by method, of the arguments that all ranks have to give alike: part of a call's name."""

@@ -20,7 +20,7 @@ def name_groups_by_stage(module: Any) -> None:
 
     It calls ``set_deepspeed_parallelism`` of each module that has it, in the order of
     ``named_modules``: with this, first that of the pipeline ``module``, last that of a child
-    without parameters. What stages make in between differs, and would meet under one name.
+    without parameters. The groups that stages make in between differ, and would share one name.
     """
     topology = module.topology()
     ranks = topology.get_axis_list("pipe", module.stage_id)

@@ -18,7 +18,7 @@ __all__ = ["TiedWeights", "tie_check"]
 
 
 class TiedWeights:
-    """What a class derived from this and DeepSpeed's ``PipelineModule`` does about ``ties``.
+    """Ties weights in a class derived from this and from DeepSpeed's ``PipelineModule``.
 
     Each tie lists the (parameter path, stage id) pairs that are one weight; all ranks give the
     same. Copies on one rank become one parameter. The others are compared when the module is
@@ -126,7 +126,7 @@ class TiedWeights:
 
 
 def tie_check(engine: Any, every: int) -> Callable[[], None]:
-    """Return what raises after a step of this engine if copies of a tied weight differ.
+    """Return a check that raises after a step of this engine if copies of a tied weight differ.
 
     It looks after every so many steps, never if ``every`` is 0. All ranks give the same number.
     """
@@ -142,7 +142,7 @@ def tie_check(engine: Any, every: int) -> Callable[[], None]:
 
 
 def _make_dense(weight: torch.Tensor) -> None:
-    """Turn a sparse gradient, which an embedding may give, into what all copies can sum.
+    """Turn an embedding's sparse gradient into a dense one, which all copies can sum.
 
     The engine would take it for one that other stages lack, or fail to put it into its buffers.
     """

@@ -15,7 +15,7 @@ __all__ = ["require_gradients"]
 
 
 def require_gradients(engine: Any, stages: Sequence[StageModule]) -> Callable[[], None]:
-    """Return what raises torch's error on all ranks if no parameter of any stage got a gradient.
+    """Return a check that raises torch's error on all ranks if no parameter got a gradient.
 
     All ranks call it at the end of a step. A received leaf may require a gradient for its dtype
     alone, and so does a loss that depends on nothing else. That it reaches nothing is seen once

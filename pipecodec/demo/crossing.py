@@ -1,4 +1,4 @@
-"""What a stage sends to the next one, seen where it leaves."""
+"""Records the tensors that a stage sends to the next one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _ROUTES = {
 
 @dataclass
 class Crossing:
-    """What one process sent to the next stage and received from the one before.
+    """Tensors that one process sent to the next stage and received from the one before.
 
-    ``values`` holds (name, what it is) of every tensor that the first micro-batch sent,
+    ``values`` holds (name, description) of every tensor that the first micro-batch sent,
     ``messages`` the bytes of each tensor that carried them; ``sent`` and ``received`` are the
     counters of the two codecs, empty where there is no such neighbour.
     """
@@ -38,7 +38,7 @@ class Crossing:
 
 
 def watch(stage: DeepSpeedPipeStageWrapper) -> Crossing:
-    """Note what ``stage`` sends with its first micro-batch."""
+    """Record the tensors that ``stage`` sends with its first micro-batch."""
     crossing = Crossing()
     if stage.last:
         return crossing

@@ -44,9 +44,9 @@ class Rank:
 class Outcome:
     """How one rank ended.
 
-    ``status`` is ``"ok"`` (``value`` holds what the function returned), ``"error"`` (``detail``
+    ``status`` is ``"ok"`` (``value`` holds the function's result), ``"error"`` (``detail``
     holds the traceback), ``"hang"`` (the stacks at the deadline), ``"died"`` (the exit code and
-    the end of what it printed) or ``"killed"`` (by ``run_ranks``, after another rank failed).
+    the end of its output) or ``"killed"`` (by ``run_ranks``, after another rank failed).
     """
 
     rank: int

@@ -1,4 +1,4 @@
-"""What the demo says at its end: both trainings compared, and what crossed each boundary."""
+"""Reports at the demo's end: both trainings compared, and the tensors of each boundary."""
 
 from __future__ import annotations
 

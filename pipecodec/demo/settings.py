@@ -1,4 +1,4 @@
-"""What the demo trains, known without importing anything slow."""
+"""Settings of the demo's training, in a module that imports nothing slow."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Progress:
 
 @dataclass
 class Trained:
-    """What one process ends with: each step's loss, its share of the weights, what it sent.
+    """The result of one process: each step's loss, its share of the weights, the tensors it sent.
 
     ``weights`` maps the unsplit model's parameter names to NumPy arrays.
     """

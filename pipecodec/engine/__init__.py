@@ -1,4 +1,4 @@
-"""What pipeline engines share; knows none of them, and imports none."""
+"""Parts that pipeline engines share; knows none of them, and imports none."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def split_batch(batch: Any, inputs: Sequence[str]) -> tuple[Any, Any]:
 
     A mapping, such as Hugging Face's data loaders give, holds the labels under "labels" and the
     values under the names of the model's ``inputs``; labels that the model takes itself are among
-    them too. Anything else is a pair of both. Raises ``ValueError`` for what is neither.
+    them too. Anything else is a pair of both. Raises ``ValueError`` if it is neither.
     """
     if isinstance(batch, Mapping):
         values = dict(batch)
@@ -48,7 +48,7 @@ def packing_batch_fn(
     """Return a function that makes (tensors for stage 0, labels) of a batch.
 
     ``first`` is stage 0, made with ``packed_batches``, where it is on this rank; elsewhere nothing
-    is packed. ``inputs`` names what the model takes. ``batch_fn`` makes (values, labels) of a
+    is packed. ``inputs`` names the model's inputs. ``batch_fn`` makes (values, labels) of a
     batch, where values are a mapping by name, a tuple or list by position, or one value; None:
     ``split_batch``. Labels may be nested like values; their tensors go to ``device``.
     """

@@ -34,7 +34,7 @@ class Progress:
 
     @staticmethod
     def parse(text: str) -> Progress:
-        """Return what ``Calls`` made ``text`` of."""
+        """Parse ``Calls.text``."""
         number, *calls = text.split("\n")
         return Progress(int(number), tuple(Call(call[1:], call[0]) for call in calls))  # type: ignore[arg-type]
 

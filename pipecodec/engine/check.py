@@ -16,7 +16,7 @@ __all__ = ["frame_check"]
 def frame_check(
     device: torch.device, stages: Sequence[StageModule], tell_others: bool
 ) -> Callable[[], None]:
-    """Return what raises if a frame that the ``stages`` of this rank did not read differs.
+    """Return a check that raises if an unread frame of this rank's ``stages`` differs.
 
     The host waits for the outcome once. With ``tell_others`` it is a collective call over
     ``device`` that raises on every rank if it does on one; without it the others have to be told in

@@ -49,7 +49,7 @@ def sockets_to(port: int | None) -> set[int]:
 
 
 def _gloo_sockets() -> set[int]:
-    """Return what Gloo's threads poll: each waits in ``epoll_wait`` on a descriptor of its own."""
+    """Return the sockets that Gloo's threads poll: each in ``epoll_wait`` on its own descriptor."""
     found: set[int] = set()
     for task in (_SELF / "task").iterdir():
         with contextlib.suppress(OSError):

@@ -20,8 +20,8 @@ class Ending:
 
     ``codec`` is the stage's outgoing one: under activation checkpointing, which passes nothing but
     tensors, the output is packed for the loss function. While ``kept`` is a list, outputs are
-    appended to it, and there is no loss. ``wrong_losses``, where it is a list, takes what is wrong
-    with the losses of a batch, which are scalars while ``scalar_losses`` is True.
+    appended to it, and there is no loss. ``wrong_losses``, where it is a list, takes the errors of
+    a batch's losses, which are scalars while ``scalar_losses`` is True.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Ending:
             self.wrong_losses.clear()
 
     def send(self, output: Any, token: torch.Tensor, recomputes: bool) -> Any:
-        """Return what the stage returns of its module's output."""
+        """Return the stage's result for its module's output."""
         if self.kept is not None:
             self.kept.append(output)
             return ()
@@ -63,7 +63,7 @@ class Ending:
         return sent
 
     def receive(self, returned: Any, recomputes: bool) -> tuple[Any, torch.Tensor | None]:
-        """Return the module's output and the token, from what the stage returned last."""
+        """Return the module's output and the token, from the stage's last result."""
         if recomputes:
             return self.codec.receive(returned)
         token, self._token = self._token, None

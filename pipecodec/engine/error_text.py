@@ -7,7 +7,7 @@ import traceback
 __all__ = ["summary", "trace", "transportable"]
 
 _LINE, _TEXT = 2000, 8000
-"""Characters of a message and of a traceback; what goes beyond is left out in the middle."""
+"""Most characters of a message and of a traceback; longer ones lose their middle."""
 
 
 def transportable(text: str, limit: int = _TEXT) -> str:

@@ -2,8 +2,8 @@
 
 All ranks make the same calls in one order (set-up, batches, checkpoints). A rank that fails in one
 writes its error into the store that the ranks met in, and ends its communication, so that whoever
-waits for it notices. Each rank has a ``Watcher`` beside, which sees what the failed rank cannot
-say: that it ended, that it makes another call, or that it alone raised an error of its own.
+waits for it notices. Each rank has a ``Watcher`` beside, for failures that the failed rank cannot
+report: that it ended, that it makes another call, or that it alone raised an error of its own.
 
 No rank may step if another failed in the same batch. So all meet before gradients are reduced, in a
 group on the host.
@@ -31,11 +31,11 @@ _PATIENCE = 3.0
 """Seconds in which the reason of a lost connection may become known."""
 
 OF = " of "
-"""Parts the name of a method from what of its arguments ranks give alike."""
+"""Parts the name of a method from the arguments that all ranks give alike."""
 
 
 class RemoteError(RuntimeError):
-    """What another rank failed with; the message holds that rank's error and its traceback."""
+    """The failure of another rank; the message holds that rank's error and its traceback."""
 
 
 class SharedCalls:

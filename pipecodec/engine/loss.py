@@ -24,7 +24,7 @@ class Labels:
 
 
 def loss_of(last: StageModule, loss_fn: LossFn) -> LossFn:
-    """Return what the engine is to call for the loss of what the stage ``last`` returned.
+    """Return the engine's loss function for the results of the stage ``last``.
 
     ``loss_fn`` gets the output of the stage's module, and labels of any form. The loss is tied to
     the stage's input, which it need not depend on; one that depends on nothing trainable raises

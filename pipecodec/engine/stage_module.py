@@ -2,7 +2,7 @@
 
 Between two stages one micro-batch goes this way; the numbers are cited below.
 
-1. the engine hands over what arrived: (tunnel, slots..., frame)
+1. the engine hands over the received tensors: (tunnel, slots..., frame)
 2. the codec turns it into the values named by ``liveness[stage_id]`` and a token, a tensor without
    elements through which backward reaches the tunnel even if no value leads there
 3. the module runs on the values that its arguments name
@@ -37,15 +37,15 @@ class StageModule(nn.Module):
     """Runs stage ``stage_id`` of ``total_stages`` on named values.
 
     ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.stages.liveness.Liveness`;
-    ``outputs`` declares what this stage gives, as in :func:`pipecodec.partition_modules`;
-    ``name`` is the prefix of the stage's own names for what it gives (``submod_<stage_id>``).
+    ``outputs`` declares this stage's outputs, as in :func:`pipecodec.partition_modules`;
+    ``name`` is the prefix of their canonical names (``submod_<stage_id>``).
     ``options`` are those of the boundaries before and after it. ``recomputes`` tells that the
     engine runs the stage again from the tensors it received (activation checkpointing): they are
     left as they are. With ``packed_batches`` stage 0 takes batches as ``batches`` packs them, else
     the model's inputs. With ``in_loss`` the last stage ends in the loss that ``loss.loss_of`` makes
     of ``ending``, else it ties every floating-point tensor of its output to its input itself.
     ``batches`` and ``ending`` are None on all other stages. ``incoming`` and ``outgoing`` are the
-    codecs of what the stage takes and gives, None where nothing is packed.
+    codecs of the stage's inputs and outputs, None where nothing is packed.
 
     A module without a trainable parameter gets one of one element, ``anchor``, whose gradient is
     always zero: an engine needs a parameter in every stage. ``add_filler`` makes others for the
@@ -109,10 +109,10 @@ class StageModule(nn.Module):
         Stage 0 takes the model's inputs, at least those named by ``liveness[0]``, in the order of
         ``stage_id_2_arg_names[-1]``; they may be nested in tuples or lists by one level. Any other
         stage takes the tensors that the stage before it returned, ``(tunnel, slots..., frame)``,
-        and stage 0 what its batches were packed into, if they are packed.
+        and stage 0 those of a packed batch, if batches are packed.
         Keyword arguments are further values by name. Returns such tensors in turn; the last stage
-        returns what its module returns. Raises ``ValueError`` if no tensor says on which device to
-        work or a value is missing, and ``CodecError`` if the tensors are not what was sent.
+        returns its module's output. Raises ``ValueError`` if no tensor says on which device to
+        work or a value is missing, and ``CodecError`` if the tensors differ from those sent.
         """
         if len(args) == 1 and isinstance(args[0], (list, tuple)):
             args = tuple(args[0])
@@ -196,7 +196,7 @@ class StageModule(nn.Module):
         return self.outgoing.send(tuple(values), token, token.device)  # 5
 
     def _must_look(self) -> bool:
-        """Return whether it can be seen with gradients enabled only what is differentiable.
+        """Return whether only a forward with gradients can show which values are differentiable.
 
         Under activation checkpointing a stage runs without gradients at first. A forward of its own
         to find it out would consume random numbers.
@@ -225,7 +225,7 @@ def _in_input_order(
 ) -> dict[int, list[str]]:
     """Return a copy in which stage 0's entry has the order in which a batch holds its values.
 
-    A split graph may list what its first stage takes in another order than the model does.
+    A split graph may list its first stage's inputs in another order than the model does.
     """
     ordered = {stage: list(liveness[stage]) for stage in range(total_stages)}
     ordered[0].sort(key=inputs.index)

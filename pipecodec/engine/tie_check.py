@@ -1,4 +1,4 @@
-"""What is looked at while an engine trains, so that tied weights do not silently become several."""
+"""Checks during training that the copies of a tied weight stay equal."""
 
 from __future__ import annotations
 

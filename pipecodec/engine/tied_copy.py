@@ -10,7 +10,7 @@ __all__ = ["TiedCopy"]
 
 
 class TiedCopy:
-    """This rank's copy of a tied weight: what its stage has under a path, until it is bound.
+    """This rank's copy of a tied weight: the stage's parameter under a path, until it is bound.
 
     The engine takes it for a module with one parameter. Being none, it adds no names and no state.
     Once bound it is a parameter, whatever name it has: wrapping the module that owns it changes
@@ -50,6 +50,6 @@ class TiedCopy:
             )
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what the engine counts."""
+        """Yield the weight if it is trainable, for the engine to count."""
         if self.weight.requires_grad:
             yield self.weight

@@ -12,7 +12,7 @@ Ties = list[list[tuple[str, int]]]
 
 
 class Topology(Protocol):
-    """What is asked of DeepSpeed's ``ProcessTopology``."""
+    """The part of DeepSpeed's ``ProcessTopology`` that is used here."""
 
     def filter_match(self, **filter_kwargs: int) -> list[int]:
         """Return the ranks whose coordinates match."""

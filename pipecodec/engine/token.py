@@ -1,4 +1,4 @@
-"""Ties what a pipeline ends in to the last stage's input, whatever it depends on."""
+"""Ties the output or loss of a pipeline to the last stage's input."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _VACANT = object()
 
 
 class WrappedTypeCode(Enum):
-    """What a tensor in a flattened structure stands for. Numbers are never reused."""
+    """The type of value that a flattened tensor stands for. Numbers are never reused."""
 
     TORCH_TENSOR = 0
     SCALAR = 1
@@ -133,7 +133,7 @@ def encode_metadata(metadata: Iterable[tuple[str, int]]) -> str:
 
 
 def decode_metadata(metadata_str: str) -> list[list[str]]:
-    """Split what :func:`encode_metadata` joined into ``[path, code]`` lists of strings.
+    """Split the result of :func:`encode_metadata` into ``[path, code]`` lists of strings.
 
     Raises FrameError, which names the entry, unless each is a dotted path of decimal indices
     and a known :class:`WrappedTypeCode`.
@@ -231,7 +231,7 @@ def _short(value: object) -> str:
 
 
 def _make_room(node: list[Any], index: int, allowance: int, number: int, path: str) -> int:
-    """Extend `node` to hold `index` and return what is left of the allowance."""
+    """Extend `node` to hold `index` and return the rest of the allowance."""
     missing = index + 1 - len(node)
     if missing <= 0:
         return allowance

@@ -1,4 +1,4 @@
-"""From modules to stages: what crosses between them, and which weights are one; knows no engine."""
+"""Makes stages of modules: the values that cross, the tied weights. Knows no engine."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def arg_name(arg: Arg) -> str:
 
 @dataclass(frozen=True)
 class Liveness:
-    """What enters each stage.
+    """The values that enter each stage.
 
     ``liveness[k]`` names the values that enter stage k: its own arguments in their order, then
     those it only passes on, in the order of their definition. ``liveness[0]`` names the inputs
@@ -49,8 +49,8 @@ def analyze_graph(gm: fx.GraphModule, order: Sequence[str] | None = None) -> Liv
 
     `order` lists the stages' module names, first stage first. Without it, stages whose names end
     in 0, 1, ... (``submod_0``, ``submod_pp_0``) run by number and others in graph order. An input
-    keeps its own name; what stage k returns is ``submod_k``, and item i of it ``submod_k.i``,
-    whatever the stage's module is called. What only the model's output takes enters the last
+    keeps its own name; the result of stage k is ``submod_k``, and item i of it ``submod_k.i``,
+    for any name of the stage's module. A value that only the model's output takes enters the last
     stage.
 
     Raises ValueError for any other node, an argument that is not one value, a stage called twice
@@ -167,18 +167,18 @@ def analyze_signatures(
     outputs: Sequence[Sequence[str] | None],
     inputs: Sequence[str],
 ) -> Liveness:
-    """Analyze stages known by what they take and what they declare to give.
+    """Analyze stages by their parameters and declared outputs.
 
     `parameters[k]` are the parameters of stage k; a parameter takes the value of its name, and
-    ``*args`` and ``**kwargs`` take nothing. `outputs[k]` names what stage k gives, or is None if
-    that is not declared: such a stage may give anything. A name means its latest producer. A
+    ``*args`` and ``**kwargs`` take nothing. `outputs[k]` names the outputs of stage k, or is None
+    if they are not declared: such a stage may give anything. A name means its latest producer. A
     value that an undeclared stage might replace still enters that stage if it may exist by then;
     where nobody has given it yet, it is absent at run time.
 
     Raises ValueError if nobody can give a required argument.
     """
     args: dict[int, list[Arg]] = {-1: list(inputs)}
-    known: list[set[str]] = []  # per stage: what is sure to exist when it runs
+    known: list[set[str]] = []  # per stage: the values sure to exist when it runs
     rank = {name: i for i, name in enumerate(inputs)}  # order of definition
     available = set(inputs)
     guessing = False

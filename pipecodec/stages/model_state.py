@@ -104,7 +104,7 @@ class ModelState:
 
 
 def locate(stages: Sequence[nn.Module], model: nn.Module) -> ModelState:
-    """Find where the stages hold what is in the model's state dict.
+    """Find where the stages hold the entries of the model's state dict.
 
     By identity: the same memory, or for a module's extra state the same module. In a stage of which
     nothing is the model's own, by name: see ``copied_from``.
@@ -136,7 +136,7 @@ def copied_from(stage: nn.Module, model: nn.Module) -> bool:
 
 
 def _entries(module: nn.Module) -> dict[str, tuple[Hashable, Any]]:
-    """Return what is in a module's state dict, each with what tells it from others."""
+    """Return the entries of a module's state dict, each with a key of its identity."""
     entries: dict[str, tuple[Hashable, Any]] = {}
     for key, value in module.state_dict(keep_vars=True).items():
         owner, _, name = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""A model cut into stages: what describes it, and how to run it in one process."""
+"""Cuts a model into stages, describes them, and runs them in one process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Partition:
     """Stages with all that an engine has to know about them.
 
     ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.stages.liveness.Liveness`.
-    ``outputs[k]`` is what stage k declares to give: a list of names, one string for the whole
+    ``outputs[k]`` declares the outputs of stage k: a list of names, one string for the whole
     value, or None. ``tie_weights`` maps a name to the (parameter path, stage id) pairs that are
     one weight, one pair per stage. ``model_state`` says where the model's state dict is in the
     stages, if that is known.
@@ -70,8 +70,8 @@ class Partition:
         """Return ``model_state``; ValueError if there is none."""
         if self.model_state is None:
             raise ValueError(
-                "where the stages hold what is in the model's state dict is not known; pass model= "
-                "to partition_modules"
+                "the stages' entries of the model's state dict are unknown; pass model= to "
+                "partition_modules"
             )
         return self.model_state
 
@@ -89,7 +89,7 @@ def partition_modules(
     A stage takes the values that its ``forward`` names; one with a default is passed if there is
     such a value, and ``*args`` and ``**kwargs`` take nothing. Where a forward names nothing else,
     as that of ``torch.compile(stage)``, the names are those of the module that it wraps.
-    `outputs[k]` names what stage k gives: a list of names (of the items of a tuple, or keys of a
+    `outputs[k]` names the outputs of stage k: a list of names (of a tuple's items, or keys of a
     mapping), one string for the whole value, or None. An undeclared stage gives the string keys of
     the mapping it returns, or else its value, or the items of its tuple, to the next stage's
     arguments in order. The last stage returns the output of the model, so its entry does not
@@ -141,8 +141,8 @@ def run_local(part: Partition, *args: Any, **kwargs: Any) -> Any:
     Each boundary keeps its codec from call to call, so that a value met again takes the short way
     here too; sizes and structures may change.
 
-    Takes the model's inputs by position (``part.input_names``) or by name, and returns what the
-    last stage returns. Gradients flow as in the unsplit model: the tensors that cross a boundary
+    Takes the model's inputs by position (``part.input_names``) or by name, and returns the
+    last stage's result. Gradients flow as in the unsplit model: the tensors that cross a boundary
     are the same objects on both sides.
     """
     values: Sequence[Any] = bind_inputs(part.input_names, args, kwargs)

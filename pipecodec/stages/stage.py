@@ -41,10 +41,10 @@ def bind_inputs(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, 
 
 
 class Stage:
-    """Names what enters stage `stage_id`, makes its arguments, and collects what leaves it.
+    """Names the inputs of stage `stage_id`, makes its arguments, and collects its outputs.
 
     `liveness` and `stage_id_2_arg_names` are those of :class:`pipecodec.stages.liveness.Liveness`.
-    `outputs` declares what the stage gives: a list of names, one string for the whole value, or
+    `outputs` declares the stage's outputs: a list of names, one string for the whole value, or
     None. `name` is the prefix of its canonical output names (``submod_<stage_id>``).
 
     One run: ``env = bind(values)``, ``args, kwargs = arguments(env)``, the module's forward,
@@ -67,7 +67,7 @@ class Stage:
         self.args = list(stage_id_2_arg_names[stage_id])
         self._inputs = [arg_name(arg) for arg in stage_id_2_arg_names[-1]]
         self._next_args = list(stage_id_2_arg_names.get(stage_id + 1, ()))
-        # In a split graph the next stage's first argument need not be what this stage returns,
+        # In a split graph the next stage's first argument need not be this stage's result,
         # and a key of a returned dict may be the name of an unrelated input.
         lists = liveness.values() if isinstance(liveness, Mapping) else liveness
         self._canonical = any(
@@ -113,7 +113,7 @@ class Stage:
         return tuple(positional), keyword
 
     def name_outputs(self, env: dict[str, Any], output: Any) -> None:
-        """Add what the module returned to `env`.
+        """Add the module's output to `env`.
 
         The whole is ``submod_k``; its items are ``submod_k.i`` or, in a mapping, also
         ``submod_k.key``. Declared names come on top. Without them, and unless the live values

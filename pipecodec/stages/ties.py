@@ -35,7 +35,7 @@ def find_ties(stages: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, list[tu
 
 
 def memory_of(tensor: torch.Tensor) -> Hashable:
-    """Return what is equal for two tensors that are one, while both are alive."""
+    """Return a key that is equal for two tensors that are one, while both are alive."""
     if tensor.layout is not torch.strided:
         return id(tensor)
     return _storage(tensor), _window(tensor)
@@ -47,7 +47,7 @@ def _storage(tensor: torch.Tensor) -> int:
 
 
 def _window(tensor: torch.Tensor) -> _Window:
-    """Return the first byte, the end, and what else makes two views of a storage equal."""
+    """Return a view's first byte, end, and dtype, shape and strides."""
     start = int(tensor.storage_offset()) * tensor.element_size()
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = sum((int(n) - 1) * int(step) for n, step in steps) if tensor.numel() else -1

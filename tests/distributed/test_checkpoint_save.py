@@ -142,7 +142,7 @@ TOLD = {
     "tags": "ranks differ in the tag of a checkpoint: of rank 0 on rank 0; of rank 1 on rank 1",
     "folders": "ranks differ in the folder of a checkpoint: {}/of rank 0 on rank 0",
     "options": "ranks differ in exclude_frozen_parameters: False on rank 0; True on rank 1",
-    "key": "client_state has 'lr_scheduler', and would replace what DeepSpeed saves under that key",
+    "key": "client_state has 'lr_scheduler', and would replace DeepSpeed's own entry of that key",
     "no dict": "client_state is a list; give a dict",
     "no path": "save_dir must be the path of a folder, not None",
     "blank": "the tag ' x' is empty, or begins or ends in space",

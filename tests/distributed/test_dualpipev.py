@@ -73,6 +73,6 @@ def refused(rank: Rank) -> str:
 def test_dynamic_shapes_are_refused_at_set_up() -> None:
     for message in values(refused, 2):
         assert message == (
-            "DualPipeV exchanges the shapes of what crosses a boundary once, so dynamic_shape=True "
+            "DualPipeV exchanges the shapes of a boundary's tensors once, so dynamic_shape=True "
             "cannot hold with schedule='dualpipev'; pad to one shape, or use schedule='1f1b'"
         )
