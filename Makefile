@@ -1,4 +1,4 @@
-# The commands of this repository. Each sets up what it needs in .venv; nothing outside the folder is changed.
+# The commands of this repository. Each sets up its tools in .venv; nothing outside the folder is changed.
 #
 #   make demo      trains a small GPT-2 in 3 stages and 3 processes, and compares with one process
 #   make test      checks and tests everything

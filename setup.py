@@ -34,13 +34,13 @@ class BuildCodec(BuildExtension):
         super().run()
         package = Path(self.build_lib if not self.inplace else ROOT) / "pipecodec"
         (package / "_build.py").write_text(
-            '"""Written by setup.py: what the extension was built against."""\n\n'
+            '"""Written by setup.py: the torch that the extension was built against."""\n\n'
             f"TORCH = {torch.__version__.split('+')[0]!r}\n"
         )
 
 
 def nvcc(*arguments: str) -> str:
-    """Return what the toolkit's compiler prints, or nothing if there is no whole toolkit."""
+    """Return the output of the toolkit's compiler, or nothing if there is no whole toolkit."""
     parts = [Path(CUDA_HOME or "", part) for part in ("bin/nvcc", "include/cuda_runtime.h")]
     if CUDA_HOME is None or not all(part.exists() for part in parts):
         return ""
@@ -80,7 +80,7 @@ def with_cuda() -> bool:
 
 
 def architectures() -> list[str]:
-    """Return nvcc's flags for what to compile for, unless TORCH_CUDA_ARCH_LIST says it."""
+    """Return nvcc's flags for the architectures, unless TORCH_CUDA_ARCH_LIST names them."""
     if "TORCH_CUDA_ARCH_LIST" in os.environ:
         return []
     known = [arch for arch in ARCHITECTURES if f"sm_{arch}" in nvcc("--list-gpu-code").split()]

@@ -1,4 +1,4 @@
-"""Frames with a right checksum that are made to cost as much as they can, and what they do cost.
+"""Measures frames with a right checksum that are made to cost as much as they can.
 
 ``python -m tests.hostile BYTES`` reads each of about that size in a process of its own and prints a
 line of JSON: its name and size, how ``unpack`` and ``describe`` ended, and by how many bytes each
@@ -23,7 +23,7 @@ from tests import oracle
 __all__ = ["frames", "wrong"]
 
 NONE, LIST, TUPLE, SET, FROZEN_SET, DICT, SLICE = b"\2", b"\3", b"\4", b"\x15", b"\x16", b"\x11", 29
-CPU_SECONDS = 20  # for one frame: what takes the square of its length would take hours
+CPU_SECONDS = 20  # for one frame: quadratic work would take hours
 
 
 def many(container: bytes, node: bytes, size: int) -> bytes:
@@ -196,7 +196,7 @@ def read(frame: torch.Tensor) -> dict[str, tuple[str, int]]:
 
 
 def warm_up() -> None:
-    """Do once what maps a process's libraries into memory: a value, and an error of torch's own."""
+    """Map the process's libraries into memory: by one value, and one error of torch's own."""
     read(pack({"a": [1]})[-1])
     read(torch.tensor(list(seal(bytes([28]) + oracle.text("nowhere"))), dtype=torch.uint8))
 

@@ -1,4 +1,4 @@
-"""What keeps its order between streams and threads, on a simulated device that is late."""
+"""Work keeps its order between streams and threads, on a simulated device that is late."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def late(device: Device, request: pytest.FixtureRequest) -> Iterator[Device]:
 
 
 def expecting(value: Any) -> tuple[Codec, Codec]:
-    """Return a sender and a receiver that takes what comes for ``value``."""
+    """Return a sender and a receiver that expects ``value``."""
     sender, receiver = (Codec(values="static", name="boundary 0→1") for _ in range(2))
     receiver.unpack(sender.pack(value))
     return sender, receiver
 
 
 def in_thread(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Start a call; the list gets what it gives or raises."""
+    """Start a call; the list gets its result or error."""
     outcome: list[Any] = []
 
     def run() -> None:
@@ -245,7 +245,7 @@ def test_a_failed_device_is_an_error(device: Device) -> None:
 
 
 def test_nothing_of_the_host_is_captured(device: Device) -> None:
-    """A replay would read it again; and what a graph makes is there after a replay only."""
+    """A replay would read it again; and a graph's results exist after a replay only."""
     value = on_device([torch.ones(2), LARGE])
     sender, receiver = expecting(value)
     before = sender.pack(value)

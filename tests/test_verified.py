@@ -1,4 +1,4 @@
-"""Frames that are not read: what they are taken for, and what is said of one that was another."""
+"""Unread frames: the frame that each is assumed to repeat, and the error where one differs."""
 
 from __future__ import annotations
 
@@ -73,6 +73,26 @@ def test_another_frame_is_found_by_the_check_and_named(value: Any, difference: s
     got = receiver.unpack(sender.pack(value))  # from then on it is read again
     assert str(got) == str(value)
     receiver.check()
+
+
+def test_a_leaf_that_moved_is_named() -> None:
+    """Values, shapes and sizes are equal."""
+    sender, receiver = pair()
+    tunneling, _ = pair("tunnel")
+    large = torch.ones(2048)
+    receiver.unpack(sender.pack([large]))
+    receiver.unpack((large, tunneling.pack([large])[-1]))
+    moved = r"outputs\[0\] is in a raw slot now and was in a slot; values computed"
+    with pytest.raises(StructureChangedError, match=moved):
+        receiver.check()
+
+
+def test_a_difference_may_be_too_long_to_show() -> None:
+    sender, receiver = pair()
+    for end in "ab":
+        receiver.unpack(sender.pack([H, "long" * 4096 + end]))
+    with pytest.raises(StructureChangedError, match="in a part too long to show; values computed"):
+        receiver.check()
 
 
 def test_a_codec_that_is_never_checked_finds_another_frame() -> None:
@@ -170,7 +190,7 @@ def test_reset_tells_of_a_frame_that_was_another(transport: str) -> None:
 
 
 class Using:
-    """What uses a codec when it ends."""
+    """An object that uses a codec when it is freed."""
 
     def __init__(self, codec: Codec, packed: tuple[torch.Tensor, ...], forget: bool) -> None:
         self.use = lambda: codec.reset() if forget else codec.unpack(packed)

@@ -27,7 +27,7 @@ std::vector<bool> sized_leaves(const Encoder& encoder) {
 
 struct Sized {
   std::string path;
-  std::string what;  // float32 [4, 8]
+  std::string text;  // float32 [4, 8]
 };
 
 std::vector<Sized> list(const frame::Writer& frame, const std::vector<bool>& sized, const frame::Root& root) {
@@ -61,12 +61,12 @@ std::string Agreed::difference(const Encoder& encoder, const Routed& routed, con
   const std::vector<Sized> before = list(first_, sized_, root);
   const std::vector<Sized> now = list(unrouted_frame(encoder), sized_leaves(encoder), root);
   for (size_t i = 0; i < before.size() || i < now.size(); ++i) {
-    if (i >= now.size()) return before[i].path + ", " + before[i].what + ", no longer crosses";
+    if (i >= now.size()) return before[i].path + ", " + before[i].text + ", no longer crosses";
     if (i >= before.size() || before[i].path != now[i].path) {
-      return now[i].path + ", " + now[i].what + ", did not cross in the first micro-batch";
+      return now[i].path + ", " + now[i].text + ", did not cross in the first micro-batch";
     }
-    if (before[i].what != now[i].what) {
-      return now[i].path + " is " + now[i].what + " now and was " + before[i].what +
+    if (before[i].text != now[i].text) {
+      return now[i].path + " is " + now[i].text + " now and was " + before[i].text +
              " in the first micro-batch";
     }
   }

@@ -6,6 +6,13 @@
 namespace pipecodec::codec {
 namespace {
 
+constexpr const char* kRoutes[] = {"a slot", "a raw slot", "the tunnel", "the frame"};  // by frame::Route
+
+std::string route(const frame::Row& row, const frame::Layout& layout) {
+  if (row.leaf < 0) return {};
+  return kRoutes[static_cast<uint8_t>(layout.leaves[static_cast<size_t>(row.leaf)].route)];
+}
+
 std::string shown(const frame::Row& row, const frame::Layout& layout) {
   if (row.code == frame::TypeCode::None) return row.text;
   std::string text = frame::kTypeNames[static_cast<uint8_t>(row.code)];
@@ -31,8 +38,10 @@ std::string mismatch(const Checked& expected, const device::HostFrame& received,
     const std::string then = shown(was[i], before), now = shown(is[i], layout);
     if (was[i].path != is[i].path) return is[i].path + " is there now, where " + was[i].path + " was";
     if (then != now) return is[i].path + " is " + now + " now and was " + then;
+    const std::string from = route(was[i], before), to = route(is[i], layout);
+    if (from != to) return is[i].path + " is in " + to + " now and was in " + from;
   }
-  return "its leaves travel in another way";
+  return "the difference is in a part too long to show";
 }
 
 }  // namespace pipecodec::codec

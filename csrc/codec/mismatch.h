@@ -1,4 +1,4 @@
-// In which respect a frame is another than the one expected. For messages.
+// Describes, for messages, how a received frame differs from the expected one.
 #pragma once
 
 #include <string>

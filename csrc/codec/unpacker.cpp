@@ -114,7 +114,7 @@ Opened::Opened(PyObject* tensors) : tensors_(as_tuple(tensors)) {
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* const item = PyTuple_GET_ITEM(tensors_.get(), i);
     if (Py_TYPE(item) != common && !device::is_tensor(item)) {
-      bad_slots("tensors[" + std::to_string(i) + "] is not a tensor; unpack takes what pack gave");
+      bad_slots("tensors[" + std::to_string(i) + "] is not a tensor; unpack takes the result of pack");
     }
   }
   if (const char* const why = device::not_a_frame(frame())) {

@@ -15,10 +15,10 @@
 
 namespace pipecodec::codec {
 
-// Whether a value is to be built, which needs its classes, or only to be looked at.
+// Whether to build a value, which needs its classes, or only to look at it.
 enum class Compile { Yes, No };
 
-// What is remembered of one structure with its shapes.
+// A checked structure with its shapes, and the ways to its leaves.
 struct Plan {
   Plan(const uint8_t* frame, frame::Layout&& checked, Compile compile);
 
@@ -33,7 +33,7 @@ struct Plan {
 // again.
 class Plans {
  public:
-  // Throws PythonError, frame::Error.
+  // The plan of a frame, made if it is not kept. Throws PythonError, frame::Error.
   std::shared_ptr<const Plan> find(const uint8_t* frame, size_t size);
 
  private:
@@ -49,8 +49,8 @@ class Plans {
 
   size_t bytes_ = 0;            // of structure and shapes
   std::vector<Known> known_;    // the most recently used first
-  std::vector<uint8_t> last_;   // the used bytes of the last frame, which were found right
-  uint64_t registrations_ = 0;  // under which they were made
+  std::vector<uint8_t> last_;   // the used bytes of the last frame, already checked
+  uint64_t registrations_ = 0;  // the count when the plans were made
 };
 
 // A checked frame's bytes, and its plan.
@@ -59,7 +59,7 @@ struct Checked {
   std::shared_ptr<const Plan> plan;
 };
 
-// What arrived, and its frame, before the leaves are there.
+// The received tensors and their frame, before the leaves are there.
 class Opened {
  public:
   // `tensors` is a tuple or list of which the last one can be a frame. Throws PythonError.
@@ -90,7 +90,7 @@ class Opened {
   // it.
   structure::Ref build(size_t first_slot, PyObject* tunnel) const;
 
-  std::shared_ptr<const frame::Root> root;  // what messages call the value; null for "outputs"
+  std::shared_ptr<const frame::Root> root;  // the value's name in messages; null for "outputs"
 
  private:
   PyObject* item(size_t i) const;

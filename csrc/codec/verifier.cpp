@@ -13,7 +13,7 @@
 namespace pipecodec::codec {
 namespace {
 
-// Of the frames whose outcome is not known yet.
+// Limits of the unread frames whose flag was not fetched yet.
 constexpr uint64_t kKept = 1024;
 constexpr uint64_t kKeptBytes = 1 << 24;  // or two frames, if these are larger
 
@@ -25,7 +25,7 @@ bool is_set(device::Download& fetched) {
 
 }  // namespace
 
-// So that streams do not use the two at once, and the flag is about all frames before it.
+// So that no two streams use the expected bytes and the flag at once, and the flag covers all earlier frames.
 void Verifier::Expected::join_current_stream() {
   const std::optional<int64_t> current = device::current_stream(on_device.device());
   if (!current || *current == stream) return;
@@ -74,8 +74,8 @@ std::optional<Checked> Verifier::expect(const at::Tensor& frame, const std::stri
   return expected->frame;
 }
 
-// Half of the frames kept are found right while the other half comes: the host waits only if the device is
-// so many frames behind.
+// Fetches the flag for one half of the frames kept while the other half arrives: the host waits only if the
+// device is that many frames behind.
 void Verifier::make_room(uint64_t frame_bytes, const std::string& codec) {
   const std::shared_ptr<Expected> expected = expected_;
   const uint64_t most = std::clamp<uint64_t>(kKeptBytes / std::max<uint64_t>(frame_bytes, 1), 2, kKept);
@@ -92,8 +92,8 @@ void Verifier::make_room(uint64_t frame_bytes, const std::string& codec) {
   expected->covered = expected->end();
 }
 
-// A graph uses the two whenever it is replayed, after the end of the codec too, and nobody tells when it is
-// no more: so they never end.
+// A graph uses the expected bytes and the flag in every replay, also after the codec's end, and its own end
+// is unknown: so both are kept for ever.
 void Verifier::keep_for_graph(const std::shared_ptr<Expected>& expected) {
   static auto* const kept = new std::vector<at::Tensor>;
   if (expected->in_graph) return;
@@ -109,7 +109,7 @@ void Verifier::learn(const at::Tensor& frame, const Checked& read) {
   const frame::Header& header = read.plan->layout.header;
   const bool payload_covered = header.payload_bytes() > 0 && header.covered() == header.used;
   if (payload_covered || (header.values_bytes > 0 && !static_values_)) return;
-  const c10::InferenceMode off(false);  // what is made here is written to in any mode
+  const c10::InferenceMode off(false);  // the tensors made here are written to in any mode
   const auto bytes = static_cast<int64_t>(header.payload_begin());
   const at::Tensor on_device = frame.narrow(0, 0, bytes).clone();
   const at::Tensor host = frame.is_cpu() ? on_device : read.bytes.copy;
@@ -150,9 +150,9 @@ void Verifier::refuse(std::shared_ptr<Expected> expected, const std::string& cod
   if (expected == expected_) forget();
   const std::vector<at::Tensor> unread = expected->take(expected->end());
   const bool in_graph = expected->in_graph;
-  if (in_graph) expected->flag.zero_();  // which is told once
+  if (in_graph) expected->flag.zero_();  // one error for each mismatch
   const device::HostFrame& taken_for = expected->frame.bytes;
-  const std::string wrong = "; what was computed from it is wrong. Give the boundary's codec read=\"always\"";
+  const std::string wrong = "; values computed from it are wrong. Give the boundary's codec read=\"always\"";
   for (size_t i = 0; i < unread.size(); ++i) {
     const device::HostFrame received = device::read_frame(unread[i]);
     if (std::memcmp(received.data, taken_for.data, taken_for.size) == 0) continue;

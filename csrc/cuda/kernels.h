@@ -1,6 +1,6 @@
-// What a CUDA device does with raw bytes. Every function queues its work on `stream`, of the current device,
-// and waits for nothing; all may be captured in a CUDA graph. Pointers need no alignment, multiples of 16 are
-// fastest.
+// Copies, writes and comparisons of raw bytes on a CUDA device. Every function queues its work on `stream`,
+// of the current device, and waits for nothing; all may be captured in a CUDA graph. Pointers need no
+// alignment, multiples of 16 are fastest.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,13 +9,13 @@
 
 #include "csrc/device/piece.h"
 
-// What one launch takes with it in its parameters, of which every driver lets through 4096 bytes.
+// Limits of the data in one launch's parameters, of which every driver accepts 4096 bytes.
 inline constexpr uint64_t kPipecodecInline = 3584;  // bytes of the host
 inline constexpr uint64_t kPipecodecPieces = 112;
 
 extern "C" {
 
-// Writes pieces, of which no two may overlap in what they write. One launch for each kPipecodecPieces.
+// Writes pieces, whose destinations must not overlap. One launch for each kPipecodecPieces.
 cudaError_t pipecodec_copy(const pipecodec::device::Piece* pieces, uint64_t count, cudaStream_t stream);
 
 // Writes `used` bytes from the host, which may change them as soon as this returns, then zeros: `room` bytes

@@ -23,8 +23,8 @@ void compare(const at::Tensor& received, const at::Tensor& expected, const at::T
       received.device() != expected.device() || verdict.scalar_type() != at::kInt || verdict.numel() != 1 ||
       verdict.device() != received.device()) {
     throw std::invalid_argument(
-        "what is compared must have at least as many bytes as expected, and the verdict is one int32 beside "
-        "them");
+        "the received bytes must be at least as many as those expected, and the verdict one int32 on their "
+        "device");
   }
   const size_t bytes = expected.nbytes();
   if (received.is_cpu()) {

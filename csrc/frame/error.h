@@ -46,8 +46,8 @@ inline constexpr const char* kReasonNames[] = {
 
 class Error : public std::runtime_error {
  public:
-  Error(Reason reason, size_t offset, const std::string& what)
-      : std::runtime_error("byte " + std::to_string(offset) + ": " + what), reason(reason), offset(offset) {}
+  Error(Reason reason, size_t offset, const std::string& text)
+      : std::runtime_error("byte " + std::to_string(offset) + ": " + text), reason(reason), offset(offset) {}
 
   Reason reason;
   size_t offset;

@@ -19,13 +19,13 @@ void put(uint8_t* frame, size_t at, T value) {
   std::memcpy(frame + at, &value, sizeof(T));
 }
 
-void check_zeros(const uint8_t* frame, size_t begin, size_t end, const char* what) {
+void check_zeros(const uint8_t* frame, size_t begin, size_t end, const char* name) {
   if (begin == end ||
       (frame[begin] == 0 && std::memcmp(frame + begin, frame + begin + 1, end - begin - 1) == 0))
     return;
   const uint8_t* const dirty =
       std::find_if(frame + begin, frame + end, [](uint8_t byte) { return byte != 0; });
-  throw Error(Reason::Padding, static_cast<size_t>(dirty - frame), std::string(what) + " must be zero");
+  throw Error(Reason::Padding, static_cast<size_t>(dirty - frame), std::string(name) + " must be zero");
 }
 
 }  // namespace

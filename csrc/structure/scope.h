@@ -39,8 +39,8 @@ void child(PyObject* container, Step step, Write write) {
   }
 }
 
-[[noreturn]] inline void changed(const char* what) {
-  PyErr_Format(PyExc_RuntimeError, "a %s changed its size while it was packed", what);
+[[noreturn]] inline void changed(const char* name) {
+  PyErr_Format(PyExc_RuntimeError, "a %s changed its size while it was packed", name);
   throw PythonError();
 }
 

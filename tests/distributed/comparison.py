@@ -1,4 +1,4 @@
-"""What every rank of a pipeline has, beside the same training in one process."""
+"""Compares the results of a pipeline's ranks with the same training in one process."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def use_several(hidden: Tensor, value: Any) -> Tensor:
 
 
 def averaged(first: First, x: Tensor, ids: Tensor) -> Tensor:
-    """A moving average that is kept, graph and all, of what evaluation sees."""
+    """A moving average of evaluation's values that is kept, graph and all."""
     value = first.extra(x)
     if not torch.is_grad_enabled():
         first.average = 0.9 * getattr(first, "average", 0.5) + value.mean()
@@ -165,7 +165,7 @@ def averaged(first: First, x: Tensor, ids: Tensor) -> Tensor:
 
 
 def moody(first: First, x: Tensor, ids: Tensor) -> Any:
-    """What evaluation sends differs in a str, a bool and a None."""
+    """Evaluation sends another str, bool and None than training."""
     training = torch.is_grad_enabled()
     return {
         "mode": "training" if training else "evaluation",

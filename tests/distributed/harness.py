@@ -36,7 +36,7 @@ def outcomes(function: Callable[..., Any], world: int, *args: Any, **options: An
 
 
 def values(function: Callable[..., Any], world: int, *args: Any, **options: Any) -> list[Any]:
-    """Return what every rank returned; an ``AssertionError`` shows each rank that did not.
+    """Return the results of all ranks; an ``AssertionError`` shows each rank that did not.
 
     It begins with the last message of a rank, such as the name of the case that was begun.
     """

@@ -23,11 +23,11 @@ __all__ = ["WIDTH", "Case", "DeadEnds", "Decoder"]
 WIDTH = 8
 
 Stages = tuple[list[nn.Module], list[Any]]
-"""The stages' modules and what each declares to give."""
+"""The stages' modules and the outputs that each declares."""
 
 
 class _Block(nn.Module):
-    """Stands in for a decoder layer: every kind of value it is given changes what it returns."""
+    """Stands in for a decoder layer: every argument, of any kind, changes its result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _Head(nn.Module):
 
 
 class Decoder(nn.Module):
-    """What a decoder-only model sends; ``skip`` and ``segment`` bypass the middle stage.
+    """Sends the values of a decoder-only model; ``skip`` and ``segment`` bypass the middle stage.
 
     ``frozen`` names the parts ("first", "middle") whose parameters are not trained.
     """

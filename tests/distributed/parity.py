@@ -79,7 +79,7 @@ def _references(function: Callable[..., Any], cells: list[Cell]) -> dict[Cell, T
 
 
 def _trained(cells: Iterable[Cell]) -> Iterator[tuple[Cell, list[Trained] | str]]:
-    """Yield what every rank of a cell's pipeline has, or how it failed."""
+    """Yield the results of a cell's ranks, or the text of their failure."""
     worlds: dict[int, list[tuple[int, Cell]]] = defaultdict(list)
     for number, cell in enumerate(cells):
         worlds[cell.grid.processes].append((number, cell))
@@ -110,7 +110,7 @@ def _trained(cells: Iterable[Cell]) -> Iterator[tuple[Cell, list[Trained] | str]
 def train_cells(rank: Rank, cells: list[tuple[int, Cell]], folder: str) -> None:
     """Train the cells one after the other; says when each begins, and its results.
 
-    All ranks save in ``folder`` what is to be resumed.
+    All ranks save in ``folder`` the cells that are resumed.
     """
     for number, cell in cells:
         faulthandler.dump_traceback_later(CELL_TIMEOUT, exit=True, file=2)

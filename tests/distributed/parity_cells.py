@@ -52,7 +52,7 @@ class Cell(Training):
     """One training; ``config`` is merged into DeepSpeed's, ``fp16`` is its scale.
 
     If it is ``resumed``, it is saved after the evaluation's step and goes on in a new engine.
-    ``note`` says in a name what ``config`` and ``accumulate`` change.
+    ``note`` names the changes of ``config`` and ``accumulate``.
     """
 
     optimizer_name: str

@@ -23,7 +23,7 @@ STEPS, EVALUATE = 5, 2
 WIDTH, BATCH = 7, 4
 
 INPUTS = ["x", "use", "late", "expert", "boost"]
-"""What the first stage takes; the later stages get the last four from it."""
+"""Inputs of the first stage; the later stages get the last four from it."""
 
 KINDS = (
     "all used",

@@ -69,7 +69,7 @@ class Last(Stage):
 
 @dataclass(frozen=True)
 class Case(Training):
-    """What to train and how; ``routes`` is a key of ``ROUTES``.
+    """A training in one precision; ``routes`` is a key of ``ROUTES``.
 
     ``scale`` is fp16's static loss scale, None a dynamic one that starts at 2**8. The first stage
     is ``frozen``, the last one is ``bare`` of biases, ``tied`` to it by the

@@ -26,13 +26,13 @@ class Stepper(Protocol):
     """Steps the model's parameters."""
 
     def scale(self) -> float:
-        """Return what a loss is multiplied with."""
+        """Return the factor of a loss."""
 
     def step(self, gradients: Gradients, trained: Trained) -> None:
         """Take a step with the mean of the replicas' gradients."""
 
     def finish(self, trained: Trained) -> None:
-        """Note what there is to note after the last step."""
+        """Record the state after the last step."""
 
 
 class Torch:

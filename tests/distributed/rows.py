@@ -1,4 +1,4 @@
-"""What may cross a boundary, one row a kind.
+"""Values that may cross a boundary, one row a kind.
 
 Every row trains a chain First, Middle..., Last. First makes ``hidden`` and the row's ``value``;
 each Middle uses both, or with ``bypass`` only ``hidden``; Last uses both.
@@ -124,7 +124,7 @@ ROWS: dict[str, Row] = {
         give=lambda first, x, ids: (lambda same: (same, {"again": same}))(first.extra(x)),
         take=aliased,
     ),
-    "in place on what arrived": Row(
+    "in place on received values": Row(
         give=lambda first, x, ids: {"mask": ids > 0, "bias": torch.ones(WIDTH)}, take=in_place
     ),
     "float mask, differentiable by its dtype": Row(

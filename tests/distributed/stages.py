@@ -1,4 +1,4 @@
-"""The stages that the rows of the table train, and what a row says."""
+"""The stages that the rows of the table train, and the class of a row."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ WIDTH, BATCH = 8, 4
 class Row:
     """One kind of value and how it is trained.
 
-    ``give(first, x, ids)`` makes the value, ``take(hidden, value)`` uses it, ``change(value)`` is
-    what a middle stage sends on instead of it. ``frozen`` names the stages without a trainable
+    ``give(first, x, ids)`` makes the value, ``take(hidden, value)`` uses it, a middle
+    stage sends on ``change(value)`` instead of it. ``frozen`` names the stages without a trainable
     parameter: "first", "middle". ``options`` are for ``pipecodec.deepspeed.initialize``,
     ``config`` is merged into DeepSpeed's. ``evaluate`` holds the steps before which ``eval_batch``
     runs once; ``sizes`` are the batch sizes of successive micro-batches; those of evaluations
-    are one smaller. ``bf16`` repeats what ``config`` says.
+    are one smaller. ``bf16`` repeats a setting of ``config``.
     """
 
     give: Callable[[First, Tensor, Tensor], Any] = lambda first, x, ids: None

@@ -53,7 +53,7 @@ def flat(value: Any) -> tuple[list[Any], Any]:
 
 
 def plain_stages(row: Row, model: nn.ModuleList) -> list[Plain]:
-    """Run the model once to see what crosses, and wrap its stages."""
+    """Run the model once to see its boundaries' values, and wrap its stages."""
     names, given = ["x", "ids"], ["hidden", "value"]
     values: dict[str, Any] = next(micro_batches(row, GRID, 0))
     stages = []
@@ -123,7 +123,7 @@ def verdict(ended: list[Outcome], expected: list[float]) -> str:
 
 
 def last_line(detail: str) -> str:
-    """Return a traceback's error, and for an assertion without a message what it asserts."""
+    """Return a traceback's error; of an assertion without a message, its condition."""
     lines = [line for line in detail.splitlines() if line.strip(" ^~")]
     error = [line for line in lines if not line.startswith(" ")][-1]
     if error == "AssertionError":
@@ -134,7 +134,7 @@ def last_line(detail: str) -> str:
 def main() -> None:
     """Run every row, and print the table."""
     (whole,) = values(whole_rows, 1, "kinds", GRID)
-    print("| what crosses | plain tuples on DeepSpeed's engine |\n|---|---|")
+    print("| value | plain tuples on DeepSpeed's engine |\n|---|---|")
     for name in ROWS:
         ended = outcomes(train, GRID.stages, name, timeout=20.0)
         expected = whole[name].losses + whole[name].evaluations

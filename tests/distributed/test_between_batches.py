@@ -1,4 +1,4 @@
-"""What a user may change between two batches of one engine."""
+"""Changes that a user may make between two batches of one engine."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def checkpointed(rank: Rank, interval: int, options: dict[str, Any]) -> list[flo
 
 @pytest.mark.parametrize("options", [{}, {"dynamic_shape": True}])
 def test_checkpointing_may_be_turned_on_and_off(options: dict[str, Any]) -> None:
-    """What a stage did in place was done twice, and training went wrong without a word."""
+    """In-place operations of a stage ran twice, and training went wrong without a word."""
     assert values(checkpointed, 3, 1, options) == values(checkpointed, 3, 0, options)
 
 
 def frozen_later(rank: Rank, freeze: bool) -> list[float]:
-    """Freeze the first stage after a step, or else undo what later steps do to it."""
+    """Freeze the first stage after a step, or else undo its later steps."""
     engine = engine_of(ROW, build(ROW, 3), GRID)
     losses = losses_of(engine, ROW, range(1))
     parameters = list(engine.module.parameters()) if rank.rank == 0 else []

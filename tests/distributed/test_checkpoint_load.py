@@ -32,7 +32,7 @@ SAME = {
 
 
 def through_and_resumed(rank: Rank, folder: str) -> dict[str, Any]:
-    """Train on, and load what was saved in between into an engine with other weights."""
+    """Save, train on, and load the checkpoint into an engine with other weights."""
     start()
     results = {}
     for name, case in SAME.items():
@@ -69,7 +69,7 @@ def test_resumes_to_the_last_bit(tmp_path: Path) -> None:
 
 
 def save_for_others(rank: Rank, folder: str) -> None:
-    """Save what other engines cannot load, in 4 ranks."""
+    """Save checkpoints that other engines cannot load, in 4 ranks."""
     start()
     for name, case, stages in [
         ("four stages", PLAIN, 4),

@@ -33,7 +33,7 @@ CASES = {
 
 
 def saved(rank: Rank, folder: str, stages: int, names: list[str]) -> dict[str, Any]:
-    """Save in the midst of a training; return what was held then, and the losses that follow."""
+    """Save in the midst of a training; return the state saved, and the losses that follow."""
     start()
     results = {}
     for name in names:

@@ -172,7 +172,7 @@ def test_all_ranks_learn_of_it_and_go_on(name: str, tmp_path: Path) -> None:
 
 
 def other_ways(rank: Rank, folder: str) -> dict[str, Any]:
-    """Save without frozen parameters, over another number of stages, and what cannot be loaded."""
+    """Save over another number of stages, without frozen parameters, and where it is refused."""
     start()
     root, results = Path(folder), dict[str, Any]()
     elastic = (("zero_optimization", {"stage": 1, "elastic_checkpoint": True}),)

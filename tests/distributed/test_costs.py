@@ -1,4 +1,4 @@
-"""What the boundary's benchmark counts: messages, waits and bytes, the same on every machine."""
+"""Counts of the boundary's benchmark: messages, waits and bytes, alike on every machine."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_wrapper_waits_for_nothing(case: Case) -> None:
 
 
 SLACK = 4096
-"""Bytes for frames, tokens, tunnels' padding and what has no elements."""
+"""Bytes for frames, tokens, tunnels' padding and empty tensors."""
 
 MIB = 2**20
 COPIED = {

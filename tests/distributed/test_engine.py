@@ -31,7 +31,7 @@ CASES = {
     "frozen middle stage": Case("Decoder", THREE, {"frozen": ("middle",)}, evaluate=EVERY_KIND),
     "nothing differentiable leaves stage 0": Case("Decoder", THREE, {"frozen": ("first",)}),
     "frozen up to the last stage": Case("Decoder", THREE, {"frozen": ("first", "middle")}),
-    "no gradient for what crosses": Case("DeadEnds", THREE, evaluate=EVERY_KIND),
+    "no gradient for sent values": Case("DeadEnds", THREE, evaluate=EVERY_KIND),
 }
 
 

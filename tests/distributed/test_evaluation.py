@@ -1,4 +1,4 @@
-"""``eval_batch`` leaves training alone, and outputs are what the last stage's module made."""
+"""``eval_batch`` leaves training alone, and returns the outputs of the last stage's module."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def test_first_failure_ends_the_others_if_asked_to() -> None:
 
 
 def test_a_hang_is_told_from_an_error() -> None:
-    """What the tests above would see if a rank waited for ever."""
+    """The tests above would see this outcome if a rank waited for ever."""
     (outcome,) = outcomes(hang, 1, timeout=1.0)
     assert outcome.status == "hang"
     assert "in hang" in outcome.detail

@@ -1,7 +1,7 @@
 """No memory that a gradient lies in is written to by anyone else while it can be reached.
 
 Stages whose parameters take the gradient that arrives as it is, or a view of it, and hooks that
-keep gradients, against one process in which each boundary copies what goes through it.
+keep gradients, against one process in which each boundary copies its tensors.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ KINDS: dict[str, tuple[tuple[int, ...], Make]] = {
 
 
 class Stage(nn.Module):
-    """One kind of parameter, and hooks that keep every gradient of it and of what it returns."""
+    """One kind of parameter, and hooks that keep every gradient of it and of the stage's output."""
 
     def __init__(self, kind: str, keeps: bool) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def micro_batches(accumulate: int, step: int) -> Iterator[tuple[Tensor, Tensor]]
 
 
 Plan = tuple[tuple[str, ...], int, bool, tuple[str, ...], dict[str, Any]]
-"""Kinds of stages, accumulation, whether hooks keep, what comes before each step, options."""
+"""Kinds of stages, accumulation, whether hooks keep, the actions before each step, options."""
 
 
 def build(plan: Plan) -> list[Stage]:

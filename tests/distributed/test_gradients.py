@@ -58,7 +58,7 @@ def micro_batches(step: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def trained(rank: Rank, checkpoint: int) -> tuple[list[list[float]], list[bool]]:
-    """Return this stage's weight after each step, and what came of each gradient."""
+    """Return this stage's weight after each step, and whether each gradient was taken."""
     engine = engine_for(
         [Given(), Passed(), Last()],
         Grid(3),

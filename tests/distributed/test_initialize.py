@@ -1,4 +1,4 @@
-"""``pipecodec.deepspeed.initialize``: what is compared, refused, corrected and reset."""
+"""``pipecodec.deepspeed.initialize`` compares, refuses, corrects and resets settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONGER = replace(SIZED, give=lambda first, x, ids: (first.extra(x), "text" * fir
 
 
 def disagree(rank: Rank, given: list[dict[str, Any]]) -> str:
-    """Set up with what this rank is given on top of what works; return the error."""
+    """Set up with this rank's changes to settings that work; return the error."""
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
     join()
@@ -153,5 +153,5 @@ def test_clipping_counts_the_gradients_of_all_stages() -> None:
 
 
 def test_clipping_is_left_alone_if_asked_to() -> None:
-    """What DeepSpeed does in fp32 without ZeRO: once it counts all stages, the tags can go."""
+    """Pin DeepSpeed's norm in fp32 without ZeRO: once it counts all stages, the tags can go."""
     assert moved(False) > 1.05

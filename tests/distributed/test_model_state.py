@@ -121,7 +121,7 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
 
 
 def with_masters(rank: Rank) -> list[Any]:
-    """Load what the optimizer of a bf16 engine keeps, less a little, and get it back."""
+    """Load a bf16 optimizer's fp32 weights, changed a little, and get them back."""
     join()
     found = []
     for zero in (0, 1):

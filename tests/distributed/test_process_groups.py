@@ -147,7 +147,7 @@ def alone(rank: Rank) -> list[Any]:
     torch.manual_seed(0)
     found.append(losses([Layer(), Layer()]))
 
-    torch.manual_seed(0)  # of one stage's ranks each, under what would be one name
+    torch.manual_seed(0)  # groups of one stage's ranks each, which would share a name
     found.append(losses([Grouped([0]), Grouped([2, 3])]))
     torch.manual_seed(0)
     found.append(losses([Grouped([0, 1], [2, 3], [0, 1]), Layer()]))

@@ -1,4 +1,4 @@
-"""From stages to DeepSpeed's PipelineModule: what is tagged, tied, warned of and refused."""
+"""From stages to DeepSpeed's PipelineModule: tags, ties, warnings and refusals."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def two_stages() -> list[nn.Module]:
 
 
 class Messages(logging.Handler):
-    """Collects what pipecodec logs in a rank."""
+    """Collects pipecodec's log messages in a rank."""
 
     def __init__(self) -> None:
         super().__init__()

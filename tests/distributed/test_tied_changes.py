@@ -64,7 +64,7 @@ def test_wrapping_a_running_stage_changes_nothing() -> None:
 
 
 def replaced(rank: Rank, when: str) -> tuple[str, int]:
-    """Give stage 2 another parameter, and return what is said and how much of a batch is left."""
+    """Give stage 2 another parameter; return the error, and how much of a batch is left."""
     part, loss = start()
     last = part.stages[2]
     batches: list[Any] = []

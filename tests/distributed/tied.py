@@ -1,4 +1,4 @@
-"""Trainings of models whose stages share weights, and what keeps their copies equal."""
+"""Trainings of models whose stages share weights, and the parts that keep copies equal."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ ACCUMULATE = 2
 
 @dataclass(frozen=True)
 class Case(Training):
-    """What to train and how.
+    """A training with tied weights.
 
-    ``without`` leaves out one part of what keeps copies equal. ``tensor`` ranks hold each stage and
+    ``without`` leaves out one part that keeps copies equal. ``tensor`` ranks hold each stage and
     do the same. Copies are compared every ``check`` steps. ``made``: the stages are "copied", and
     ties given by hand, "copied by name", and ties found in the model, or "on meta", until a rank
     needs its own.

@@ -58,7 +58,7 @@ class Toy(nn.Module):
 
 
 def build_tied(model: Model, *, frozen: bool = False) -> nn.Module:
-    """Return the whole model; a frozen one trains only what no other stage has."""
+    """Return the whole model; a frozen one trains only the weights of a single stage."""
     if model == "t5":
         from .t5 import build_t5
 

@@ -1,4 +1,4 @@
-"""A small language model in three stages, and what may stand between it and its tied weight."""
+"""A small language model in three stages, and the wrappers that may hide its tied weight."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """A training that is done twice, here on DeepSpeed's engine; ``reference`` does it in one process.
 
-What a training needs is data and a few functions: a subclass of :class:`Training`, of which each
-family of cases has one.
+Each family of cases has a subclass of :class:`Training`, which holds its data and a few functions.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Weights = dict[str, "np.ndarray[Any, Any]"]
 
 @dataclass
 class Trained:
-    """A training to the bit; of a rank only what it has.
+    """The results of a training, to the bit; a rank has only its own.
 
     ``weights`` are those after each step, as float32, ``masters`` the optimizer's fp32 ones after
     the last. ``missing`` holds, where the optimizer is torch's own, the parameters without a
@@ -70,7 +69,7 @@ class Training:
     unused_have_none: bool = True
     """Whether the engine leaves parameters that no micro-batch used without a gradient."""
     loss_scale: float = 1.0
-    """What fp16's losses are multiplied with, in every step alike."""
+    """The factor of fp16's losses, in every step alike."""
 
     def build(self) -> nn.Module:
         """Return the model with the same weights in every process."""
@@ -95,7 +94,7 @@ class Training:
         optimizer.step()
 
     def loss(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
-        """Call the stages one after the other, with what they name, without an engine."""
+        """Call the stages one after the other, with the arguments they name, without an engine."""
         values = dict(batch)
         for stage in model:
             names = inspect.signature(stage.forward).parameters
@@ -139,7 +138,7 @@ def on_engine(rank: Rank, trainings: Mapping[str, Training]) -> dict[str, Traine
 
 
 def train(training: Training, folder: str = "") -> Trained:
-    """Train on this rank's engine; all ranks save in ``folder`` what is to be resumed."""
+    """Train on this rank's engine; all ranks save in ``folder`` if it is resumed."""
     engine, names = training.engine(training.build())
     result = Trained()
     if training.unused_have_none and training.precision == "fp32" and training.zero == 0:

@@ -79,7 +79,7 @@ class Middle(nn.Module):
 
 
 class Last(nn.Module):
-    """Uses of ``side`` what ``use`` says; of the hidden state nothing if that is negative."""
+    """Uses the part of ``side`` that ``use`` selects; ignores the hidden state if negative."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Last(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """``uses`` says for each step and micro-batch what the last stage uses."""
+    """``uses`` holds for each step and micro-batch the ``use`` of the last stage."""
 
     stages: int = 3
     uses: tuple[tuple[int, ...], ...] = ((0, 1, 0, 2), (0, 0, 0, 0), (-1, 3, -1, -1))

@@ -63,7 +63,7 @@ def run(name: str) -> tuple[float | None, list[str], list[Any]]:
 
 
 def main(names: list[str]) -> None:
-    print("| what one rank does | seconds | the others read |\n|---|---|---|")
+    print("| fault of one rank | seconds | the others read |\n|---|---|---|")
     for name in names or EVERY:
         case = EVERY[name]
         seconds, lines, ended = run(name)
