@@ -24,9 +24,9 @@ class Stats(NamedTuple):
     frames: int
     """Values packed."""
     hits: int
-    """Of them, those whose frame was the same bytes as before and so the same tensor."""
+    """Values whose frame would equal their structure's last one, which was returned again."""
     bytes: int
-    """Of all tensors packed, frames with their padding included."""
+    """Bytes of all tensors packed, with the frames' padding."""
     messages: int
     """Tensors packed."""
     reads: int
@@ -124,7 +124,8 @@ class Codec(_C.Codec):
                 check, and where it differs; of a frame that a graph received it names the boundary
                 alone. (``unpack`` raises it too: where the tensors do not fit the frame expected,
                 and when 1024 frames came without a check.)
-            FrameError: the device reported that one differs, and none does now.
+            FrameError: the device reported a mismatch, but the received frames now equal the
+                expected one: something wrote into one after it arrived.
         """
         super().check()
 

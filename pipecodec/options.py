@@ -53,7 +53,7 @@ class BoundaryOptions:
         return "always" if self.dynamic_shape else self.read
 
     def may_not_read(self, device: torch.device) -> bool:
-        """Return whether frames on this device may be taken for others before they are checked."""
+        """Return whether frames on this device may go unread until they are checked."""
         return self.reading == "verified" or (self.reading == "auto" and device.type != "cpu")
 
 

@@ -1,4 +1,4 @@
-"""Where an engine's optimizer has the gradients that a batch's micro-batches added up."""
+"""Finds an engine's gradients, which add up over a batch, where its optimizer has them."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Accumulated:
 
 
 class _Flat(Accumulated):
-    """Those of DeepSpeed's ``BF16_Optimizer``: slices of one tensor, each with a mark of its own.
+    """The gradients of DeepSpeed's ``BF16_Optimizer``: slices of one tensor, each with a mark.
 
-    Its norm of all gradients leaves out those that are not marked.
+    Its norm of all gradients leaves out slices without a mark.
     """
 
     def __init__(self, optimizer: Any) -> None:
@@ -62,7 +62,7 @@ class _Flat(Accumulated):
         return DENSE if place and self._marks[place[0]][place[1]] else NONE
 
     def fill(self, parameter: torch.Tensor, kind: int) -> torch.Tensor:
-        if parameter not in self._places:  # in no group of the optimizer
+        if parameter not in self._places:  # not in a group of the optimizer
             return super().fill(parameter, kind)
         number, index = self._places[parameter]
         self._marks[number][index] = True

@@ -1,4 +1,4 @@
-"""Why a checkpoint cannot be loaded by an engine that is cut as it is."""
+"""Finds why an engine with a checkpoint's own cut cannot load it."""
 
 from __future__ import annotations
 

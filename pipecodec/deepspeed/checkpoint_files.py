@@ -1,4 +1,4 @@
-"""The files of a checkpoint: which there are, and whether they are those that were saved."""
+"""Lists and reads a checkpoint's files, and checks that they are those that were saved."""
 
 from __future__ import annotations
 
@@ -131,6 +131,6 @@ def load_file(path: Path) -> Any:
         return torch.load(path, map_location="cpu", mmap=mapped, weights_only=False)
     except MemoryError:
         raise
-    except Exception as error:  # whatever unpickling makes of bytes
+    except Exception as error:  # bytes can make unpickling raise anything
         said = f"{type(error).__name__}: {str(error)[:200]}"
         raise ValueError(f"{path} is damaged: {said}") from error

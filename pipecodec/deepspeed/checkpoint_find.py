@@ -1,4 +1,4 @@
-"""Which checkpoint is meant, and that all ranks see the same one."""
+"""Finds the checkpoint to load, and checks that all ranks see the same one."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _FOR_WEIGHTS = ("stages", "tensor", "schedule", "ties")
 
 
 def common_of(engine: Any, part: Partition) -> dict[str, Any]:
-    """Return, in JSON's types, all that is one thing on all ranks."""
+    """Return, in JSON's types, the settings that are equal on all ranks."""
     state = part.model_state
     return {
         "stages": len(part.stages),
@@ -99,7 +99,7 @@ def own_of(engine: Any) -> dict[str, Any]:
                 for index, group in enumerate(layout.groups)
             ],
         }
-    json.dumps(own)  # names that are none of JSON's fail here, and on this rank
+    json.dumps(own)  # values that JSON cannot hold fail here, on this rank
     return own
 
 
@@ -119,7 +119,7 @@ def differences(
     optimizer: bool,
     strict: bool = True,
 ) -> list[str]:
-    """Say in which ways a checkpoint is another engine's than this one.
+    """List the differences between a checkpoint's engine and this one.
 
     ``saved`` and ``theirs`` are the checkpoint's counterparts of ``common`` and ``own``; keys that
     they lack are not compared. With ``optimizer`` its state is to be loaded too;

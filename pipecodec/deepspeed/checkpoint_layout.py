@@ -1,4 +1,4 @@
-"""Where an engine's optimizer keeps the state of each parameter."""
+"""Finds where an engine's optimizer keeps the state of each parameter."""
 
 from __future__ import annotations
 

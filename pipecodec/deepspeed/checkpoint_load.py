@@ -84,7 +84,7 @@ def loading(engine: Any, part: Partition) -> Callable[..., tuple[Any, Any]]:
 
 @contextlib.contextmanager
 def _without_broadcast(module: Any) -> Iterator[None]:
-    """Keep DeepSpeed from talking while it loads: a rank that fails would not take part."""
+    """Keep DeepSpeed from communicating while it loads: a failed rank would not take part."""
     module._synchronize_tied_weights = lambda: None
     try:
         yield

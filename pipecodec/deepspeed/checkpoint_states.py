@@ -17,7 +17,7 @@ Names = Mapping[torch.Tensor, str]
 """The model's name of each parameter; the wrapper's own has none."""
 
 _BY_GROUP = ("lrs", "momentums", "_last_lr", "lr_lambdas")
-"""How the entries of a schedule's state end that have a value for each group."""
+"""Suffixes of the entries in a schedule's state that have a value for each group."""
 
 
 def needed_states(layout: Layout, names: Names, source: Source) -> list[str]:

@@ -30,7 +30,7 @@ def undo_first_step(engine: Any) -> None:
             master.copy_(half)
     inner = engine.optimizer.optimizer
     inner.state.clear()
-    if isinstance(inner, torch.optim.Adagrad):  # which makes its state when it is made
+    if isinstance(inner, torch.optim.Adagrad):  # its constructor makes its state
         for group in inner.param_groups:
             for parameter in group["params"]:
                 start = group["initial_accumulator_value"]

@@ -23,11 +23,11 @@ from ..errors import bug
 __all__ = ["Flags", "carry_flags"]
 
 _TAG = 0x70636463
-"""Of the first boundary's messages, so that they are none of the engine's in the same group."""
+"""Tag of the first boundary's messages, unlike the engine's tags in the same group."""
 
 
 class Flags(NamedTuple):
-    """When the flags of an engine's boundaries go, as in :class:`.hooks.Hooks`."""
+    """The actions that carry the flags of an engine's boundaries, as in :class:`.hooks.Hooks`."""
 
     before_backward: Callable[..., None]
     after_backward: Callable[..., None]
@@ -100,7 +100,7 @@ def carry_flags(engine: Any, stages: Sequence[StageModule]) -> Flags:
 
 
 class _Road(Protocol):
-    """The way of one boundary's flags, in the order of its micro-batches."""
+    """Carries one boundary's flags, in the order of its micro-batches."""
 
     def tell(self, receiver: TunnelCodec) -> None: ...
 
@@ -112,7 +112,7 @@ class _Road(Protocol):
 
 
 class _Inside:
-    """Of a boundary between two stages of this rank."""
+    """Carries the flags of a boundary between two stages of this rank."""
 
     def __init__(self) -> None:
         self.posted: deque[list[int]] = deque()
@@ -131,7 +131,7 @@ class _Inside:
 
 
 class _InGradients:
-    """Of a boundary whose gradients lie where the host may read them."""
+    """Carries flags in gradients, where those lie in memory of the host."""
 
     def tell(self, receiver: TunnelCodec) -> None:
         receiver.mark_unused = True
@@ -147,7 +147,7 @@ class _InGradients:
 
 
 class _Between:
-    """Of a boundary to another rank, in messages."""
+    """Carries the flags of a boundary to another rank, in messages."""
 
     PENDING = 32
     """Messages that may be on their way before one is waited for; the peer takes each at once."""

@@ -1,4 +1,4 @@
-"""The gradient that the engine received becomes the leaf's, without a copy."""
+"""Makes the engine's received gradient the leaf's own, without a copy."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class _Buffer:
         return self.memory.detach()
 
     def lent(self) -> None:
-        """Note that from now on any further tensor in this memory is somebody else's."""
+        """Count any further tensor in this memory as another holder from now on."""
         self.known = _C.holders(self.memory)
 
     def give(self, gradient: torch.Tensor) -> bool:

@@ -70,7 +70,7 @@ def protect_frames(
 
 
 def say_default_clipping(config: Any) -> None:
-    """Log on rank 0 that gradients are clipped, unless the configuration says so or otherwise."""
+    """Log on rank 0 that gradients are clipped, unless the configuration has a setting for it."""
     if "gradient_clipping" not in settings_of(config):
         logger.warning(
             "gradients are clipped to a norm of 1.0, as DeepSpeed does where the configuration has "

@@ -1,4 +1,4 @@
-"""The methods that one DeepSpeed engine does differently, each replaced once.
+"""Replaces methods of one DeepSpeed engine, each once.
 
 A batch runs in this order; the lists are those of :class:`Hooks`, "stock" is the engine's own
 method. ``setup.py`` has the actions of each list, in their order::
@@ -32,7 +32,7 @@ __all__ = ["Action", "Actions", "Around", "Hooks", "install"]
 
 Action = Callable[..., Any]
 Actions = Sequence[Action | None]
-"""In order; None stands for none, where an engine does not need an action."""
+"""Actions in their order; None where an engine needs none."""
 
 
 @dataclass(frozen=True)

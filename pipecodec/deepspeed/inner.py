@@ -19,7 +19,7 @@ def correct_optimizer(engine: Any) -> None:
     inner = getattr(engine.optimizer, "optimizer", None)
     if inner is not None and inner is not engine.basic_optimizer:
         inner.param_groups = engine.basic_optimizer.param_groups
-        engine.optimizer._link_all_hp_params()  # which saw the first group alone
+        engine.optimizer._link_all_hp_params()  # again: with one group it linked that one alone
         engine.optimizer._param_slice_mappings = engine.optimizer._create_param_mapping()
     if isinstance(engine.optimizer, FusedAdam):
         engine.optimizer.register_step_pre_hook(count_steps_by_group)

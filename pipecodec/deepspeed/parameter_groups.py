@@ -154,7 +154,7 @@ class _Here:
             _add(groups[0], anchor, named)
 
     def filler(self) -> torch.nn.Parameter:
-        """Return a new parameter that stands for none."""
+        """Return a new dummy parameter, for a group without one."""
         filler = self._stages[0].add_filler()
         self._own.add(filler)
         self._known.add(filler)

@@ -1,4 +1,4 @@
-"""Training and evaluation on one engine, each with sizes of its own."""
+"""Lets training and evaluation on one engine have different sizes."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ __all__ = ["Presence", "clipping_on_idle_ranks"]
 
 
 class Presence:
-    """Which parameters of an engine's module nobody used in the step that ends.
+    """The parameters of an engine's module that nobody used in the current step.
 
     A collective call makes one. ``unused`` holds those parameters once ``agree`` was called, until
     it is called again.

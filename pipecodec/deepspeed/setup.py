@@ -167,7 +167,7 @@ def _hooks(
     share_errors: bool,
     check_ties_every: int,
 ) -> Hooks:
-    """Return all that happens around this engine's methods, each list in its order."""
+    """Return the actions around this engine's methods, each list in its order."""
     from deepspeed.runtime.pipe import schedule as instructions
 
     one_way = schedule == "1f1b"

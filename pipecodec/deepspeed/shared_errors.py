@@ -59,7 +59,7 @@ class SharedErrors:
 def no_shared_errors(
     method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> AbstractContextManager[None]:
-    """Do as ``SharedErrors.call`` for an engine whose ranks tell each other nothing."""
+    """Do as ``SharedErrors.call`` for an engine whose ranks share no errors."""
     return nullcontext()
 
 

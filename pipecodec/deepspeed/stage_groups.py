@@ -12,7 +12,7 @@ from ..engine.process_groups import align_group_names
 __all__ = ["name_groups_by_stage"]
 
 _APART = 1_000_000
-"""More groups than one stage makes."""
+"""A number of groups that no stage reaches."""
 
 
 def name_groups_by_stage(module: Any) -> None:

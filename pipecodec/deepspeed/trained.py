@@ -1,4 +1,4 @@
-"""Leaves that are differentiable by their dtype do not hide that nothing is trained."""
+"""Raises where nothing is trained, though leaves are differentiable by their dtype."""
 
 from __future__ import annotations
 

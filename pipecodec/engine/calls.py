@@ -14,7 +14,7 @@ _KEPT = 16
 """Calls that a rank remembers: more than a rank can be ahead of one that it talks to."""
 
 State = Literal[">", "<", "!", "="]
-"""Inside; left; left with an error of this rank; left with an error that every rank raises."""
+"""Within it; ended; ended in an error of this rank; ended in an error that every rank raises."""
 
 
 @dataclass(frozen=True)

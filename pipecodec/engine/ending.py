@@ -70,7 +70,7 @@ class Ending:
         return returned, token
 
     def note_loss(self, loss: Any, recomputes: bool) -> None:
-        """Take note of a loss, for when its output is recomputed.
+        """Keep a loss until its output is recomputed.
 
         An output that was sent without gradients counts as differentiable; whether the loss depends
         on anything trained is seen no earlier.
@@ -85,7 +85,7 @@ def _codec_within(differentiable: Literal["auto", "by-dtype"]) -> TunnelCodec:
     codec = TunnelCodec.of(options, "loss")
 
     def note_unused(unused: list[int], tunnel: _C.Tunnel) -> None:
-        codec.unused = unused  # for the stage, which is recomputed next and leaves them out
+        codec.unused = unused  # the stage is recomputed next, and leaves these out
 
     codec.note_unused = note_unused
     return codec

@@ -1,4 +1,4 @@
-"""Errors as text that any rank can be given, whatever is in them."""
+"""Turns any error into text that can be sent to any rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a rank waits for another that will not come, from the calls that both have made."""
+"""Finds a rank that waits in vain for another, from the calls that both have made."""
 
 from __future__ import annotations
 

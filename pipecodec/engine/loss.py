@@ -1,4 +1,4 @@
-"""Where a pipeline ends: the last stage's output, the labels, and the loss of both."""
+"""Makes the loss at a pipeline's end, of the last stage's output and the labels."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def loss_of(last: StageModule, loss_fn: LossFn) -> LossFn:
 
 
 def _problem(loss: Any, scalar: bool) -> str | None:
-    """Return why the engine could not work with a loss, if so."""
+    """Return the reason why the engine cannot use a loss; None if it can."""
     if not isinstance(loss, torch.Tensor):
         found = f"is a {type(loss).__name__}"
     elif not loss.is_floating_point():

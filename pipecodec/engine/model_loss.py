@@ -1,4 +1,4 @@
-"""The loss that a model computes itself, in whatever it returns."""
+"""Finds the loss that a model computes itself, in its output of any form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state dicts of all stages, which are on several ranks, as the model's on one."""
+"""Gathers the state dicts of all stages, on several ranks, into the model's on one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def gathered(
 
 
 def sharded(stages: Mapping[int, nn.Module]) -> str | None:
-    """Return why no state dict of the model's can be made of these stages, if so."""
+    """Return the reason why these stages give no state dict of the model; None if they do."""
     for stage, module in stages.items():
         for path, parameter in module.named_parameters():
             if getattr(parameter, "tensor_model_parallel", False):
@@ -57,7 +57,7 @@ def sharded(stages: Mapping[int, nn.Module]) -> str | None:
 
 
 def _described(entries: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Return the same without the tensors' data."""
+    """Return the entries without the tensors' data."""
     return {
         stage: {
             path: torch.empty_like(value, device="meta")

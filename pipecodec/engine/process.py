@@ -1,4 +1,4 @@
-"""Whether the process of another rank on this host has ended."""
+"""Tells whether the process of another rank on this host has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Process groups have one name on all ranks, whatever groups one stage made alone.
+"""Gives process groups one name on all ranks, also where one stage made groups alone.
 
 torch names a group by how many groups the process has made before, and its members find each other
 by that name. Where one stage made a group of its own, as layers of experts do, the next group of

@@ -1,4 +1,4 @@
-"""A stage that is run again to recompute its activations counts nothing twice."""
+"""Keeps a stage that recomputes its activations from counting anything twice."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class StageModule(nn.Module):
                 codec.reset()
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Save nothing: anchor and fillers, all that is its own, are no part of the model."""
+        """Save nothing: its own parameters, anchor and fillers, are no part of the model."""
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *lists: list[str]
@@ -162,7 +162,7 @@ class StageModule(nn.Module):
     def _receive(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[dict[str, Any], torch.Tensor]:
-        """Return the values that arrived, by name, and the token."""
+        """Return the received values, by name, and the token."""
         if self.incoming is not None:
             known = None if self.batches is None else self.batches.next_frame()
             values, token = self.incoming.receive(args, not self.recomputes, known)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 __all__ = ["check_ties", "checksum", "steps_between_checks"]
 
 _CHUNK = 1 << 23
-"""Bytes of a weight that are looked at together, of which some copies are made."""
+"""Bytes of a weight in one chunk of the checksum, which makes some copies of it."""
 
 _GOLDEN = -0x61C8864680B583EB
 """2**64 divided by the golden ratio, as a signed number."""

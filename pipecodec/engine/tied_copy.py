@@ -13,7 +13,7 @@ class TiedCopy:
     """This rank's copy of a tied weight: the stage's parameter under a path, until it is bound.
 
     The engine takes it for a module with one parameter. Being none, it adds no names and no state.
-    Once bound it is a parameter, whatever name it has: wrapping the module that owns it changes
+    Once bound it is a parameter, under any name: wrapping the module that owns it changes
     nothing. The optimizer keeps to the parameter too, so that another in its place is an error.
     """
 

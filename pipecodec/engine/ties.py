@@ -1,4 +1,4 @@
-"""Which ranks hold the copies of a tied weight."""
+"""Finds the ranks that hold the copies of a tied weight."""
 
 from __future__ import annotations
 

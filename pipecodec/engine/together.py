@@ -1,4 +1,4 @@
-"""A problem that one rank finds is an error on all of them."""
+"""Turns a problem that one rank finds into an error on all of them."""
 
 from __future__ import annotations
 

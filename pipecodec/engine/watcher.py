@@ -118,7 +118,7 @@ class Watcher:
         return self.reason
 
     def end_communication(self) -> None:
-        """Let the ranks that wait for this one notice, and let all of them read."""
+        """Close the connections that other ranks wait on, and let all ranks read the error."""
         self._shut()
         deadline = time.monotonic() + _TELL
         with contextlib.suppress(Exception):

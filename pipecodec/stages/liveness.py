@@ -1,4 +1,4 @@
-"""Which named values must enter each pipeline stage."""
+"""Finds the named values that must enter each pipeline stage."""
 
 from __future__ import annotations
 

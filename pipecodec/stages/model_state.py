@@ -1,4 +1,4 @@
-"""Between the state dict of a model and those of the stages it was cut into."""
+"""Converts between the state dict of a model and those of its stages."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def run_local(part: Partition, *args: Any, **kwargs: Any) -> Any:
 
 
 _codecs: WeakKeyDictionary[nn.Module, dict[int, Codec]] = WeakKeyDictionary()
-"""Of ``run_local``, by the stage before the boundary: a partition may be copied and pickled."""
+"""Codecs of ``run_local``, by the stage before them; kept here since partitions are pickled."""
 
 
 def _codec_after(module: nn.Module, k: int) -> Codec:

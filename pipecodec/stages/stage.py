@@ -1,4 +1,4 @@
-"""Names and values at one pipeline stage, whatever engine runs it."""
+"""Names the values of one pipeline stage, for any engine."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Stage:
         )
 
     def bind(self, values: Sequence[Any]) -> dict[str, Any]:
-        """Name the values that arrive, in the order of ``liveness[stage_id]``.
+        """Name the received values, which have the order of ``liveness[stage_id]``.
 
         The first stage also takes all inputs of the model, in signature order. Raises ValueError
         if the number of values fits neither.

@@ -1,4 +1,4 @@
-"""Which parameters of several stages are one weight."""
+"""Finds the parameters of several stages that are one weight."""
 
 from __future__ import annotations
 
