@@ -8,8 +8,8 @@
 #include "csrc/codec/tunnel.h"
 #include "csrc/codec/unpacker.h"
 #include "csrc/device/kernels.h"
+#include "csrc/device/mismatch_flag.h"
 #include "csrc/device/object.h"
-#include "csrc/device/verdict.h"
 #include "csrc/frame/error.h"
 #include "csrc/frame/internal.h"
 #include "csrc/frame/outline.h"
@@ -36,19 +36,19 @@ const at::Tensor& tensor(const py::object& object) {
 }
 
 template <class Read>
-std::unique_ptr<codec::Opened> opened(const std::string& name, const py::object& tensors, Read read) {
-  std::unique_ptr<codec::Opened> made;
+std::unique_ptr<codec::ReceivedFrame> opened(const std::string& name, const py::object& tensors, Read read) {
+  std::unique_ptr<codec::ReceivedFrame> made;
   call(name.c_str(), [&] {
-    made = std::make_unique<codec::Opened>(tensors.ptr());
+    made = std::make_unique<codec::ReceivedFrame>(tensors.ptr());
     read(*made);
-    return structure::Ref::share(Py_None);
+    return structure::Ref::borrow(Py_None);
   });
   return made;
 }
 
 // A row of frame::outline as Python values: (depth, path, label, type name, text, children, leaf or None),
 // where a leaf is (dtype, shape, route, requires_grad, bytes, strides or None).
-py::list rows(const codec::Opened& opened) {
+py::list rows(const codec::ReceivedFrame& opened) {
   static constexpr const char* kRoutes[] = {"slot", "raw slot", "tunnel", "frame"};
   py::list made;
   const frame::Layout& layout = opened.layout();
@@ -82,7 +82,7 @@ PYBIND11_MODULE(_C, m) {
   call("pipecodec", [&] {
     structure::load_known();
     codec::add_to_module(m.ptr());
-    return structure::Ref::share(Py_None);
+    return structure::Ref::borrow(Py_None);
   });
 
   py::class_<codec::Tunnel>(m, "Tunnel")
@@ -94,41 +94,43 @@ PYBIND11_MODULE(_C, m) {
            })
       .def("__len__", &codec::Tunnel::leaves);
 
-  py::class_<codec::Opened>(m, "Opened")
+  py::class_<codec::ReceivedFrame>(m, "ReceivedFrame")
       .def(py::init([](const py::object& tensors) {
         return opened("describe", tensors,
-                      [](codec::Opened& arrived) { arrived.read(nullptr, codec::Compile::No); });
+                      [](codec::ReceivedFrame& arrived) { arrived.read(nullptr, codec::Compile::No); });
       }))
-      .def_property_readonly("structure",
-                             [](const codec::Opened& self) { return self.layout().header.structure_hash; })
-      .def_property_readonly("used", [](const codec::Opened& self) { return self.layout().header.used; })
+      .def_property_readonly(
+          "structure", [](const codec::ReceivedFrame& self) { return self.layout().header.structure_hash; })
+      .def_property_readonly("used",
+                             [](const codec::ReceivedFrame& self) { return self.layout().header.used; })
       .def("rows", &rows);
 
   m.def("register", [](const py::object& type, const py::object& flatten, const py::object& unflatten,
                        const py::str& name) {
     call("register", [&] {
       structure::register_type(type.ptr(), flatten.ptr(), unflatten.ptr(), name.ptr());
-      return structure::Ref::share(Py_None);
+      return structure::Ref::borrow(Py_None);
     });
   });
-  m.def("compare", [](const py::object& received, const py::object& expected, const py::object& verdict) {
-    call("compare", [&] {
-      device::compare(tensor(received), tensor(expected), tensor(verdict));
-      return structure::Ref::share(Py_None);
-    });
-  });
-  m.def("holders", [](const py::object& of) {
+  m.def("compare",
+        [](const py::object& received, const py::object& expected, const py::object& mismatch_flag) {
+          call("compare", [&] {
+            device::compare(tensor(received), tensor(expected), tensor(mismatch_flag));
+            return structure::Ref::borrow(Py_None);
+          });
+        });
+  m.def("use_count", [](const py::object& of) {
     size_t count = 0;
-    call("holders", [&] {
+    call("use_count", [&] {
       count = tensor(of).storage().use_count();
-      return structure::Ref::share(Py_None);
+      return structure::Ref::borrow(Py_None);
     });
     return count;
   });
   m.def("leave_out", [](const py::object& sent, const py::object& leaves) {
     call("leave_out", [&] {
       codec::leave_out(tensor(sent), structure::indices_of(leaves.ptr()));
-      return structure::Ref::share(Py_None);
+      return structure::Ref::borrow(Py_None);
     });
   });
   m.def("entered_with_gradients",

@@ -155,7 +155,7 @@ class TunnelCodec(Codec):
     An engine speaks with it through attributes. ``settled`` is True once a value was sent, until
     ``reset``. In a backward pass ``unused`` holds the leaves of the value sent that nobody used;
     with None its gradient says which. A value that is sent again there (checkpointing)
-    leaves them out. ``take_gradient`` is called with the gradient of a tunnel of one leaf: with
+    leaves them out. ``donate_gradient`` is called with the gradient of a tunnel of one leaf: with
     True its memory becomes the leaf's gradient's, and nobody else uses it from then on.
     ``note_unused`` is called with the indices of the received leaves that nobody used, and the
     tunnel. With None the gradient alone says it, in its tail, which is read on the CPU only. A lone

@@ -52,7 +52,7 @@ def leaves(tensors: Sequence[Tensor]) -> list[Leaf]:
     """
     return [
         Leaf(path, *leaf)
-        for _, path, _, kind, _, _, leaf in _C.Opened(tensors).rows()
+        for _, path, _, kind, _, _, leaf in _C.ReceivedFrame(tensors).rows()
         if kind == "TORCH_TENSOR"
     ]
 
@@ -74,7 +74,7 @@ def describe(frame_or_obj: Any) -> str:
         tensors = frame_or_obj
     else:
         tensors = pack(frame_or_obj)
-    opened = _C.Opened(tensors)
+    opened = _C.ReceivedFrame(tensors)
     head = (
         f"frame of {tensors[-1].numel()} bytes, {opened.used} used, "
         f"structure {opened.structure:016x}"

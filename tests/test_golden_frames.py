@@ -62,7 +62,9 @@ def test_every_type_code_has_a_frame() -> None:
 
 
 def test_every_route_with_and_without_strides_and_both_flags_have_a_frame() -> None:
-    leaves = [leaf for g in GOLDEN.values() for *_, leaf in _C.Opened(packed(g)).rows() if leaf]
+    leaves = [
+        leaf for g in GOLDEN.values() for *_, leaf in _C.ReceivedFrame(packed(g)).rows() if leaf
+    ]
     assert {leaf[2] for leaf in leaves} == {"slot", "raw slot", "tunnel", "frame"}
     strided = {(leaf[2], 0 in leaf[5]) for leaf in leaves if leaf[5] is not None}
     assert strided >= {(route, e) for route in ("raw slot", "tunnel", "frame") for e in (0, 1)}

@@ -195,7 +195,7 @@ def call_back_from_a_thread_of_torch() -> None:
         told.append((threading.get_ident() != threading.main_thread().ident, gradient.device.type))
         return False
 
-    sender.take_gradient = take
+    sender.donate_gradient = take
     sent = sender.send(own, None)
     arrived = crossed(sent)
     received, _ = receiver.receive(arrived)
@@ -221,7 +221,7 @@ def test_an_error_of_a_callback_is_that_error(error: BaseException) -> None:
 
     (own,) = leaves((4,))
     sender, receiver = Codec(transport="tunnel"), Codec(transport="tunnel")
-    sender.take_gradient = receiver.note_unused = fail
+    sender.donate_gradient = receiver.note_unused = fail
     sent = sender.send(own, None)
     arrived = crossed(sent)
     received, _ = receiver.receive(arrived)
@@ -235,7 +235,7 @@ def test_an_error_of_a_callback_is_that_error(error: BaseException) -> None:
 def test_codecs_whose_callbacks_know_them_are_collected() -> None:
     def gone(make_graph: bool) -> weakref.ref[Codec]:
         codec = Codec(transport="tunnel")
-        codec.take_gradient = lambda gradient, codec=codec: False
+        codec.donate_gradient = lambda gradient, codec=codec: False
         codec.note_unused = lambda unused, tunnel, codec=codec: None
         if make_graph:
             codec.send(leaves((4,)), None)

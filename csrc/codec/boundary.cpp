@@ -16,16 +16,16 @@ namespace {
 // Records a sent tunnel, for the caller of its backward pass: it must name the unused leaves before that
 // starts.
 void note_sent(const Packer& packer, const Tunnel& tunnel, PyObject* sent) {
-  const Ref weak = Ref::take(PyWeakref_NewRef(sent, nullptr));
+  const Ref weak = Ref::steal(PyWeakref_NewRef(sent, nullptr));
   const pybind11::object of = pybind11::cast(tunnel);
-  const Ref entry = Ref::take(PyTuple_Pack(2, of.ptr(), weak.get()));
+  const Ref entry = Ref::steal(PyTuple_Pack(2, of.ptr(), weak.get()));
   static PyObject* const append = PyUnicode_InternFromString("append");
-  Ref::take(PyObject_CallMethodOneArg(packer.in_flight.get(), append, entry.get()));
+  Ref::steal(PyObject_CallMethodOneArg(packer.in_flight.get(), append, entry.get()));
 }
 
 // The tensors with copies of those between the first and the last.
 Ref with_own_slots(PyObject* tensors) {
-  Ref own = Ref::take(PySequence_List(tensors));
+  Ref own = Ref::steal(PySequence_List(tensors));
   for (Py_ssize_t i = 1; i + 1 < PyList_GET_SIZE(own.get()); ++i) {
     PyObject* const slot = PyList_GET_ITEM(own.get(), i);
     if (!device::is_tensor(slot)) continue;  // refused later, with all others
@@ -61,7 +61,7 @@ Ref send(Packer& packer, PyObject* value, PyObject* token, PyObject* device) {
   Ref entered = device::wrap(enter(tunnel, joined, sent.leaves, where, left_out, packer.ends));
   if (packer.in_flight && !again) note_sent(packer, tunnel, entered.get());
   const auto slots = static_cast<Py_ssize_t>(sent.slots.size());
-  Ref made = Ref::take(PyTuple_New(slots + 2));
+  Ref made = Ref::steal(PyTuple_New(slots + 2));
   PyTuple_SET_ITEM(made.get(), 0, entered.release());
   for (Py_ssize_t i = 0; i < slots; ++i) {
     PyTuple_SET_ITEM(made.get(), 1 + i,
@@ -72,9 +72,9 @@ Ref send(Packer& packer, PyObject* value, PyObject* token, PyObject* device) {
 }
 
 Ref receive(Packer& packer, PyObject* tensors, bool reuse, PyObject* known) {
-  const Ref own = reuse ? Ref::share(tensors) : with_own_slots(tensors);
-  Opened opened(own.get());
-  const Ref frame = known == Py_None ? Ref() : Ref::take(PyTuple_Pack(1, known));
+  const Ref own = reuse ? Ref::borrow(tensors) : with_own_slots(tensors);
+  ReceivedFrame opened(own.get());
+  const Ref frame = known == Py_None ? Ref() : Ref::steal(PyTuple_Pack(1, known));
   packer.open(opened, frame.get());
   opened.check_tunnel(packer.name());
   const Tunnel& tunnel = opened.tunnel();
@@ -83,14 +83,14 @@ Ref receive(Packer& packer, PyObject* tensors, bool reuse, PyObject* known) {
     mark_as_left(opened.first_object(), packer.name());
   }
   std::vector<at::Tensor> left = leave(tunnel, received, reuse, packer.ends);
-  Ref leaves = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(left.size()) - 1));
+  Ref leaves = Ref::steal(PyTuple_New(static_cast<Py_ssize_t>(left.size()) - 1));
   for (size_t i = 1; i < left.size(); ++i) {
     PyTuple_SET_ITEM(leaves.get(), static_cast<Py_ssize_t>(i) - 1,
                      device::wrap(std::move(left[i])).release());
   }
   const Ref value = opened.build(1, leaves.get());
   const Ref token = device::wrap(std::move(left[0]));
-  return Ref::take(PyTuple_Pack(2, value.get(), token.get()));
+  return Ref::steal(PyTuple_Pack(2, value.get(), token.get()));
 }
 
 }  // namespace pipecodec::codec

@@ -72,7 +72,7 @@ PyObject* codec_pack(PyObject* self, PyObject* const* arguments, Py_ssize_t coun
 PyObject* codec_check(PyObject* self, PyObject*) {
   return guarded(state(self).name(), [&] {
     state(self).check();
-    return Ref::share(Py_None);
+    return Ref::borrow(Py_None);
   });
 }
 
@@ -93,7 +93,7 @@ void explain(PyObject* self) {
 
 PyObject* codec_unpack(PyObject* self, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
   PyObject* const value = guarded(state(self).name(), [&] {
-    Opened opened(unpacked(arguments, count, keywords));
+    ReceivedFrame opened(unpacked(arguments, count, keywords));
     state(self).open(opened);
     return opened.build(0, nullptr);
   });
@@ -126,7 +126,7 @@ PyObject* codec_receive(PyObject* self, PyObject* const* arguments, Py_ssize_t c
 PyObject* codec_reset(PyObject* self, PyObject*) {
   return guarded(state(self).name(), [&] {
     state(self).reset();
-    return Ref::share(Py_None);
+    return Ref::borrow(Py_None);
   });
 }
 
@@ -152,12 +152,12 @@ int codec_set_evaluating(PyObject* self, PyObject* value, void*) {
 PyObject* codec_names(PyObject* self, void*) {
   return guarded("names", [&] {
     const std::vector<std::string>& names = state(self).names();
-    if (names.empty()) return Ref::share(Py_None);
-    Ref made = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(names.size())));
+    if (names.empty()) return Ref::borrow(Py_None);
+    Ref made = Ref::steal(PyTuple_New(static_cast<Py_ssize_t>(names.size())));
     for (size_t i = 0; i < names.size(); ++i) {
       PyTuple_SET_ITEM(
           made.get(), static_cast<Py_ssize_t>(i),
-          Ref::take(PyUnicode_FromStringAndSize(names[i].data(), static_cast<Py_ssize_t>(names[i].size())))
+          Ref::steal(PyUnicode_FromStringAndSize(names[i].data(), static_cast<Py_ssize_t>(names[i].size())))
               .release());
     }
     return made;
@@ -168,7 +168,7 @@ int codec_set_names(PyObject* self, PyObject* value, void*) {
   PyObject* const done = guarded("names", [&] {
     std::vector<std::string> names;
     if (value != nullptr && value != Py_None) {
-      const Ref items = Ref::take(PySequence_Tuple(value));
+      const Ref items = Ref::steal(PySequence_Tuple(value));
       for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
         const char* const name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(items.get(), i));
         if (name == nullptr) throw structure::PythonError();
@@ -176,7 +176,7 @@ int codec_set_names(PyObject* self, PyObject* value, void*) {
       }
     }
     state(self).set_names(std::move(names));
-    return Ref::share(Py_None);
+    return Ref::borrow(Py_None);
   });
   Py_XDECREF(done);
   return done == nullptr ? -1 : 0;
@@ -185,16 +185,16 @@ int codec_set_names(PyObject* self, PyObject* value, void*) {
 PyObject* shared_or_none(const Ref& ref) { return Py_NewRef(ref ? ref.get() : Py_None); }
 
 int replace(Ref& ref, PyObject* value) {
-  ref = value == nullptr || value == Py_None ? Ref() : Ref::share(value);
+  ref = value == nullptr || value == Py_None ? Ref() : Ref::borrow(value);
   return 0;
 }
 
-PyObject* codec_take_gradient(PyObject* self, void*) {
-  return shared_or_none(state(self).ends->take_gradient);
+PyObject* codec_donate_gradient(PyObject* self, void*) {
+  return shared_or_none(state(self).ends->donate_gradient);
 }
 
-int codec_set_take_gradient(PyObject* self, PyObject* value, void*) {
-  return replace(state(self).ends->take_gradient, value);
+int codec_set_donate_gradient(PyObject* self, PyObject* value, void*) {
+  return replace(state(self).ends->donate_gradient, value);
 }
 
 PyObject* codec_note_unused(PyObject* self, void*) { return shared_or_none(state(self).ends->note_unused); }
@@ -225,7 +225,7 @@ int codec_set_unused(PyObject* self, PyObject* value, void*) {
     std::optional<std::vector<size_t>> unused;
     if (value != nullptr && value != Py_None) unused = structure::indices_of(value);
     state(self).ends->unused = std::move(unused);
-    return Ref::share(Py_None);
+    return Ref::borrow(Py_None);
   });
   Py_XDECREF(done);
   return done == nullptr ? -1 : 0;
@@ -233,14 +233,14 @@ int codec_set_unused(PyObject* self, PyObject* value, void*) {
 
 int codec_traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
-  Py_VISIT(state(self).ends->take_gradient.get());
+  Py_VISIT(state(self).ends->donate_gradient.get());
   Py_VISIT(state(self).ends->note_unused.get());
   Py_VISIT(state(self).in_flight.get());
   return 0;
 }
 
 int codec_clear(PyObject* self) {
-  replace(state(self).ends->take_gradient, nullptr);
+  replace(state(self).ends->donate_gradient, nullptr);
   replace(state(self).ends->note_unused, nullptr);
   return replace(state(self).in_flight, nullptr);
 }
@@ -253,7 +253,7 @@ Policy parse_policy(PyObject* differentiable) {
     return policy;
   }
   policy.kind = Policy::Kind::Paths;
-  const Ref paths = Ref::take(PySequence_Tuple(differentiable));
+  const Ref paths = Ref::steal(PySequence_Tuple(differentiable));
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(paths.get()); ++i) {
     const char* const path = PyUnicode_AsUTF8(PyTuple_GET_ITEM(paths.get(), i));
     if (path == nullptr) throw structure::PythonError();
@@ -284,7 +284,7 @@ PyObject* codec_new(PyTypeObject* type, PyObject* arguments, PyObject* keywords)
       if (PyErr_Occurred() != nullptr) throw structure::PythonError();
     }
     Policy policy = parse_policy(differentiable);
-    Ref self = Ref::take(type->tp_alloc(type, 0));
+    Ref self = Ref::steal(type->tp_alloc(type, 0));
     new (&state(self.get()))
         Packer(name, bytes, std::move(policy), dynamic != 0, Verifier(parse_read(read), static_values != 0));
     return self;
@@ -309,7 +309,7 @@ PyObject* module_pack(PyObject*, PyObject* const* arguments, Py_ssize_t count, P
 
 PyObject* module_unpack(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
   return guarded("unpack", [&] {
-    Opened opened(unpacked(arguments, count, keywords));
+    ReceivedFrame opened(unpacked(arguments, count, keywords));
     opened.read(nullptr);
     return opened.build(0, nullptr);
   });
@@ -372,7 +372,7 @@ PyGetSetDef codec_attributes[] = {
     {"names", codec_names, codec_set_names, nullptr, nullptr},
     {"settled", codec_settled, nullptr, nullptr, nullptr},
     {"unused", nullptr, codec_set_unused, nullptr, nullptr},
-    {"take_gradient", codec_take_gradient, codec_set_take_gradient, nullptr, nullptr},
+    {"donate_gradient", codec_donate_gradient, codec_set_donate_gradient, nullptr, nullptr},
     {"note_unused", codec_note_unused, codec_set_note_unused, nullptr, nullptr},
     {"mark_unused", codec_mark_unused, codec_set_mark_unused, nullptr, nullptr},
     {"in_flight", codec_in_flight, codec_set_in_flight, nullptr, nullptr},
@@ -399,7 +399,7 @@ void add_to_module(PyObject* module) {
   };
   PyType_Spec spec{"pipecodec._C.Codec", sizeof(CodecObject), 0,
                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};
-  codec_type = reinterpret_cast<PyTypeObject*>(Ref::take(PyType_FromSpec(&spec)).release());
+  codec_type = reinterpret_cast<PyTypeObject*>(Ref::steal(PyType_FromSpec(&spec)).release());
   check(PyModule_AddObjectRef(module, "Codec", reinterpret_cast<PyObject*>(codec_type)));
   check(PyModule_AddFunctions(module, module_functions));
 }

@@ -16,11 +16,11 @@ using structure::Ref;
 void set_frame_error(const std::string& message, const frame::Error& error) {
   PyObject* const type = structure::known().frame_error;
   const Ref text =
-      Ref::take(PyUnicode_DecodeUTF8(message.data(), static_cast<Py_ssize_t>(message.size()), "replace"));
-  const Ref made = Ref::take(PyObject_CallOneArg(type, text.get()));
-  const Ref reason = Ref::take(PyUnicode_FromString(frame::kReasonNames[static_cast<size_t>(error.reason)]));
+      Ref::steal(PyUnicode_DecodeUTF8(message.data(), static_cast<Py_ssize_t>(message.size()), "replace"));
+  const Ref made = Ref::steal(PyObject_CallOneArg(type, text.get()));
+  const Ref reason = Ref::steal(PyUnicode_FromString(frame::kReasonNames[static_cast<size_t>(error.reason)]));
   structure::check(PyObject_SetAttrString(made.get(), "reason", reason.get()));
-  const Ref offset = Ref::take(PyLong_FromSize_t(error.offset));
+  const Ref offset = Ref::steal(PyLong_FromSize_t(error.offset));
   structure::check(PyObject_SetAttrString(made.get(), "offset", offset.get()));
   PyErr_SetObject(type, made.get());
 }

@@ -35,10 +35,10 @@ auto with_python(Body body) {
 }
 
 Ref list_of(std::span<const size_t> indices) {
-  Ref made = Ref::take(PyList_New(static_cast<Py_ssize_t>(indices.size())));
+  Ref made = Ref::steal(PyList_New(static_cast<Py_ssize_t>(indices.size())));
   for (size_t i = 0; i < indices.size(); ++i) {
     PyList_SET_ITEM(made.get(), static_cast<Py_ssize_t>(i),
-                    Ref::take(PyLong_FromSize_t(indices[i])).release());
+                    Ref::steal(PyLong_FromSize_t(indices[i])).release());
   }
   return made;
 }
@@ -102,7 +102,7 @@ struct Entry final : End {
     }
     if (std::none_of(wanted.begin(), wanted.end(), [](bool any) { return any; })) return made;
     // Otherwise copies: the gradient is the engine's buffer, and the tensors returned may become a .grad.
-    const bool own = leaves == 1 && ends->take_gradient && take(gradient);
+    const bool own = leaves == 1 && ends->donate_gradient && take(gradient);
     std::vector<at::Tensor> apart = tunnel.gradients().scatter(gradient, own);
     for (size_t i = 0; i < leaves; ++i) {
       if (wanted[i]) made[1 + i] = std::move(apart[i]);
@@ -119,7 +119,7 @@ struct Entry final : End {
   bool take(const at::Tensor& gradient) const {
     return with_python([&] {
       const Ref object = device::wrap(at::Tensor(gradient));
-      const Ref given = Ref::take(PyObject_CallOneArg(ends->take_gradient.get(), object.get()));
+      const Ref given = Ref::steal(PyObject_CallOneArg(ends->donate_gradient.get(), object.get()));
       const int truth = PyObject_IsTrue(given.get());
       structure::check(truth);
       return truth != 0;
@@ -154,7 +154,7 @@ struct Exit final : End {
       with_python([&] {
         const Ref indices = list_of(unused);
         const pybind11::object of = pybind11::cast(tunnel);
-        Ref::take(PyObject_CallFunctionObjArgs(ends->note_unused.get(), indices.get(), of.ptr(), nullptr));
+        Ref::steal(PyObject_CallFunctionObjArgs(ends->note_unused.get(), indices.get(), of.ptr(), nullptr));
       });
     }
     // A single leaf's gradient may be passed on as it is, as autograd does in the backward pass of a view.
@@ -198,7 +198,7 @@ struct Join final : Node {
 std::shared_ptr<Ends> make_ends() {
   // The last owner may be a node, freed by a thread of the backward pass that does not hold the lock.
   return {new Ends, [](Ends* ends) {
-            if (!ends->take_gradient && !ends->note_unused) {
+            if (!ends->donate_gradient && !ends->note_unused) {
               delete ends;
             } else if (Py_IsInitialized() != 0) {
               const pybind11::gil_scoped_acquire locked;

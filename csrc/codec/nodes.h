@@ -18,9 +18,9 @@ namespace pipecodec::codec {
 struct Ends {
   // The unused leaves of the value whose backward pass runs; nullopt: its gradient's tail or mark names them.
   std::optional<std::vector<size_t>> unused;
-  structure::Ref take_gradient;  // Tensor -> bool: whether a single leaf may alias this gradient's memory
-  structure::Ref note_unused;    // (list of int, Tunnel) -> None: receives the unused leaves
-  bool mark_unused = false;      // mark a single leaf's gradient on the CPU too
+  structure::Ref donate_gradient;  // Tensor -> bool: whether a single leaf may alias this gradient's memory
+  structure::Ref note_unused;      // (list of int, Tunnel) -> None: receives the unused leaves
+  bool mark_unused = false;        // mark a single leaf's gradient on the CPU too
 };
 
 std::shared_ptr<Ends> make_ends();

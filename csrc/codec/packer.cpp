@@ -75,7 +75,7 @@ bool go_as_planned(const SendPlan& plan, const std::vector<PyObject*>& leaves) {
 
 // Null where no matcher can be made for the value.
 std::unique_ptr<SendPlan> plan_of(PyObject* value, const Encoder& encoder) {
-  std::unique_ptr<structure::Pattern> matcher = structure::Pattern::learn(value, encoder);
+  std::unique_ptr<structure::Matcher> matcher = structure::Matcher::learn(value, encoder);
   if (matcher == nullptr) return nullptr;
   auto plan = std::make_unique<SendPlan>();
   plan->matcher = std::move(matcher);
@@ -143,13 +143,13 @@ Ref Packer::pack(PyObject* value, PyObject* device) {
 
 // Packs a value that differs from a remembered one in its tensors and numbers only; null for any other.
 Ref Packer::pack_known(PyObject* value, std::optional<at::Device> device) {
-  for (size_t i = 0; i < frames_.size(); ++i) {
-    if (!frames_[i].plan || !frames_[i].plan->routes.empty()) continue;
-    const size_t leaves = frames_[i].plan->matcher->leaves();
-    Ref packed = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(leaves + 1)));
+  for (size_t i = 0; i < cache_.size(); ++i) {
+    if (!cache_[i].plan || !cache_[i].plan->routes.empty()) continue;
+    const size_t leaves = cache_[i].plan->matcher->leaves();
+    Ref packed = Ref::steal(PyTuple_New(static_cast<Py_ssize_t>(leaves + 1)));
     // Making the tuple may have run code that used this codec.
-    if (i >= frames_.size() || !frames_[i].plan || frames_[i].plan->matcher->leaves() != leaves) break;
-    Remembered& known = frames_[i];
+    if (i >= cache_.size() || !cache_[i].plan || cache_[i].plan->matcher->leaves() != leaves) break;
+    CachedFrame& known = cache_[i];
     const SendPlan& plan = *known.plan;
     PyObject** const items = reinterpret_cast<PyTupleObject*>(packed.get())->ob_item;
     if (!plan.matcher->match(value, items)) continue;
@@ -159,9 +159,9 @@ Ref Packer::pack_known(PyObject* value, std::optional<at::Device> device) {
     if (known.holds(plan.matcher->values(), {}, where, capacity)) {
       ++stats.hits;
       items[leaves] = Py_NewRef(known.frame());
-      frames_.use(i);
+      cache_.use(i);
     } else {
-      const std::shared_ptr<Remembered> kept = frames_.use(i);
+      const std::shared_ptr<CachedFrame> kept = cache_.use(i);
       items[leaves] = kept->renew(plan.matcher->values(), {}, where, capacity).release();
     }
     return packed;
@@ -172,7 +172,7 @@ Ref Packer::pack_known(PyObject* value, std::optional<at::Device> device) {
 Ref Packer::pack_any(PyObject* value, std::optional<at::Device> device) {
   std::unique_ptr<Encoder> encoder = encode(value, Encoder::Leaves::AsTheyAre);
   const size_t leaves = encoder->leaves.size();
-  Ref packed = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(leaves + 1)));
+  Ref packed = Ref::steal(PyTuple_New(static_cast<Py_ssize_t>(leaves + 1)));
   PyObject** const items = reinterpret_cast<PyTupleObject*>(packed.get())->ob_item;
   uint64_t bytes = 0;
   for (size_t i = 0; i < leaves; ++i) {
@@ -180,7 +180,7 @@ Ref Packer::pack_any(PyObject* value, std::optional<at::Device> device) {
     bytes += encoder->leaves[i].bytes;
   }
   const frame::Header header = assemble(*encoder, {}, {}, at::kCPU);
-  const std::shared_ptr<Remembered> known = frames_.find(encoder->structure, header);
+  const std::shared_ptr<CachedFrame> known = cache_.find(encoder->structure, header);
   const size_t capacity = capacity_for(encoder->structure.size());
   items[leaves] = frame_for(known, *encoder, header, device_of(device, items, leaves), capacity).release();
   count(leaves, bytes + capacity);
@@ -204,8 +204,8 @@ Sent Packer::send(PyObject* value, PyObject* device) {
 
 // Sends a value that differs from a remembered one in its tensors and numbers only; nullopt for any other.
 std::optional<Sent> Packer::send_known(PyObject* value, std::optional<at::Device> device) {
-  for (size_t i = 0; i < frames_.size(); ++i) {
-    const SendPlan* const plan = frames_[i].plan.get();
+  for (size_t i = 0; i < cache_.size(); ++i) {
+    const SendPlan* const plan = cache_[i].plan.get();
     if (plan == nullptr || plan->routes.size() != plan->matcher->leaves()) continue;
     const size_t leaves = plan->routes.size();
     Held held(leaves);
@@ -213,7 +213,7 @@ std::optional<Sent> Packer::send_known(PyObject* value, std::optional<at::Device
     const at::Device where = device_of(device, held.objects.data(), leaves);
     // Where the host fills in the payload, it is part of the frame's bytes.
     if (!plan->payload.empty() && where != plan->device) continue;
-    const std::shared_ptr<Remembered> known = frames_.use(i);
+    const std::shared_ptr<CachedFrame> known = cache_.use(i);
     const size_t capacity = capacity_for(known->used());
     Sent sent{{}, {}, {}, plan->tunnel};
     sent.leaves.reserve(plan->tunnel.leaves());
@@ -239,7 +239,7 @@ std::optional<Sent> Packer::send_known(PyObject* value, std::optional<at::Device
         by_device ? std::vector<uint8_t>() : on_the_host(payload, plan->payload);
     if (known->holds(plan->matcher->values(), bytes, where, capacity)) {
       if (!by_device) ++stats.hits;
-      sent.frame = Ref::share(known->frame());
+      sent.frame = Ref::borrow(known->frame());
     } else {
       sent.frame = known->renew(plan->matcher->values(), bytes, where, capacity);
     }
@@ -257,7 +257,7 @@ Sent Packer::send_any(PyObject* value, std::optional<at::Device> device) {
   check_signature(*encoder, routed);
   frame::Header header = assemble(*encoder, routed.payload, routed.payload_spans, where);
   const size_t capacity = capacity_for(header.used);
-  const std::shared_ptr<Remembered> known = frames_.find(encoder->structure, header);
+  const std::shared_ptr<CachedFrame> known = cache_.find(encoder->structure, header);
   Sent sent{frame_for(known, *encoder, header, where, capacity), {}, {}, {}};
   if (header.used != encoder->structure.size()) {
     add_payload(sent.frame, header.payload_begin(), routed.payload, routed.payload_spans);
@@ -283,7 +283,7 @@ Sent Packer::send_any(PyObject* value, std::optional<at::Device> device) {
   return sent;
 }
 
-void Packer::open(Opened& arrived, PyObject* known) {
+void Packer::open(ReceivedFrame& arrived, PyObject* known) {
   arrived.root = root_;
   const bool verified = known == nullptr && verifier_.applies(arrived.frame());
   if (verified) {
@@ -291,7 +291,7 @@ void Packer::open(Opened& arrived, PyObject* known) {
     if (expected) return arrived.take_for(*std::move(expected));
   }
   if (known != nullptr) {
-    Opened here(known);
+    ReceivedFrame here(known);
     here.read(&plans_);
     arrived.take_for(here.checked());
   } else {
@@ -303,21 +303,21 @@ void Packer::open(Opened& arrived, PyObject* known) {
 
 void Packer::reset() {
   settled = false;
-  frames_.forget_plans();
+  cache_.forget_plans();
   capacity_ = configured_;
-  agreed_.reset();
+  static_shapes_.reset();
   router_.reset();
   verifier_.reset(name_);
 }
 
 // The frame of the encoded value; `known` is the remembered one of the same structure, if any.
-Ref Packer::frame_for(std::shared_ptr<Remembered> known, Encoder& encoder, const frame::Header& header,
+Ref Packer::frame_for(std::shared_ptr<CachedFrame> known, Encoder& encoder, const frame::Header& header,
                       at::Device device, size_t capacity) {
   if (known && known->holds(encoder.structure, device, capacity)) {
     if (header.used == encoder.structure.size()) ++stats.hits;
-    return Ref::share(known->frame());
+    return Ref::borrow(known->frame());
   }
-  if (!known) known = frames_.add(header);
+  if (!known) known = cache_.add(header);
   return known->renew(encoder.structure, header, device, capacity);
 }
 
@@ -347,7 +347,7 @@ size_t Packer::capacity_for(size_t used) {
 
 void Packer::check_signature(const Encoder& encoder, const Routed& routed) {
   if (dynamic_) return;
-  const std::string change = agreed_.check(encoder, routed, *root_);
+  const std::string change = static_shapes_.check(encoder, routed, *root_);
   if (change.empty()) return;
   raise(structure::known().structure_changed,
         name_ + ": " + change +

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "csrc/codec/agreed.h"
-#include "csrc/codec/frames.h"
+#include "csrc/codec/frame_cache.h"
 #include "csrc/codec/nodes.h"
 #include "csrc/codec/routes.h"
+#include "csrc/codec/static_shapes.h"
 #include "csrc/codec/tunnel.h"
 #include "csrc/codec/unpacker.h"
 #include "csrc/codec/verifier.h"
@@ -54,7 +54,7 @@ class Packer {
 
   // Reads or recognises the frame of tensors that pack or send made. `known` is a tuple with a copy of the
   // frame on the CPU, or null. Throws PythonError, frame::Error.
-  void open(Opened& arrived, PyObject* known = nullptr);
+  void open(ReceivedFrame& arrived, PyObject* known = nullptr);
 
   // Returns once every frame opened so far is known to be right. Throws PythonError.
   void check() { verifier_.check(name_); }
@@ -84,7 +84,7 @@ class Packer {
   Sent send_any(PyObject* value, std::optional<at::Device> device);
   std::optional<Sent> send_known(PyObject* value, std::optional<at::Device> device);
   std::unique_ptr<structure::Encoder> encode(PyObject* value, structure::Encoder::Leaves leaves);
-  structure::Ref frame_for(std::shared_ptr<Remembered> known, structure::Encoder& encoder,
+  structure::Ref frame_for(std::shared_ptr<CachedFrame> known, structure::Encoder& encoder,
                            const frame::Header& header, at::Device device, size_t capacity);
   void count(size_t tensors, uint64_t bytes);  // tensors without the frame, bytes with it
   size_t capacity_for(size_t used);
@@ -95,13 +95,13 @@ class Packer {
   std::optional<size_t> capacity_;
   bool dynamic_;
   Router router_;
-  Plans plans_;  // for the frames that this codec receives
+  PlanCache plans_;  // for the frames that this codec receives
   Verifier verifier_;
 
   std::shared_ptr<const frame::Root> root_;
 
-  Frames frames_;
-  Agreed agreed_;
+  FrameCache cache_;
+  StaticShapes static_shapes_;
 };
 
 }  // namespace pipecodec::codec

@@ -66,14 +66,14 @@ Tunnel::Tunnel(std::vector<device::Span> spans, uint64_t bytes)
 
 // True where the tensor, leaf or tunnel, has exactly the tunnel's bytes: no padding, so that the tunnel has
 // the same size whether it is a copy or not.
-bool Tunnel::lone(const at::Tensor& tensor) const {
+bool Tunnel::single(const at::Tensor& tensor) const {
   return spans_->size() == 1 && spans_->front().bytes == size_ && tensor.nbytes() == size_;
 }
 
 at::Tensor Tunnel::gather(std::span<const at::Tensor> leaves, at::Device where, bool reuse) const {
   const std::vector<device::Span>& spans = *spans_;
   const bool view = reuse && spans.size() == 1 && leaves[0].defined() && leaves[0].device() == where &&
-                    lone(leaves[0]) && device::lies_as(leaves[0], spans[0]);
+                    single(leaves[0]) && device::lies_as(leaves[0], spans[0]);
   const at::Tensor made =
       view ? device::bytes_in_place(leaves[0], spans[0]) : device::gather(leaves, spans, size_, where);
   if (has_tail() && where.is_cpu()) {
@@ -103,7 +103,7 @@ std::vector<size_t> Tunnel::unused(const at::Tensor& gradient) const {
 
 std::vector<at::Tensor> Tunnel::scatter(const at::Tensor& buffer, bool reuse) const {
   check(buffer, bytes_);
-  if (!reuse || !lone(buffer)) return device::scatter(buffer, *spans_);
+  if (!reuse || !single(buffer)) return device::scatter(buffer, *spans_);
   const device::Span& span = spans_->front();
   return {
       device::over_bytes(device::as_bytes(device::plain(buffer)), 0, span.dtype, span.shape, span.strides)};

@@ -54,7 +54,7 @@ class Tunnel {
   Tunnel(Spans spans, Spans gradient_spans, uint64_t bytes, uint64_t size)
       : spans_(std::move(spans)), gradient_spans_(std::move(gradient_spans)), bytes_(bytes), size_(size) {}
 
-  bool lone(const at::Tensor& tensor) const;
+  bool single(const at::Tensor& tensor) const;
 
   Spans spans_;
   Spans gradient_spans_;

@@ -49,16 +49,16 @@ std::vector<device::Span> spans_of(const frame::Layout& layout, Route route, uin
 }
 
 Ref as_tuple(PyObject* tensors) {
-  if (PyTuple_CheckExact(tensors)) return Ref::share(tensors);
+  if (PyTuple_CheckExact(tensors)) return Ref::borrow(tensors);
   if (!PyList_Check(tensors) && !PyTuple_Check(tensors)) {
     raise(PyExc_TypeError, "unpack takes the tuple or list of tensors that pack gave");
   }
-  return Ref::take(PySequence_Tuple(tensors));
+  return Ref::steal(PySequence_Tuple(tensors));
 }
 
 }  // namespace
 
-std::shared_ptr<const Plan> Plans::find(const uint8_t* frame, size_t size) {
+std::shared_ptr<const Plan> PlanCache::find(const uint8_t* frame, size_t size) {
   if (registrations_ != structure::registrations()) {
     known_.clear();
     bytes_ = 0;
@@ -90,7 +90,7 @@ std::shared_ptr<const Plan> Plans::find(const uint8_t* frame, size_t size) {
   return known_.front().plan;
 }
 
-void Plans::add(Known&& known) {
+void PlanCache::add(Known&& known) {
   bytes_ += known.bytes.size();
   known_.insert(known_.begin(), std::move(known));
   while (known_.size() > kKept || (bytes_ > kKeptBytes && known_.size() > 1)) {
@@ -101,13 +101,13 @@ void Plans::add(Known&& known) {
 
 Plan::Plan(const uint8_t* frame, frame::Layout&& checked, Compile compile)
     : layout(std::move(checked)),
-      value(compile == Compile::Yes ? std::make_unique<structure::Template>(frame, layout) : nullptr),
+      value(compile == Compile::Yes ? std::make_unique<structure::Builder>(frame, layout) : nullptr),
       slots_only(std::all_of(layout.leaves.begin(), layout.leaves.end(),
                              [](const Leaf& leaf) { return leaf.route == Route::Slot; })),
       tunnel(spans_of(layout, Route::Tunnel, 0), layout.tunnel_bytes),
       in_frame(spans_of(layout, Route::Payload, layout.header.payload_begin())) {}
 
-Opened::Opened(PyObject* tensors) : tensors_(as_tuple(tensors)) {
+ReceivedFrame::ReceivedFrame(PyObject* tensors) : tensors_(as_tuple(tensors)) {
   const Py_ssize_t count = PyTuple_GET_SIZE(tensors_.get());
   if (count == 0) bad_slots("there is nothing to unpack: the last tensor must be the frame");
   PyTypeObject* const common = structure::known().tensor;
@@ -123,11 +123,11 @@ Opened::Opened(PyObject* tensors) : tensors_(as_tuple(tensors)) {
   }
 }
 
-const at::Tensor& Opened::frame() const {
+const at::Tensor& ReceivedFrame::frame() const {
   return device::unwrap(PyTuple_GET_ITEM(tensors_.get(), PyTuple_GET_SIZE(tensors_.get()) - 1));
 }
 
-void Opened::read(Plans* plans, Compile compile) {
+void ReceivedFrame::read(PlanCache* plans, Compile compile) {
   checked_.bytes = device::read_frame(frame());
   const device::HostFrame& bytes = checked_.bytes;
   checked_.plan = plans != nullptr ? plans->find(bytes.data, bytes.size)
@@ -135,7 +135,7 @@ void Opened::read(Plans* plans, Compile compile) {
                                          bytes.data, frame::parse(bytes.data, bytes.size), compile);
 }
 
-void Opened::check_tunnel(const std::string& name) const {
+void ReceivedFrame::check_tunnel(const std::string& name) const {
   const at::Tensor& tunnel = first();
   const bool fine = device::has_memory(tunnel) && tunnel.scalar_type() == at::kFloat;
   if (fine && tunnel.nbytes() >= layout().tunnel_bytes) return;
@@ -159,11 +159,11 @@ void Opened::check_tunnel(const std::string& name) const {
   refuse("the tunnel, tensors[0], has only " + std::to_string(tunnel.nbytes()) + " bytes");
 }
 
-std::vector<frame::Row> Opened::rows() const {
+std::vector<frame::Row> ReceivedFrame::rows() const {
   return frame::outline(checked_.bytes.data, layout(), root ? *root : kRoot);
 }
 
-std::vector<int64_t> Opened::strides(const Leaf& leaf) const {
+std::vector<int64_t> ReceivedFrame::strides(const Leaf& leaf) const {
   const auto in_frame = layout().strides(leaf);
   if (leaf.route != Route::Slot) return {in_frame.begin(), in_frame.end()};
   if (static_cast<size_t>(PyTuple_GET_SIZE(tensors_.get())) != layout().slots + 1 || leaf.nested) return {};
@@ -174,15 +174,15 @@ std::vector<int64_t> Opened::strides(const Leaf& leaf) const {
   return frame::has_default_strides(shape, {own.data(), own.size()}) ? std::vector<int64_t>() : own.vec();
 }
 
-PyObject* Opened::item(size_t i) const {
+PyObject* ReceivedFrame::item(size_t i) const {
   return PyTuple_GET_ITEM(tensors_.get(), static_cast<Py_ssize_t>(i));
 }
 
-std::string Opened::path(size_t leaf) const {
+std::string ReceivedFrame::path(size_t leaf) const {
   return frame::leaf_path(checked_.bytes.data, layout(), leaf, root ? *root : kRoot);
 }
 
-void Opened::refuse_slot(size_t index, size_t first_slot) const {
+void ReceivedFrame::refuse_slot(size_t index, size_t first_slot) const {
   const Leaf& leaf = layout().leaves[index];
   const auto shape = layout().shape(leaf);
   const auto dtype = device::scalar_type(leaf.dtype);
@@ -192,14 +192,14 @@ void Opened::refuse_slot(size_t index, size_t first_slot) const {
             ", the tensor is " + described(device::unwrap(item(at))));
 }
 
-Ref Opened::slot(const Leaf& leaf, size_t index, size_t first_slot) const {
+Ref ReceivedFrame::slot(const Leaf& leaf, size_t index, size_t first_slot) const {
   const size_t at = first_slot + leaf.place;
   PyObject* const object = item(at);
   const at::Tensor& tensor = device::unwrap(object);
   const auto shape = layout().shape(leaf);
   if (leaf.route == Route::Slot) {
     if (!device::fits(tensor, leaf, shape.data())) refuse_slot(index, first_slot);
-    return Ref::share(object);
+    return Ref::borrow(object);
   }
   if (!device::has_memory(tensor) || tensor.scalar_type() != at::kByte || !tensor.is_contiguous() ||
       static_cast<uint64_t>(tensor.numel()) != leaf.bytes()) {
@@ -209,7 +209,7 @@ Ref Opened::slot(const Leaf& leaf, size_t index, size_t first_slot) const {
   return device::wrap(device::over_bytes(tensor, 0, leaf.dtype, shape, layout().strides(leaf)));
 }
 
-Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
+Ref ReceivedFrame::build(size_t first_slot, PyObject* tunnel) const {
   const size_t beside = static_cast<size_t>(PyTuple_GET_SIZE(tensors_.get())) - 1;
   if (beside != first_slot + layout().slots) {
     bad_slots("the frame describes " + std::to_string(layout().slots) + " slots, " + std::to_string(beside) +
@@ -243,7 +243,7 @@ Ref Opened::build(size_t first_slot, PyObject* tunnel) const {
         if (tunnel == nullptr || static_cast<Py_ssize_t>(next_tunnel) >= PyTuple_GET_SIZE(tunnel)) {
           bad_slots(path(i) + " travels through a tunnel; unpack it with a codec of transport='tunnel'");
         }
-        owned.push_back(Ref::share(PyTuple_GET_ITEM(tunnel, static_cast<Py_ssize_t>(next_tunnel++))));
+        owned.push_back(Ref::borrow(PyTuple_GET_ITEM(tunnel, static_cast<Py_ssize_t>(next_tunnel++))));
         break;
       case Route::Payload:
         owned.push_back(device::wrap(std::move(payload[next_payload++])));

@@ -10,8 +10,8 @@
 #include "csrc/device/object.h"
 #include "csrc/frame/layout.h"
 #include "csrc/frame/outline.h"
+#include "csrc/structure/builder.h"
 #include "csrc/structure/python.h"
-#include "csrc/structure/template.h"
 
 namespace pipecodec::codec {
 
@@ -23,7 +23,7 @@ struct Plan {
   Plan(const uint8_t* frame, frame::Layout&& checked, Compile compile);
 
   frame::Layout layout;
-  std::unique_ptr<const structure::Template> value;
+  std::unique_ptr<const structure::Builder> value;
   bool slots_only;                     // every leaf is a slot of its own, as it is
   Tunnel tunnel;                       // which is tensors[0] if the frame was sent through one
   std::vector<device::Span> in_frame;  // the leaves that travel in it
@@ -31,7 +31,7 @@ struct Plan {
 
 // The plans of the frames met last, so that a frame of a known structure is neither checked nor compiled
 // again.
-class Plans {
+class PlanCache {
  public:
   // The plan of a frame, made if it is not kept. Throws PythonError, frame::Error.
   std::shared_ptr<const Plan> find(const uint8_t* frame, size_t size);
@@ -60,10 +60,10 @@ struct Checked {
 };
 
 // The received tensors and their frame, before the leaves are there.
-class Opened {
+class ReceivedFrame {
  public:
   // `tensors` is a tuple or list of which the last one can be a frame. Throws PythonError.
-  explicit Opened(PyObject* tensors);
+  explicit ReceivedFrame(PyObject* tensors);
 
   const at::Tensor& frame() const;
   const at::Tensor& first() const { return device::unwrap(item(0)); }
@@ -71,7 +71,7 @@ class Opened {
 
   // Either of the two comes next. Reads the frame, for which the host waits; `plans` may be null. Throws
   // PythonError, frame::Error.
-  void read(Plans* plans, Compile compile = Compile::Yes);
+  void read(PlanCache* plans, Compile compile = Compile::Yes);
   void take_for(Checked known) { checked_ = std::move(known); }
 
   const Checked& checked() const { return checked_; }

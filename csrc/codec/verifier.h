@@ -1,5 +1,6 @@
-// Frames that the host does not read: the receiver assumes that each repeats the last one, and one launch on
-// the device compares the two and sets a flag there if they differ. The host fetches the flag when it checks.
+// FrameCache that the host does not read: the receiver assumes that each repeats the last one, and one launch
+// on the device compares the two and sets a flag there if they differ. The host fetches the flag when it
+// checks.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -79,7 +80,7 @@ class Verifier {
 
   Read read_;
   bool static_values_;
-  uint64_t frames_ = 0;                 // all received frames, read or not
+  uint64_t cache_ = 0;                  // all received frames, read or not
   uint64_t checked_ = 0;                // those before the last check
   std::shared_ptr<Expected> expected_;  // after each wait another thread may have replaced it
   std::vector<std::shared_ptr<Expected>> in_graphs_;

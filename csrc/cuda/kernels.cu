@@ -5,7 +5,7 @@
 
 namespace {
 
-using pipecodec::device::Piece;
+using pipecodec::device::CopyRegion;
 
 constexpr unsigned kThreads = 256;
 constexpr uint64_t kShare = 16384;  // bytes that one block works on
@@ -15,8 +15,8 @@ struct alignas(16) Inline {
 };
 
 struct Table {
-  Piece pieces[kPipecodecPieces];
-  uint32_t ends[kPipecodecPieces];  // one after the last block of each piece
+  CopyRegion regions[kPipecodecRegions];
+  uint32_t ends[kPipecodecRegions];  // one after the last block of each region
   uint32_t count;
 };
 static_assert(sizeof(Table) <= 4096);
@@ -35,32 +35,32 @@ __device__ bool differ(uint4 a, uint4 b) {
 __device__ bool differ(uint32_t a, uint32_t b) { return a != b; }
 __device__ bool differ(uint8_t a, uint8_t b) { return a != b; }
 
-// The words of a piece from byte `begin` to byte `end`, every thread its own ones.
+// The words of a region from byte `begin` to byte `end`, every thread its own ones.
 template <class Word>
-__device__ void write_words(const Piece& piece, uint64_t begin, uint64_t end) {
+__device__ void write_words(const CopyRegion& region, uint64_t begin, uint64_t end) {
   for (uint64_t at = begin + threadIdx.x * sizeof(Word); at < end; at += kThreads * sizeof(Word)) {
-    Word* const to = reinterpret_cast<Word*>(piece.to + at);
-    if (at + sizeof(Word) <= piece.bytes) {
-      *to = *reinterpret_cast<const Word*>(piece.from + at);
-    } else if (at >= piece.bytes && at + sizeof(Word) <= end) {
+    Word* const to = reinterpret_cast<Word*>(region.to + at);
+    if (at + sizeof(Word) <= region.bytes) {
+      *to = *reinterpret_cast<const Word*>(region.from + at);
+    } else if (at >= region.bytes && at + sizeof(Word) <= end) {
       *to = Word{};
     } else {
       for (uint64_t i = at; i < smaller(at + sizeof(Word), end); ++i) {
-        piece.to[i] = i < piece.bytes ? piece.from[i] : 0;
+        region.to[i] = i < region.bytes ? region.from[i] : 0;
       }
     }
   }
 }
 
-__device__ void write_share(const Piece& piece, uint64_t block) {
+__device__ void write_share(const CopyRegion& region, uint64_t block) {
   const uint64_t begin = block * kShare;
-  const uint64_t end = smaller(begin + kShare, piece.room);
-  if (aligned<uint4>(piece.from, piece.to)) {
-    write_words<uint4>(piece, begin, end);
-  } else if (aligned<uint32_t>(piece.from, piece.to)) {
-    write_words<uint32_t>(piece, begin, end);
+  const uint64_t end = smaller(begin + kShare, region.room);
+  if (aligned<uint4>(region.from, region.to)) {
+    write_words<uint4>(region, begin, end);
+  } else if (aligned<uint32_t>(region.from, region.to)) {
+    write_words<uint32_t>(region, begin, end);
   } else {
-    write_words<uint8_t>(piece, begin, end);
+    write_words<uint8_t>(region, begin, end);
   }
 }
 
@@ -77,18 +77,18 @@ __device__ bool words_differ(const uint8_t* a, const uint8_t* b, uint64_t begin,
   return found;
 }
 
-__global__ void __launch_bounds__(kThreads) copy_pieces(const Table __grid_constant__ table) {
-  uint32_t piece = 0, end = table.count;
-  while (piece < end) {
-    const uint32_t middle = (piece + end) / 2;
+__global__ void __launch_bounds__(kThreads) copy_regions(const Table __grid_constant__ table) {
+  uint32_t region = 0, end = table.count;
+  while (region < end) {
+    const uint32_t middle = (region + end) / 2;
     if (table.ends[middle] <= blockIdx.x) {
-      piece = middle + 1;
+      region = middle + 1;
     } else {
       end = middle;
     }
   }
-  if (piece == table.count) return;
-  write_share(table.pieces[piece], blockIdx.x - (piece == 0 ? 0 : table.ends[piece - 1]));
+  if (region == table.count) return;
+  write_share(table.regions[region], blockIdx.x - (region == 0 ? 0 : table.ends[region - 1]));
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -97,13 +97,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    compare_bytes(const uint8_t* a, const uint8_t* b, uint64_t bytes, uint32_t* verdict) {
+    compare_bytes(const uint8_t* a, const uint8_t* b, uint64_t bytes, uint32_t* mismatch_flag) {
   const uint64_t begin = blockIdx.x * kShare;
   const uint64_t end = smaller(begin + kShare, bytes);
   const bool found = aligned<uint4>(a, b)      ? words_differ<uint4>(a, b, begin, end)
                      : aligned<uint32_t>(a, b) ? words_differ<uint32_t>(a, b, begin, end)
                                                : words_differ<uint8_t>(a, b, begin, end);
-  if (found) atomicOr(verdict, 1u);
+  if (found) atomicOr(mismatch_flag, 1u);
 }
 
 uint64_t shares(uint64_t bytes) { return (bytes + kShare - 1) / kShare; }
@@ -128,17 +128,18 @@ Inline inlined(const uint8_t* bytes, uint64_t count) {
 
 }  // namespace
 
-cudaError_t pipecodec_copy(const pipecodec::device::Piece* pieces, uint64_t count, cudaStream_t stream) {
+cudaError_t pipecodec_copy(const pipecodec::device::CopyRegion* regions, uint64_t count,
+                           cudaStream_t stream) {
   Table table;
   table.count = 0;
   uint64_t blocks = 0;
   for (uint64_t i = 0; i < count; ++i) {
-    blocks += shares(pieces[i].room);
+    blocks += shares(regions[i].room);
     if (blocks > INT32_MAX) return cudaErrorInvalidValue;
-    table.pieces[table.count] = pieces[i];
+    table.regions[table.count] = regions[i];
     table.ends[table.count++] = static_cast<uint32_t>(blocks);
-    if (table.count < kPipecodecPieces && i + 1 < count) continue;
-    if (const cudaError_t error = launch(copy_pieces, blocks, stream, table)) return error;
+    if (table.count < kPipecodecRegions && i + 1 < count) continue;
+    if (const cudaError_t error = launch(copy_regions, blocks, stream, table)) return error;
     table.count = 0;
     blocks = 0;
   }
@@ -160,6 +161,6 @@ cudaError_t pipecodec_write(const uint8_t* bytes, uint64_t used, uint8_t* to, ui
 }
 
 cudaError_t pipecodec_compare(const uint8_t* expected, const uint8_t* received, uint64_t bytes,
-                              uint32_t* verdict, cudaStream_t stream) {
-  return launch(compare_bytes, shares(bytes), stream, expected, received, bytes, verdict);
+                              uint32_t* mismatch_flag, cudaStream_t stream) {
+  return launch(compare_bytes, shares(bytes), stream, expected, received, bytes, mismatch_flag);
 }

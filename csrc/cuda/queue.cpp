@@ -10,9 +10,9 @@
 namespace pipecodec::device {
 namespace {
 
-void copy(at::Device device, std::span<const Piece> pieces) {
+void copy(at::Device device, std::span<const CopyRegion> regions) {
   const c10::cuda::CUDAGuard guard(device);
-  C10_CUDA_CHECK(pipecodec_copy(pieces.data(), pieces.size(), c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(pipecodec_copy(regions.data(), regions.size(), c10::cuda::getCurrentCUDAStream()));
 }
 
 void write(at::Device device, std::span<const uint8_t> bytes, uint8_t* to, uint64_t room) {
@@ -21,9 +21,10 @@ void write(at::Device device, std::span<const uint8_t> bytes, uint8_t* to, uint6
 }
 
 void compare(at::Device device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
-             uint32_t* verdict) {
+             uint32_t* mismatch_flag) {
   const c10::cuda::CUDAGuard guard(device);
-  C10_CUDA_CHECK(pipecodec_compare(expected, received, bytes, verdict, c10::cuda::getCurrentCUDAStream()));
+  C10_CUDA_CHECK(
+      pipecodec_compare(expected, received, bytes, mismatch_flag, c10::cuda::getCurrentCUDAStream()));
 }
 
 bool capturing() {

@@ -33,7 +33,7 @@ at::Tensor empty(const Span& span, at::Device device) {
   return made;
 }
 
-bool in_order(const at::Tensor& tensor) {
+bool lies_in_order(const at::Tensor& tensor) {
   return !tensor.is_conj() && !tensor.is_neg() && tensor.is_contiguous();
 }
 
@@ -72,8 +72,8 @@ void put_in_order(const at::Tensor& buffer, uint64_t place, const at::Tensor& te
 }
 
 // Fills the buffer with the regions `placed`, the tensors' bits from byte `begin` on, and zeros.
-void copy_pieces(const Kernels& own, const at::Tensor& buffer, std::vector<Placed> placed, uint64_t begin,
-                 std::span<const at::Tensor> tensors, std::span<const Span> spans) {
+void copy_regions(const Kernels& own, const at::Tensor& buffer, std::vector<Placed> placed, uint64_t begin,
+                  std::span<const at::Tensor> tensors, std::span<const Span> spans) {
   std::vector<at::Tensor> sources;  // alive until the copies are queued
   for (size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].bytes == 0 || !tensors[i].defined()) continue;
@@ -85,7 +85,7 @@ void copy_pieces(const Kernels& own, const at::Tensor& buffer, std::vector<Place
       leaf.from = static_cast<const uint8_t*>(sources.back().const_data_ptr());
     }
   }
-  own.copy(buffer.device(), tile(static_cast<uint8_t*>(buffer.mutable_data_ptr()), buffer.nbytes(), placed));
+  own.copy(buffer.device(), cover(static_cast<uint8_t*>(buffer.mutable_data_ptr()), buffer.nbytes(), placed));
 }
 
 void copy_each(const at::Tensor& buffer, uint64_t begin, std::span<const at::Tensor> tensors,
@@ -140,7 +140,7 @@ bool has_memory(const at::Tensor& tensor) {
 }
 
 at::Tensor plain(const at::Tensor& tensor) {
-  if (in_order(tensor)) return tensor.detach();
+  if (lies_in_order(tensor)) return tensor.detach();
   return tensor.detach().resolve_conj().resolve_neg().contiguous();
 }
 
@@ -159,7 +159,7 @@ bool Span::expanded() const {
 }
 
 bool lies_as(const at::Tensor& tensor, const Span& span) {
-  if (span.strides.empty()) return in_order(tensor);
+  if (span.strides.empty()) return lies_in_order(tensor);
   if (tensor.is_conj() || tensor.is_neg()) return false;
   if (span.bytes == 0) return true;
   const at::IntArrayRef strides = tensor.strides();
@@ -230,7 +230,7 @@ at::Tensor gather(std::span<const at::Tensor> tensors, std::span<const Span> spa
     return buffer;
   }
   if (const Kernels* const own = kernels(device)) {
-    copy_pieces(*own, buffer, {}, 0, tensors, spans);
+    copy_regions(*own, buffer, {}, 0, tensors, spans);
   } else {
     if (has_gaps(tensors, spans, bytes)) buffer.zero_();
     copy_each(buffer, 0, tensors, spans);
@@ -248,8 +248,8 @@ at::Tensor with_bits(const at::Tensor& bytes, uint64_t begin, std::span<const at
   }
   const int64_t shape[] = {bytes.numel()};
   at::Tensor made = empty(shape, at::kByte, bytes.device());
-  copy_pieces(*own, made, {{static_cast<const uint8_t*>(bytes.const_data_ptr()), 0, begin}}, begin, tensors,
-              spans);
+  copy_regions(*own, made, {{static_cast<const uint8_t*>(bytes.const_data_ptr()), 0, begin}}, begin, tensors,
+               spans);
   return made;
 }
 
@@ -257,7 +257,7 @@ std::vector<at::Tensor> scatter(const at::Tensor& buffer, std::span<const Span> 
   const at::Tensor bytes = as_bytes(plain(buffer));
   const uint8_t* const from = static_cast<const uint8_t*>(bytes.const_data_ptr());
   const Kernels* const own = kernels(bytes.device());
-  std::vector<Piece> pieces;
+  std::vector<CopyRegion> regions;
   std::vector<at::Tensor> made;
   made.reserve(spans.size());
   for (const Span& span : spans) {
@@ -267,7 +267,7 @@ std::vector<at::Tensor> scatter(const at::Tensor& buffer, std::span<const Span> 
         std::memcpy(fresh.mutable_data_ptr(), from + span.place, span.bytes);
       } else if (own != nullptr) {
         auto* const to = static_cast<uint8_t*>(fresh.mutable_data_ptr());
-        pieces.push_back({from + span.place, to, span.bytes, span.bytes});
+        regions.push_back({from + span.place, to, span.bytes, span.bytes});
       } else {
         bytes_in_place(fresh, span)
             .copy_(bytes.narrow(0, static_cast<int64_t>(span.place), static_cast<int64_t>(span.bytes)));
@@ -275,7 +275,7 @@ std::vector<at::Tensor> scatter(const at::Tensor& buffer, std::span<const Span> 
     }
     made.push_back(std::move(fresh));
   }
-  if (!pieces.empty()) own->copy(bytes.device(), pieces);
+  if (!regions.empty()) own->copy(bytes.device(), regions);
   return made;
 }
 

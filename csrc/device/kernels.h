@@ -7,21 +7,21 @@
 #include <cstdint>
 #include <span>
 
-#include "csrc/device/piece.h"
+#include "csrc/device/copy_region.h"
 
 namespace pipecodec::device {
 
 struct Kernels {
-  // No two pieces may write to the same byte.
-  void (*copy)(at::Device, std::span<const Piece>);
+  // No two regions may write to the same byte.
+  void (*copy)(at::Device, std::span<const CopyRegion>);
 
   // Writes bytes from the host, then zeros: `room` bytes in all. The host may change its bytes at once.
   void (*write)(at::Device, std::span<const uint8_t> bytes, uint8_t* to, uint64_t room);
 
-  // Sets the lowest bit of *verdict if `received` differs from `expected`; otherwise leaves it as it is. All
-  // three are memory of the device.
+  // Sets the lowest bit of *mismatch flag if `received` differs from `expected`; otherwise leaves it as it
+  // is. All three are memory of the device.
   void (*compare)(at::Device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
-                  uint32_t* verdict);
+                  uint32_t* mismatch_flag);
 
   // True while the current stream's work is captured into a graph.
   bool (*capturing)();

@@ -29,7 +29,9 @@ bool is_tensor(PyObject* object) { return PyType_IsSubtype(Py_TYPE(object), stru
 
 const at::Tensor& unwrap(PyObject* object) { return THPVariable_Unpack(object); }
 
-structure::Ref wrap(at::Tensor&& tensor) { return structure::Ref::take(THPVariable_Wrap(std::move(tensor))); }
+structure::Ref wrap(at::Tensor&& tensor) {
+  return structure::Ref::steal(THPVariable_Wrap(std::move(tensor)));
+}
 
 size_t count_fitting(PyObject* const* tensors, const frame::Layout& layout) {
   const frame::Leaf* const leaves = layout.leaves.data();
@@ -43,8 +45,8 @@ size_t count_fitting(PyObject* const* tensors, const frame::Layout& layout) {
 
 at::Device parse_device(PyObject* device) {
   const structure::Ref made = THPDevice_Check(device)
-                                  ? structure::Ref::share(device)
-                                  : structure::Ref::take(PyObject_CallOneArg(
+                                  ? structure::Ref::borrow(device)
+                                  : structure::Ref::steal(PyObject_CallOneArg(
                                         reinterpret_cast<PyObject*>(structure::known().device), device));
   const at::Device parsed = reinterpret_cast<THPDevice*>(made.get())->device;
   // Tensors have an index, and are to be found on the device that was meant.

@@ -109,7 +109,7 @@ std::optional<int64_t> stream_of_accelerator(at::Device device) {
   return stream_of(device).id();
 }
 
-void come_after(at::Device device, int64_t stream, std::initializer_list<at::Tensor> shared) {
+void wait_stream(at::Device device, int64_t stream, std::initializer_list<at::Tensor> shared) {
   const c10::impl::VirtualGuardImpl guard(device.type());
   const c10::Stream current = guard.getStream(device);
   c10::Event event(device.type());

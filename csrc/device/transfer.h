@@ -47,6 +47,6 @@ inline std::optional<int64_t> current_stream(at::Device device) {
 
 // Orders the current stream's later work after all work that `stream` holds now, and keeps `shared`,
 // allocated on another stream, until the current one is done with it.
-void come_after(at::Device device, int64_t stream, std::initializer_list<at::Tensor> shared);
+void wait_stream(at::Device device, int64_t stream, std::initializer_list<at::Tensor> shared);
 
 }  // namespace pipecodec::device

@@ -16,14 +16,14 @@ inline bool is_a(PyTypeObject* type, PyObject* base) {
 // An attribute, or nothing where there is none.
 inline Ref find_attribute(PyObject* object, const char* name) {
   PyObject* found = PyObject_GetAttrString(object, name);
-  if (found != nullptr) return Ref::take(found);
+  if (found != nullptr) return Ref::steal(found);
   if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw PythonError();
   PyErr_Clear();
   return {};
 }
 
 inline Ref attribute(PyObject* object, const char* name) {
-  return Ref::take(PyObject_GetAttrString(object, name));
+  return Ref::steal(PyObject_GetAttrString(object, name));
 }
 
 inline Ref find_attribute(PyTypeObject* type, const char* name) {
@@ -32,7 +32,7 @@ inline Ref find_attribute(PyTypeObject* type, const char* name) {
 
 // A sequence of non-negative ints.
 inline std::vector<size_t> indices_of(PyObject* sequence) {
-  const Ref items = Ref::take(PySequence_Tuple(sequence));
+  const Ref items = Ref::steal(PySequence_Tuple(sequence));
   std::vector<size_t> found;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
     found.push_back(PyLong_AsSize_t(PyTuple_GET_ITEM(items.get(), i)));

@@ -16,7 +16,7 @@ using frame::Node;
 using frame::TypeCode;
 
 Ref utf8(std::string_view text) {
-  return Ref::take(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr));
+  return Ref::steal(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr));
 }
 
 // Python mixes a secret into the hashes of these, so nobody can choose them.
@@ -27,7 +27,7 @@ bool has_secret_hash(const Ref& key) {
 }  // namespace
 
 Ref ConstantReader::tuple(const Node& node) {
-  Ref made = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(node.children)));
+  Ref made = Ref::steal(PyTuple_New(static_cast<Py_ssize_t>(node.children)));
   for (uint64_t i = 0; i < node.children; ++i) {
     PyTuple_SET_ITEM(made.get(), static_cast<Py_ssize_t>(i), read().release());
   }
@@ -35,7 +35,7 @@ Ref ConstantReader::tuple(const Node& node) {
 }
 
 Ref ConstantReader::list(uint64_t count) {
-  Ref made = Ref::take(PyList_New(static_cast<Py_ssize_t>(count)));
+  Ref made = Ref::steal(PyList_New(static_cast<Py_ssize_t>(count)));
   for (uint64_t i = 0; i < count; ++i) {
     PyList_SET_ITEM(made.get(), static_cast<Py_ssize_t>(i), read().release());
   }
@@ -61,7 +61,7 @@ Ref ConstantReader::set(const Node& node) {
   for (uint64_t i = 0; i < node.children; ++i) read_key(keys);
   const Ref distinct = as_dict(node, keys);
   cost_ += check_collisions(node, keys, true);
-  return Ref::take(node.code == TypeCode::Set ? PySet_New(distinct.get()) : PyFrozenSet_New(distinct.get()));
+  return Ref::steal(node.code == TypeCode::Set ? PySet_New(distinct.get()) : PyFrozenSet_New(distinct.get()));
 }
 
 Ref ConstantReader::dataclass(const Node& node) {
@@ -101,7 +101,7 @@ uint64_t ConstantReader::check_collisions(const Node& node, const Keys& keys, bo
 
 Ref ConstantReader::as_dict(const Node& node, const Keys& keys) {
   check_collisions(node, keys, false);
-  Ref made = Ref::take(PyDict_New());
+  Ref made = Ref::steal(PyDict_New());
   for (const Ref& key : keys.objects) accept(node, PyDict_SetItem(made.get(), key.get(), Py_None));
   if (static_cast<size_t>(PyDict_GET_SIZE(made.get())) != keys.objects.size()) {
     throw frame::Error(frame::Reason::Rejected, node.offset, "a key or an item occurs twice");
@@ -124,33 +124,33 @@ void ConstantReader::read_key(Keys& keys) {
 Ref ConstantReader::finish(Node node) {
   switch (node.code) {
     case TypeCode::None:
-      return Ref::share(Py_None);
+      return Ref::borrow(Py_None);
     case TypeCode::False:
-      return Ref::share(Py_False);
+      return Ref::borrow(Py_False);
     case TypeCode::True:
-      return Ref::share(Py_True);
+      return Ref::borrow(Py_True);
     case TypeCode::ConstInt:
-      return Ref::take(PyLong_FromLongLong(frame::unzigzag(node.number)));
+      return Ref::steal(PyLong_FromLongLong(frame::unzigzag(node.number)));
     case TypeCode::BigInt:
       cost_ += node.text.size() / 8;
       return restore_big_int(node);
     case TypeCode::ConstFloat:
-      return Ref::take(PyFloat_FromDouble(node.real));
+      return Ref::steal(PyFloat_FromDouble(node.real));
     case TypeCode::ConstComplex:
-      return Ref::take(PyComplex_FromDoubles(node.real, node.imaginary));
+      return Ref::steal(PyComplex_FromDoubles(node.real, node.imaginary));
     case TypeCode::Str:
       return utf8(node.text);
     case TypeCode::Bytes:
-      return Ref::take(
+      return Ref::steal(
           PyBytes_FromStringAndSize(node.text.data(), static_cast<Py_ssize_t>(node.text.size())));
     case TypeCode::List:
       return list(node.children);
     case TypeCode::Tuple:
       return tuple(node);
     case TypeCode::Dict:
-      return fill(node, Ref::take(PyDict_New()));
+      return fill(node, Ref::steal(PyDict_New()));
     case TypeCode::OrderedDict:
-      return fill(node, Ref::take(PyObject_CallNoArgs(reinterpret_cast<PyObject*>(known().ordered_dict))));
+      return fill(node, Ref::steal(PyObject_CallNoArgs(reinterpret_cast<PyObject*>(known().ordered_dict))));
     case TypeCode::DefaultDict: {
       const Ref factory = restore_factory(node);
       return fill(node, restore_default_dict(factory.get()));
@@ -184,8 +184,8 @@ Ref ConstantReader::finish(Node node) {
     }
     case TypeCode::Slice: {
       const Ref parts = tuple(node);
-      return Ref::take(PySlice_New(PyTuple_GET_ITEM(parts.get(), 0), PyTuple_GET_ITEM(parts.get(), 1),
-                                   PyTuple_GET_ITEM(parts.get(), 2)));
+      return Ref::steal(PySlice_New(PyTuple_GET_ITEM(parts.get(), 0), PyTuple_GET_ITEM(parts.get(), 1),
+                                    PyTuple_GET_ITEM(parts.get(), 2)));
     }
     case TypeCode::Range: {
       const Ref parts = tuple(node);

@@ -18,7 +18,7 @@ class ConstantReader {
  public:
   explicit ConstantReader(frame::NodeReader& nodes) : nodes_(nodes) {}
 
-  // Reads the next constant. Throws as Template does.
+  // Reads the next constant. Throws as Builder does.
   Ref read();
   void read_key(Keys& keys);
 

@@ -46,7 +46,7 @@ Ref find_dataclass(const Node& node) {
 
 // Not dataclasses.fields, whose answer could come from code of a metaclass. Class variables are listed too.
 Ref field_names(PyObject* dataclass) {
-  Ref names = Ref::take(PySet_New(nullptr));
+  Ref names = Ref::steal(PySet_New(nullptr));
   PyObject* const fields = class_attribute(as_type(dataclass), "__dataclass_fields__");
   Py_ssize_t position = 0;
   PyObject *name = nullptr, *field = nullptr;
@@ -59,7 +59,7 @@ Ref field_names(PyObject* dataclass) {
 
 Ref read_field(frame::NodeReader& nodes, const Node& node, PyObject* dataclass, PyObject* left) {
   const std::string_view text = nodes.next().text;
-  Ref name = Ref::take(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr));
+  Ref name = Ref::steal(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr));
   const int found = PySet_Discard(left, name.get());
   check(found);
   const auto refuse = [&](const std::string& why) {
@@ -77,7 +77,7 @@ Ref restore_dataclass(PyObject* dataclass) {
     PyErr_Format(known().frame_error, "dataclass %s cannot be made without calling it",
                  as_type(dataclass)->tp_name);
   }
-  return Ref::take(made);
+  return Ref::steal(made);
 }
 
 void set_field(PyObject* value, PyObject* name, PyObject* field) {

@@ -210,7 +210,7 @@ void Encoder::str(PyObject* value) {
   if (utf8 == nullptr) {
     PyErr_Clear();
     throw Unsupported{
-        "is a str with lone surrogates, which UTF-8 cannot hold; send it as bytes, encoded with "
+        "is a str with single surrogates, which UTF-8 cannot hold; send it as bytes, encoded with "
         "errors='surrogatepass'",
         {},
         {}};
@@ -226,7 +226,7 @@ void Encoder::list(PyObject* value) {
   structure.varint(static_cast<uint64_t>(size));
   for (Py_ssize_t i = 0; i < size; ++i) {
     if (PyList_GET_SIZE(value) != size) changed("list");
-    const Ref item = Ref::share(PyList_GET_ITEM(value, i));
+    const Ref item = Ref::borrow(PyList_GET_ITEM(value, i));
     child(value, [&] { return '[' + std::to_string(i) + ']'; }, [&] { node(item.get()); });
   }
 }
@@ -263,8 +263,8 @@ void Encoder::pairs(PyObject* value) {
   Py_ssize_t position = 0, seen = 0;
   PyObject *borrowed_key = nullptr, *borrowed_item = nullptr;
   while (PyDict_Next(value, &position, &borrowed_key, &borrowed_item) != 0) {
-    const Ref name = Ref::share(borrowed_key);
-    const Ref item = Ref::share(borrowed_item);
+    const Ref name = Ref::borrow(borrowed_key);
+    const Ref item = Ref::borrow(borrowed_item);
     if (PyUnicode_CheckExact(name.get())) {
       child(value, [&] { return " key " + repr(name.get()); }, [&] { str(name.get()); });
     } else {

@@ -81,12 +81,12 @@ bool pytree_keeps(PyObject* value, const Registered& found) {
                       {},
                       {}};
   }
-  const Ref taken = Ref::take(PyObject_CallOneArg(found.flatten.get(), value));
-  const Ref context = Ref::take(PySequence_GetItem(taken.get(), 1));
-  const Ref kept = Ref::take(PyDict_New());
+  const Ref taken = Ref::steal(PyObject_CallOneArg(found.flatten.get(), value));
+  const Ref context = Ref::steal(PySequence_GetItem(taken.get(), 1));
+  const Ref kept = Ref::steal(PyDict_New());
   for (Py_ssize_t i = 0; i < 2; ++i) {  // the fields with a value, and those that are None
-    const Ref names = Ref::take(PySequence_GetItem(context.get(), i));
-    const Ref items = Ref::take(PySequence_Tuple(names.get()));
+    const Ref names = Ref::steal(PySequence_GetItem(context.get(), i));
+    const Ref items = Ref::steal(PySequence_Tuple(names.get()));
     for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(items.get()); ++k) {
       check(PyDict_SetItem(kept.get(), PyTuple_GET_ITEM(items.get(), k), Py_None));
     }
@@ -117,7 +117,7 @@ bool Encoder::registered(PyObject* value) {
   if (found.by_pytree && !pytree_keeps(value, found)) return false;
   if (found.name.empty()) restorable_name(Py_TYPE(value));
   const Level level(depth_);
-  const Ref taken = Ref::take(PyObject_CallOneArg(found.flatten.get(), value));
+  const Ref taken = Ref::steal(PyObject_CallOneArg(found.flatten.get(), value));
   if (!PyTuple_Check(taken.get()) || PyTuple_GET_SIZE(taken.get()) != 2) {
     throw Unsupported{"is a " + type_name(value) +
                           ", whose registered flatten must return (children, context), not " +
@@ -125,7 +125,7 @@ bool Encoder::registered(PyObject* value) {
                       {},
                       {}};
   }
-  const Ref children = Ref::take(PySequence_Tuple(PyTuple_GET_ITEM(taken.get(), 0)));
+  const Ref children = Ref::steal(PySequence_Tuple(PyTuple_GET_ITEM(taken.get(), 0)));
   const Py_ssize_t size = PyTuple_GET_SIZE(children.get());
   code(TypeCode::Registered);
   structure.text(found.name);
@@ -193,7 +193,7 @@ bool Encoder::dataclass(PyObject* value) {
   }
   const Level level(depth_);
   const std::string type_text = restorable_name(type);
-  const Ref fields = Ref::take(PyObject_CallOneArg(known().dataclass_fields, value));
+  const Ref fields = Ref::steal(PyObject_CallOneArg(known().dataclass_fields, value));
   std::vector<std::pair<Ref, Ref>> present;
   for (Py_ssize_t i = 0; i < PyTuple_Size(fields.get()); ++i) {
     Ref name = attribute(PyTuple_GetItem(fields.get(), i), "name");

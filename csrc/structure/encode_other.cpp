@@ -115,12 +115,12 @@ void Encoder::complex_number(PyObject* value) {
 }
 
 void Encoder::big_integer(PyObject* value) {
-  const Ref bits = Ref::take(PyObject_CallMethod(value, "bit_length", nullptr));
+  const Ref bits = Ref::steal(PyObject_CallMethod(value, "bit_length", nullptr));
   const size_t length = PyLong_AsSize_t(bits.get()) / 8 + 1;
   const Ref to_bytes = attribute(value, "to_bytes");
-  const Ref arguments = Ref::take(Py_BuildValue("(ns)", static_cast<Py_ssize_t>(length), "little"));
-  const Ref keywords = Ref::take(Py_BuildValue("{sO}", "signed", Py_True));
-  const Ref text = Ref::take(PyObject_Call(to_bytes.get(), arguments.get(), keywords.get()));
+  const Ref arguments = Ref::steal(Py_BuildValue("(ns)", static_cast<Py_ssize_t>(length), "little"));
+  const Ref keywords = Ref::steal(Py_BuildValue("{sO}", "signed", Py_True));
+  const Ref text = Ref::steal(PyObject_Call(to_bytes.get(), arguments.get(), keywords.get()));
   std::string_view written(PyBytes_AS_STRING(text.get()), length);
   // -2**71 has 72 bits beside its sign, and fits 9 bytes all the same.
   if (written[length - 1] == '\xff' && (written[length - 2] & 0x80) != 0) written.remove_suffix(1);
@@ -131,8 +131,8 @@ void Encoder::big_integer(PyObject* value) {
 void Encoder::ordered_dict(PyObject* value) {
   const Level level(depth_);
   refuse_extra_attributes(value, nullptr);
-  const Ref view = Ref::take(PyObject_CallMethod(value, "items", nullptr));
-  const Ref pairs = Ref::take(PySequence_List(view.get()));
+  const Ref view = Ref::steal(PyObject_CallMethod(value, "items", nullptr));
+  const Ref pairs = Ref::steal(PySequence_List(view.get()));
   const Py_ssize_t size = PyList_GET_SIZE(pairs.get());
   code(TypeCode::OrderedDict);
   structure.varint(static_cast<uint64_t>(size));
@@ -167,7 +167,7 @@ void Encoder::default_dict(PyObject* value) {
 void Encoder::deque(PyObject* value) {
   const Level level(depth_);
   const Ref limit = attribute(value, "maxlen");
-  const Ref members = Ref::take(PySequence_Tuple(value));
+  const Ref members = Ref::steal(PySequence_Tuple(value));
   code(TypeCode::Deque);
   structure.varint(limit.get() == Py_None ? 0 : PyLong_AsSize_t(limit.get()) + 1);
   items(members.get());
@@ -176,7 +176,7 @@ void Encoder::deque(PyObject* value) {
 void Encoder::constants(TypeCode type, PyObject* iterable) {
   const Level level(depth_);
   const bool outer = std::exchange(constant_, true);
-  const Ref members = Ref::take(PySequence_Tuple(iterable));
+  const Ref members = Ref::steal(PySequence_Tuple(iterable));
   code(type);
   items(members.get());
   constant_ = outer;
@@ -211,7 +211,7 @@ void Encoder::dtype(PyObject* value) {
 }
 
 void Encoder::device(PyObject* value) {
-  const Ref text = Ref::take(PyObject_Str(value));
+  const Ref text = Ref::steal(PyObject_Str(value));
   Py_ssize_t size = 0;
   const char* const utf8 = PyUnicode_AsUTF8AndSize(text.get(), &size);
   if (utf8 == nullptr) throw PythonError();

@@ -6,7 +6,7 @@ namespace {
 Known loaded;
 
 PyObject* attribute(PyObject* module, const char* name) {
-  return Ref::take(PyObject_GetAttrString(module, name)).release();
+  return Ref::steal(PyObject_GetAttrString(module, name)).release();
 }
 
 PyTypeObject* type(PyObject* module, const char* name) {
@@ -18,7 +18,7 @@ PyTypeObject* type(PyObject* module, const char* name) {
   return reinterpret_cast<PyTypeObject*>(found);
 }
 
-Ref import(const char* name) { return Ref::take(PyImport_ImportModule(name)); }
+Ref import(const char* name) { return Ref::steal(PyImport_ImportModule(name)); }
 
 }  // namespace
 
@@ -41,11 +41,11 @@ void load_known() {
   loaded.size = type(torch.get(), "Size");
   loaded.dtype = type(torch.get(), "dtype");
   loaded.device = type(torch.get(), "device");
-  loaded.dtype_codes = Ref::take(PyDict_New()).release();
+  loaded.dtype_codes = Ref::steal(PyDict_New()).release();
   for (int code = 0; code < frame::kDTypeCount; ++code) {
     if (PyObject_HasAttrString(torch.get(), frame::kDTypes[code].name) == 0) continue;
     loaded.dtypes[code] = attribute(torch.get(), frame::kDTypes[code].name);
-    check(PyDict_SetItem(loaded.dtype_codes, loaded.dtypes[code], Ref::take(PyLong_FromLong(code)).get()));
+    check(PyDict_SetItem(loaded.dtype_codes, loaded.dtypes[code], Ref::steal(PyLong_FromLong(code)).get()));
   }
 
   loaded.pytree_nodes = attribute(import("torch.utils._pytree").get(), "SUPPORTED_NODES");

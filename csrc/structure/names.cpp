@@ -6,7 +6,7 @@ namespace pipecodec::structure {
 namespace {
 
 Ref text(std::string_view s) {
-  return Ref::take(PyUnicode_DecodeUTF8(s.data(), static_cast<Py_ssize_t>(s.size()), nullptr));
+  return Ref::steal(PyUnicode_DecodeUTF8(s.data(), static_cast<Py_ssize_t>(s.size()), nullptr));
 }
 
 // Null where there is no such class; leaves a Python error set only for lack of memory.
@@ -20,7 +20,7 @@ Ref look_up(std::string_view module, std::string_view qualified) {
     const size_t dot = qualified.find('.');
     found = PyDict_GetItemWithError(names, text(qualified.substr(0, dot)).get());
     if (found == nullptr || !PyType_Check(found)) return {};
-    if (dot == std::string_view::npos) return Ref::share(found);
+    if (dot == std::string_view::npos) return Ref::borrow(found);
     names = reinterpret_cast<PyTypeObject*>(found)->tp_dict;
     if (names == nullptr) return {};
     qualified.remove_prefix(dot + 1);
@@ -28,7 +28,7 @@ Ref look_up(std::string_view module, std::string_view qualified) {
 }
 
 std::string utf8_attribute(PyTypeObject* type, const char* name) {
-  const Ref value = Ref::take(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), name));
+  const Ref value = Ref::steal(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), name));
   const char* utf8 = PyUnicode_Check(value.get()) ? PyUnicode_AsUTF8(value.get()) : nullptr;
   if (utf8 == nullptr) {
     PyErr_Clear();

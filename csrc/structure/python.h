@@ -23,11 +23,11 @@ class Ref {
   ~Ref() { Py_XDECREF(object_); }
 
   // Takes over a new reference; throws where it is null, because the call failed.
-  static Ref take(PyObject* object) {
+  static Ref steal(PyObject* object) {
     if (object == nullptr) throw PythonError();
     return Ref(object);
   }
-  static Ref share(PyObject* object) { return Ref(Py_NewRef(object)); }
+  static Ref borrow(PyObject* object) { return Ref(Py_NewRef(object)); }
 
   PyObject* get() const { return object_; }
   PyObject* release() { return std::exchange(object_, nullptr); }

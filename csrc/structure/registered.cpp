@@ -14,8 +14,8 @@ uint64_t count = 0;
 
 void make_tables() {
   if (by_type != nullptr) return;
-  by_type = Ref::take(PyDict_New()).release();
-  by_name = Ref::take(PyDict_New()).release();
+  by_type = Ref::steal(PyDict_New()).release();
+  by_name = Ref::steal(PyDict_New()).release();
 }
 
 std::string utf8(PyObject* text) {
@@ -26,7 +26,7 @@ std::string utf8(PyObject* text) {
 }
 
 Registered from_entry(PyObject* entry) {
-  const auto item = [&](Py_ssize_t i) { return Ref::share(PyTuple_GET_ITEM(entry, i)); };
+  const auto item = [&](Py_ssize_t i) { return Ref::borrow(PyTuple_GET_ITEM(entry, i)); };
   return {utf8(PyTuple_GET_ITEM(entry, 3)), item(0), item(1), item(2), false};
 }
 
@@ -43,9 +43,9 @@ bool find_in_pytree(PyTypeObject* type, Registered& found) {
   if (node == nullptr) return false;
   found.name = class_name(type);
   found.by_pytree = true;
-  found.type = Ref::share(object);
-  found.flatten = Ref::take(PyObject_GetAttrString(node, "flatten_fn"));
-  found.unflatten = Ref::take(PyObject_GetAttrString(node, "unflatten_fn"));
+  found.type = Ref::borrow(object);
+  found.flatten = Ref::steal(PyObject_GetAttrString(node, "flatten_fn"));
+  found.unflatten = Ref::steal(PyObject_GetAttrString(node, "unflatten_fn"));
   return true;
 }
 
@@ -59,7 +59,7 @@ void register_type(PyObject* type, PyObject* flatten, PyObject* unflatten, PyObj
                  PyTuple_GET_ITEM(same_name, 0));
     throw PythonError();
   }
-  const Ref entry = Ref::take(PyTuple_Pack(4, type, flatten, unflatten, name));
+  const Ref entry = Ref::steal(PyTuple_Pack(4, type, flatten, unflatten, name));
   PyObject* const before = look_up(by_type, type);
   if (before != nullptr) check(PyDict_DelItem(by_name, PyTuple_GET_ITEM(before, 3)));
   check(PyDict_SetItem(by_name, name, entry.get()));
@@ -79,7 +79,7 @@ bool find_registered(PyTypeObject* type, Registered& found) {
 
 Registered find_registered(std::string_view name, size_t offset) {
   const Ref text =
-      Ref::take(PyUnicode_DecodeUTF8(name.data(), static_cast<Py_ssize_t>(name.size()), nullptr));
+      Ref::steal(PyUnicode_DecodeUTF8(name.data(), static_cast<Py_ssize_t>(name.size()), nullptr));
   if (PyObject* const entry = look_up(by_name, text.get())) return from_entry(entry);
   Registered found;
   const Ref type = look_up_class(name);

@@ -17,7 +17,7 @@ PyTypeObject* as_type(const Ref& found) { return reinterpret_cast<PyTypeObject*>
   PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
   PyErr_Fetch(&type, &value, &traceback);
   PyErr_NormalizeException(&type, &value, &traceback);
-  const Ref text = Ref::take(PyObject_Str(value));
+  const Ref text = Ref::steal(PyObject_Str(value));
   const char* const utf8 = PyUnicode_AsUTF8(text.get());
   const std::string why = utf8 == nullptr ? "it cannot be built" : utf8;
   PyErr_Clear();
@@ -34,7 +34,7 @@ void reject(const Node& node, const std::string& why) {
 }
 
 PyObject* class_attribute(PyTypeObject* type, const char* name) {
-  const Ref key = Ref::take(PyUnicode_FromString(name));
+  const Ref key = Ref::steal(PyUnicode_FromString(name));
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(type->tp_mro); ++i) {
     PyObject* const names = reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(type->tp_mro, i))->tp_dict;
     PyObject* const found = names == nullptr ? nullptr : PyDict_GetItemWithError(names, key.get());
@@ -45,7 +45,7 @@ PyObject* class_attribute(PyTypeObject* type, const char* name) {
 
 Ref accept(const Node& node, PyObject* result) {
   if (result == nullptr) python_failed(node);
-  return Ref::take(result);
+  return Ref::steal(result);
 }
 
 void accept(const Node& node, int status) {
@@ -54,11 +54,11 @@ void accept(const Node& node, int status) {
 
 Ref restore_big_int(const Node& node) {
   const Ref from_bytes =
-      Ref::take(PyObject_GetAttrString(reinterpret_cast<PyObject*>(&PyLong_Type), "from_bytes"));
-  const Ref arguments = Ref::take(
+      Ref::steal(PyObject_GetAttrString(reinterpret_cast<PyObject*>(&PyLong_Type), "from_bytes"));
+  const Ref arguments = Ref::steal(
       Py_BuildValue("(y#s)", node.text.data(), static_cast<Py_ssize_t>(node.text.size()), "little"));
-  const Ref keywords = Ref::take(Py_BuildValue("{sO}", "signed", Py_True));
-  return Ref::take(PyObject_Call(from_bytes.get(), arguments.get(), keywords.get()));
+  const Ref keywords = Ref::steal(Py_BuildValue("{sO}", "signed", Py_True));
+  return Ref::steal(PyObject_Call(from_bytes.get(), arguments.get(), keywords.get()));
 }
 
 Ref restore_dtype(const Node& node) {
@@ -66,26 +66,26 @@ Ref restore_dtype(const Node& node) {
   PyObject* const dtype = known().dtypes[code];
   if (dtype == nullptr)
     reject(node, std::string("this torch has no dtype torch.") + frame::kDTypes[code].name);
-  return Ref::share(dtype);
+  return Ref::borrow(dtype);
 }
 
 Ref restore_factory(const Node& node) {
-  return node.text.empty() ? Ref::share(Py_None) : find_class(node.text, node.offset);
+  return node.text.empty() ? Ref::borrow(Py_None) : find_class(node.text, node.offset);
 }
 
 Ref restore_default_dict(PyObject* factory) {
-  return Ref::take(PyObject_CallOneArg(reinterpret_cast<PyObject*>(known().default_dict), factory));
+  return Ref::steal(PyObject_CallOneArg(reinterpret_cast<PyObject*>(known().default_dict), factory));
 }
 
 Ref restore_limit(const Node& node) {
-  if (node.number == 0) return Ref::share(Py_None);
+  if (node.number == 0) return Ref::borrow(Py_None);
   if (node.number - 1 < node.children) reject(node, "a deque is longer than its maxlen");
   if (node.number - 1 > static_cast<uint64_t>(PY_SSIZE_T_MAX)) reject(node, "a deque's maxlen is too large");
-  return Ref::take(PyLong_FromUnsignedLongLong(node.number - 1));
+  return Ref::steal(PyLong_FromUnsignedLongLong(node.number - 1));
 }
 
 Ref restore_deque(PyObject* members, PyObject* limit) {
-  return Ref::take(
+  return Ref::steal(
       PyObject_CallFunctionObjArgs(reinterpret_cast<PyObject*>(known().deque), members, limit, nullptr));
 }
 
@@ -95,14 +95,14 @@ Ref restore_enum(const Node& node) {
     reject(node, '\'' + std::string(node.text) + "' is not an enum");
   }
   PyObject* const all = class_attribute(as_type(found), "_member_map_");
-  const Ref name = Ref::take(
+  const Ref name = Ref::steal(
       PyUnicode_DecodeUTF8(node.member.data(), static_cast<Py_ssize_t>(node.member.size()), nullptr));
   PyObject* const member =
       all == nullptr || !PyDict_Check(all) ? nullptr : PyDict_GetItemWithError(all, name.get());
   if (member == nullptr) {
     reject(node, "enum '" + std::string(node.text) + "' has no member '" + std::string(node.member) + '\'');
   }
-  return Ref::share(member);
+  return Ref::borrow(member);
 }
 
 Ref find_named_tuple(const Node& node) {
@@ -120,12 +120,12 @@ Ref find_named_tuple(const Node& node) {
 }
 
 Ref restore_named_tuple(PyObject* type, PyObject* members) {
-  const Ref arguments = Ref::take(PyTuple_Pack(1, members));
-  return Ref::take(PyTuple_Type.tp_new(reinterpret_cast<PyTypeObject*>(type), arguments.get(), nullptr));
+  const Ref arguments = Ref::steal(PyTuple_Pack(1, members));
+  return Ref::steal(PyTuple_Type.tp_new(reinterpret_cast<PyTypeObject*>(type), arguments.get(), nullptr));
 }
 
 Ref restore_registered(PyObject* type, PyObject* unflatten, PyObject* children, PyObject* context) {
-  Ref made = Ref::take(PyObject_CallFunctionObjArgs(unflatten, children, context, nullptr));
+  Ref made = Ref::steal(PyObject_CallFunctionObjArgs(unflatten, children, context, nullptr));
   if (reinterpret_cast<PyObject*>(Py_TYPE(made.get())) != type) {
     PyErr_Format(known().frame_error, "the registered unflatten of %s gave a %s",
                  reinterpret_cast<PyTypeObject*>(type)->tp_name, Py_TYPE(made.get())->tp_name);

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..engine.agree import agree
 from ..engine.everywhere import everywhere, together
-from ..engine.together import fail_together
+from ..engine.together import raise_on_all_ranks
 from ..errors import bug
 from .checkpoint_files import INDEX, check_file, latest_tag, read_index, saved_files
 
@@ -61,7 +61,7 @@ def find(load_dir: Any, tag: Any) -> Checkpoint | None:
     if tag is None and not any(names):
         return None
     own = latest_tag(root) if tag is None else str(tag)
-    fail_together(_unseen(root, own))
+    raise_on_all_ranks(_unseen(root, own))
     if own is None:
         raise bug("no tag, where some rank has one")
     index = together(_NAME, lambda: read_index(root / own))

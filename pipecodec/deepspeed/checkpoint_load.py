@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.agree import agree
 from ..engine.everywhere import together
-from ..engine.together import fail_together
+from ..engine.together import raise_on_all_ranks
 from .checkpoint_compare import mismatches
 from .checkpoint_find import Checkpoint, find
 from .checkpoint_index import COUNTERS
@@ -53,7 +53,7 @@ def loading(engine: Any, part: Partition) -> Callable[..., tuple[Any, Any]]:
             loaded: tuple[Any, Any] = stock(load_dir, tag, custom_load_fn=custom_load_fn, **options)
             return loaded
         problems = together(_NAME, lambda: mismatches(engine, part, found, options))
-        fail_together("; ".join(problems) or None)
+        raise_on_all_ranks("; ".join(problems) or None)
         loaded = together(_NAME, lambda: load(found, options, custom_load_fn))
         engine.module._synchronize_tied_weights()
         return loaded

@@ -10,7 +10,7 @@ import torch
 
 from ..engine.everywhere import everywhere, together
 from ..engine.failure import call_on_all_ranks
-from ..engine.together import fail_together
+from ..engine.together import raise_on_all_ranks
 from ..errors import bug
 from .checkpoint_find import Checkpoint, find
 from .checkpoint_index import COUNTERS, common_of, differences, own_of
@@ -79,7 +79,7 @@ def load_checkpoint(
     )
     if not any(unlike):
         return engine.load_checkpoint(folder, found.tag)  # type: ignore[no-any-return]
-    fail_together(_unfit(found, common, own))
+    raise_on_all_ranks(_unfit(found, common, own))
     source = together(_NAME, lambda: Source(found))
     names = together(_NAME, lambda: _names(engine, part, source))
     layout = layout_of(engine)
@@ -98,7 +98,7 @@ def load_checkpoint(
         for stage, module in stages_of(engine).items()
         for path, parameter in module.named_parameters()
     }
-    fail_together(together(_NAME, problems))
+    raise_on_all_ranks(together(_NAME, problems))
 
     def prepare() -> tuple[Any, Any, Any]:
         entries = {

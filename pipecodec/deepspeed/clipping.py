@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["count_every_stage", "let_ranks_count_nothing", "tag_gradients"]
+__all__ = ["allow_empty_grad_norm", "tag_gradients", "tag_parameters_for_grad_norm"]
 
 
-def count_every_stage(module: torch.nn.Module, tensor_parallel_rank: int) -> None:
+def tag_parameters_for_grad_norm(module: torch.nn.Module, tensor_parallel_rank: int) -> None:
     """Tag parameters so that the norm of all gradients is that of all stages.
 
     In fp32 ``clip_grad_norm_`` in ``deepspeed/runtime/utils.py`` sums over all stages the gradients
@@ -25,7 +25,7 @@ def count_every_stage(module: torch.nn.Module, tensor_parallel_rank: int) -> Non
         )
 
 
-def let_ranks_count_nothing(optimizer: Any) -> None:
+def allow_empty_grad_norm(optimizer: Any) -> None:
     """Give DeepSpeed's bf16 optimizer a zero to count where a rank has no gradient to count.
 
     It fails on a rank that holds nothing but copies of tied weights which other ranks count, or

@@ -14,7 +14,7 @@ from ..engine.loss import loss_of
 from ..engine.model_loss import model_loss
 from ..engine.process_groups import align_group_names
 from ..engine.ties import Ties, analyze_tie_ranks
-from ..engine.together import fail_together
+from ..engine.together import raise_on_all_ranks
 from ..logger import get_logger
 from ..options import BoundaryOptions, one_of
 from ..registry import register_framework_dialect
@@ -187,7 +187,7 @@ def build_pipeline(
     pipeline = settings_of(config).get("pipeline", {})
     recomputes = pipeline.get("activation_checkpoint_interval", 0) > 0
     own = topology.get_coord(torch.distributed.get_rank()).pipe
-    fail_together(_on_meta(part, {own, count - 1 - own} if schedule == "dualpipev" else {own}))
+    raise_on_all_ranks(_on_meta(part, {own, count - 1 - own} if schedule == "dualpipev" else {own}))
     align_group_names()
     stages = [
         DeepSpeedPipeStageWrapper(

@@ -11,10 +11,10 @@ from .. import _C
 from ..engine.stage_module import StageModule
 from .hooks import Around
 
-__all__ = ["give_gradients_away"]
+__all__ = ["donate_gradients"]
 
 
-def give_gradients_away(engine: Any, stages: Sequence[StageModule]) -> Around:
+def donate_gradients(engine: Any, stages: Sequence[StageModule]) -> Around:
     """Let the gradients that the ``engine`` receives belong to the ``stages`` of this rank.
 
     Returns the actions before and after its instruction ``RecvGrad``.
@@ -42,7 +42,7 @@ def give_gradients_away(engine: Any, stages: Sequence[StageModule]) -> Around:
 
     for stage in stages:
         if stage.outgoing is not None:
-            stage.outgoing.take_gradient = buffer.give
+            stage.outgoing.donate_gradient = buffer.give
     return Around(before=[before], after=[give_back, lent], failed=[give_back])
 
 
@@ -57,17 +57,17 @@ class _Buffer:
         """Return a tensor like that one, in memory that no other tensor lies in."""
         # A storage counts the tensors that lie in it, so this one must never be handed out itself.
         free = self.memory.shape == like.shape and self.memory.device == like.device
-        if not free or _C.holders(self.memory) > 1:
+        if not free or _C.use_count(self.memory) > 1:
             self.memory = torch.empty_like(like, requires_grad=False)
         return self.memory.detach()
 
     def lent(self) -> None:
         """Count any further tensor in this memory as another holder from now on."""
-        self.known = _C.holders(self.memory)
+        self.known = _C.use_count(self.memory)
 
     def give(self, gradient: torch.Tensor) -> bool:
         """Return whether the memory of ``gradient`` is this one, and nobody else's."""
         if gradient.data_ptr() != self.memory.data_ptr():
             return False
         known, self.known = self.known, 0  # given once
-        return known == _C.holders(self.memory)
+        return known == _C.use_count(self.memory)

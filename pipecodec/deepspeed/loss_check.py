@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..engine.stage_module import StageModule
-from ..engine.together import fail_together
+from ..engine.together import raise_on_all_ranks
 
 __all__ = ["drop_wrong_losses"]
 
@@ -36,6 +36,6 @@ def drop_wrong_losses(
             if engine.optimizer is not engine.basic_optimizer:
                 engine.optimizer.zero_grad()
             engine.timers("train_batch").reset()
-        fail_together(problem)
+        raise_on_all_ranks(problem)
 
     return check

@@ -12,7 +12,7 @@ from torch import nn
 from ..engine.failure import call_on_all_ranks
 from ..engine.model_state import gathered, sharded
 from ..engine.stage_module import StageModule
-from ..engine.together import fail_together
+from ..engine.together import raise_on_all_ranks
 
 if TYPE_CHECKING:
     from ..stages.partition import Partition
@@ -41,7 +41,7 @@ def model_state_dict(
     """
     state = part.known_model_state()
     stages = stages_of(engine)
-    fail_together(sharded(stages))
+    raise_on_all_ranks(sharded(stages))
     entries = {stage: _entries(module, masters) for stage, module in stages.items()}
     first = engine.grid.get_data_parallel_rank() == engine.grid.get_slice_parallel_rank() == 0
     return gathered(state, entries, engine.device, first_replica=first)
@@ -57,7 +57,7 @@ def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str,
     does not fit, and for weights sharded over tensor-parallel ranks.
     """
     stages = stages_of(engine)
-    fail_together(sharded(stages))
+    raise_on_all_ranks(sharded(stages))
     problem = None
     try:
         states = part.state_dict_from_model(state_dict)
@@ -67,7 +67,7 @@ def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str,
         problem = str(error)
     except Exception as error:  # it is no state dict, such as the None of other ranks
         problem = f"{type(error).__name__}: {error}"
-    fail_together(problem)
+    raise_on_all_ranks(problem)
     if hasattr(engine.optimizer, "refresh_fp32_params"):  # all that there is for fp16 without ZeRO
         engine.optimizer.refresh_fp32_params()
     for stage, module in stages.items():

@@ -17,11 +17,11 @@ from ..engine.tie_check import steps_between_checks
 from ..options import BoundaryOptions
 from .checkpoint_load import loading
 from .checkpoint_save import saving
-from .clipping import count_every_stage, let_ranks_count_nothing, tag_gradients
+from .clipping import allow_empty_grad_norm, tag_gradients, tag_parameters_for_grad_norm
 from .engine import build_pipeline
 from .first_step import undo_first_step
 from .flags import carry_flags
-from .gradients import give_gradients_away
+from .gradients import donate_gradients
 from .guards import say_default_clipping
 from .hooks import Around, Hooks, install
 from .inner import correct_optimizer
@@ -143,11 +143,11 @@ def initialize(
     undo_first_step(engine)
     correct_optimizer(engine)
     if engine.using_bf16_optimizer:
-        let_ranks_count_nothing(engine.optimizer)
+        allow_empty_grad_norm(engine.optimizer)
     if hasattr(engine.optimizer, "fp32_groups"):  # FP16_UnfusedOptimizer
         tag_gradients(engine.optimizer)
     if correct_clipping:
-        count_every_stage(module, engine.grid.get_slice_parallel_rank())
+        tag_parameters_for_grad_norm(module, engine.grid.get_slice_parallel_rank())
     presence = Presence(engine)
     put_unused_back(engine, presence)
     hooks = _hooks(
@@ -199,7 +199,7 @@ def _hooks(
                 after=[flags.after_backward],
                 failed=[flags.after_backward],
             ),
-            instructions.RecvGrad: give_gradients_away(engine, stages) if one_way else Around(),
+            instructions.RecvGrad: donate_gradients(engine, stages) if one_way else Around(),
             instructions.ReduceTiedGrads: Around(
                 before=[
                     *before_collectives,

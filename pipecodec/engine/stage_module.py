@@ -116,7 +116,7 @@ class StageModule(nn.Module):
         """
         if len(args) == 1 and isinstance(args[0], (list, tuple)):
             args = tuple(args[0])
-        if not self._must_look():
+        if not self._needs_grad_to_classify():
             return self._run(*self._receive(args, kwargs))
         with torch.enable_grad():
             sent = self._run(*self._receive(args, kwargs))
@@ -195,7 +195,7 @@ class StageModule(nn.Module):
             raise bug("a stage before the last one that sends nothing")
         return self.outgoing.send(tuple(values), token, token.device)  # 5
 
-    def _must_look(self) -> bool:
+    def _needs_grad_to_classify(self) -> bool:
         """Return whether only a forward with gradients can show which values are differentiable.
 
         Under activation checkpointing a stage runs without gradients at first. A forward of its own

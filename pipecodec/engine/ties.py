@@ -32,6 +32,6 @@ def analyze_tie_ranks(
     for group in tie_weight_groups:
         stage_ids = [stage_id for _, stage_id in group]
         per_stage = [topology.filter_match(pipe=stage_id) for stage_id in stage_ids]
-        ranks.append([sorted(fibre) for fibre in zip(*per_stage, strict=True)])
+        ranks.append([sorted(tie_group) for tie_group in zip(*per_stage, strict=True)])
         stages.append(sorted(stage_ids))
     return ranks, stages

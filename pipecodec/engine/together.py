@@ -9,12 +9,12 @@ import torch.distributed as dist
 
 from .error_text import transportable
 
-__all__ = ["fail_together", "on_all_ranks", "raised_on_all_ranks"]
+__all__ = ["on_all_ranks", "raise_on_all_ranks", "raised_on_all_ranks"]
 
 E = TypeVar("E", bound=BaseException)
 
 
-def fail_together(problem: str | None) -> None:
+def raise_on_all_ranks(problem: str | None) -> None:
     """Raise ``ValueError``, the same on every rank, if any rank has a problem.
 
     A collective call. The message has each problem with the ranks that have it.

@@ -11,7 +11,7 @@ import torch
 from .toolkit import COMPILER, HOME, compile_with, needs_toolkit
 
 ARCHITECTURES = (75, 80, 90, 100)
-KERNELS = {"copy_pieces", "write_inline", "compare_bytes"}
+KERNELS = {"copy_regions", "write_inline", "compare_bytes"}
 TORCH = Path(torch.__file__).parent / "include"
 
 

@@ -25,39 +25,39 @@ WORDS = "for (uint64_t at = begin + threadIdx.x * sizeof(Word); at < end; at += 
 STRIDE = WORDS + "kThreads * sizeof(Word)) {"
 
 MUTANTS = {
-    "write: no alignment check": ("if (aligned<uint4>(piece.from, piece.to))", "if (true)"),
+    "write: no alignment check": ("if (aligned<uint4>(region.from, region.to))", "if (true)"),
     "write: only one pointer checked": (
         "(reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b))",
         "reinterpret_cast<uintptr_t>(b)",
     ),
     "write: reads over the end": (
-        "if (at + sizeof(Word) <= piece.bytes)",
-        "if (at < piece.bytes)",
+        "if (at + sizeof(Word) <= region.bytes)",
+        "if (at < region.bytes)",
     ),
     "write: zeros over the end": (
-        "at >= piece.bytes && at + sizeof(Word) <= end",
-        "at >= piece.bytes",
+        "at >= region.bytes && at + sizeof(Word) <= end",
+        "at >= region.bytes",
     ),
     "write: too large a stride": (
         STRIDE + "\n    Word* const",
         WORDS + "(kThreads + 1) * sizeof(Word)) {\n    Word* const",
     ),
     "write: tail is left out": ("i < smaller(at + sizeof(Word), end)", "i < at"),
-    "write: padding is not zeros": ("i < piece.bytes ? piece.from[i] : 0", "piece.from[i]"),
+    "write: padding is not zeros": ("i < region.bytes ? region.from[i] : 0", "region.from[i]"),
     "write: 32-bit places": (
         "const uint64_t begin = block * kShare;",
         "const uint32_t begin = static_cast<uint32_t>(block * kShare);",
     ),
-    "copy: surplus blocks": ("if (piece == table.count) return;", ""),
-    "copy: block of the next piece": (
+    "copy: surplus blocks": ("if (region == table.count) return;", ""),
+    "copy: block of the next region": (
         "table.ends[middle] <= blockIdx.x",
         "table.ends[middle] < blockIdx.x",
     ),
-    "copy: every piece from its front": (
-        "blockIdx.x - (piece == 0 ? 0 : table.ends[piece - 1])",
+    "copy: every region from its front": (
+        "blockIdx.x - (region == 0 ? 0 : table.ends[region - 1])",
         "blockIdx.x",
     ),
-    "copy: second launch has the first one's pieces": (
+    "copy: second launch has the first one's regions": (
         "table.count = 0;\n    blocks = 0;",
         "blocks = 0;",
     ),
@@ -80,7 +80,10 @@ MUTANTS = {
         "const uint64_t begin = blockIdx.x * kShare;",
         "const uint32_t begin = static_cast<uint32_t>(blockIdx.x * kShare);",
     ),
-    "compare: clears the verdict": ("if (found) atomicOr(verdict, 1u);", "*verdict = found;"),
+    "compare: clears the flag": (
+        "if (found) atomicOr(mismatch_flag, 1u);",
+        "*mismatch_flag = found;",
+    ),
     "launch: another stream": ("config.stream = stream;", ""),
     "launch: a block too few": ("(bytes + kShare - 1) / kShare", "bytes / kShare"),
     "write: threads that overlap": (
@@ -88,15 +91,18 @@ MUTANTS = {
         WORDS + "sizeof(Word)) {\n    Word* const",
     ),
     "write: blocks that overlap": (
-        "smaller(begin + kShare, piece.room)",
-        "smaller(begin + 2 * kShare, piece.room)",
+        "smaller(begin + kShare, region.room)",
+        "smaller(begin + 2 * kShare, region.room)",
     ),
-    "compare: verdict without atomics": ("atomicOr(verdict, 1u)", "*verdict |= 1"),
+    "compare: flag without atomics": (
+        "atomicOr(mismatch_flag, 1u)",
+        "*mismatch_flag |= 1",
+    ),
 }
 RACES = {
     "write: threads that overlap",
     "write: blocks that overlap",
-    "compare: verdict without atomics",
+    "compare: flag without atomics",
 }
 """Mutants that still give the right bytes when threads run one after the other."""
 

@@ -115,13 +115,13 @@ def test_frames_of_every_size(device: str) -> None:
 @pytest.mark.parametrize("size", [1, 100, 3584, 9000, 100_000])
 def test_verdict_is_the_devices(device: str, size: int) -> None:
     expected = torch.randint(0, 256, (size,), dtype=torch.uint8).to(device)
-    verdict = torch.zeros(1, dtype=torch.int32, device=device)
+    mismatch_flag = torch.zeros(1, dtype=torch.int32, device=device)
     received = expected.clone()
-    _C.compare(received, expected, verdict)
-    assert verdict.item() == 0
+    _C.compare(received, expected, mismatch_flag)
+    assert mismatch_flag.item() == 0
     received[size // 2] ^= 1
-    _C.compare(received, expected, verdict)
-    assert verdict.item() == 1
+    _C.compare(received, expected, mismatch_flag)
+    assert mismatch_flag.item() == 1
 
 
 @pytest.mark.parametrize("device", DEVICES)

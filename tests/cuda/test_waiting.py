@@ -114,12 +114,12 @@ def test_receiving_waits_once_for_each_frame() -> None:
 def test_comparing_waits_for_nothing() -> None:
     received = torch.zeros(9000, dtype=torch.uint8, device="cuda")
     received[8999] = 1
-    expected, verdict = received.clone(), torch.zeros(1, dtype=torch.int32, device="cuda")
-    goes_on_while_the_gpu_is_busy(lambda: _C.compare(received, expected, verdict))
-    assert verdict.item() == 0
+    expected, mismatch_flag = received.clone(), torch.zeros(1, dtype=torch.int32, device="cuda")
+    goes_on_while_the_gpu_is_busy(lambda: _C.compare(received, expected, mismatch_flag))
+    assert mismatch_flag.item() == 0
     expected[8999] = 2
-    goes_on_while_the_gpu_is_busy(lambda: _C.compare(received, expected, verdict))
-    assert verdict.item() == 1
+    goes_on_while_the_gpu_is_busy(lambda: _C.compare(received, expected, mismatch_flag))
+    assert mismatch_flag.item() == 1
 
 
 def test_side_streams() -> None:

@@ -73,13 +73,13 @@ def trained(rank: Rank, checkpoint: int) -> tuple[list[list[float]], list[bool]]
     (stage,) = engine.module.forward_funcs
     taken: list[bool] = []
     if rank.rank < 2:
-        take = stage.outgoing.take_gradient
+        take = stage.outgoing.donate_gradient
 
         def noted(gradient: Tensor) -> Any:
             taken.append(take(gradient))
             return taken[-1]
 
-        stage.outgoing.take_gradient = noted
+        stage.outgoing.donate_gradient = noted
     weights = []
     for step in range(STEPS):
         engine.train_batch(micro_batches(step))

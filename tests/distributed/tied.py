@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import pipecodec.deepspeed
 from pipecodec.deepspeed import setup
-from pipecodec.deepspeed.clipping import count_every_stage
+from pipecodec.deepspeed.clipping import tag_parameters_for_grad_norm
 
 from .engines import Grid, engine_for, join
 from .tied_models import VOCABULARY, WIDTH, Model, build_tied, cut, loss_of
@@ -136,7 +136,7 @@ class Case(Training):
         if self.without == "norm":
             for parameter in engine.module.parameters():
                 parameter.ds_pipe_replicated = False
-            count_every_stage(engine.module, 0)
+            tag_parameters_for_grad_norm(engine.module, 0)
         here = {
             parameter: names[path, wrapper.stage_id]
             for wrapper in engine.module.modules()

@@ -24,13 +24,13 @@ void queue(Launch launch) {
   });
 }
 
-void copy(at::Device, std::span<const Piece> given) {
-  std::vector<Piece> pieces(given.begin(), given.end());
-  for (Piece& piece : pieces) {
-    if (piece.bytes != 0) piece.from = memory().on_device(piece.from);
-    if (piece.room != 0) piece.to = memory().on_device(piece.to);
+void copy(at::Device, std::span<const CopyRegion> given) {
+  std::vector<CopyRegion> regions(given.begin(), given.end());
+  for (CopyRegion& region : regions) {
+    if (region.bytes != 0) region.from = memory().on_device(region.from);
+    if (region.room != 0) region.to = memory().on_device(region.to);
   }
-  queue([pieces] { return pipecodec_copy(pieces.data(), pieces.size(), nullptr); });
+  queue([regions] { return pipecodec_copy(regions.data(), regions.size(), nullptr); });
 }
 
 void write(at::Device, std::span<const uint8_t> bytes, uint8_t* to, uint64_t room) {
@@ -40,8 +40,8 @@ void write(at::Device, std::span<const uint8_t> bytes, uint8_t* to, uint64_t roo
 }
 
 void compare(at::Device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
-             uint32_t* verdict) {
-  auto* const word = reinterpret_cast<uint32_t*>(memory().on_device(verdict));
+             uint32_t* mismatch_flag) {
+  auto* const word = reinterpret_cast<uint32_t*>(memory().on_device(mismatch_flag));
   queue([expected = memory().on_device(expected), received = memory().on_device(received), bytes, word] {
     return pipecodec_compare(expected, received, bytes, word, nullptr);
   });

@@ -1,4 +1,4 @@
-// The kernels' own source, run by the host's threads: all alignments, sizes and numbers of pieces. Its one
+// The kernels' own source, run by the host's threads: all alignments, sizes and numbers of regions. Its one
 // argument is the number of threads at once. Compiled with a sanitizer, every buffer ends where its bytes
 // end.
 #include "csrc/cuda/kernels.h"
@@ -15,7 +15,7 @@
 #include "csrc/tests/cuda_on_host/machine.h"
 
 using cuda_on_host::machine;
-using pipecodec::device::Piece;
+using pipecodec::device::CopyRegion;
 
 namespace {
 
@@ -93,18 +93,18 @@ void what_the_host_has_is_written() {
 
 struct Pieces {
   std::vector<Buffer> from, to;
-  std::vector<Piece> pieces;
+  std::vector<CopyRegion> regions;
 
   void add(uint64_t bytes, uint64_t room, uint64_t from_misaligned, uint64_t to_misaligned) {
     from.push_back(Buffer::random(bytes, from_misaligned));
     to.emplace_back(room, to_misaligned);
-    pieces.push_back({bytes == 0 ? nullptr : from.back().data(), to.back().data(), bytes, room});
+    regions.push_back({bytes == 0 ? nullptr : from.back().data(), to.back().data(), bytes, room});
   }
   void copy() const {
     const uint64_t before = machine.launches;
-    CHECK(pipecodec_copy(pieces.data(), pieces.size(), kStream) == cudaSuccess);
-    CHECK(machine.launches - before <= (pieces.size() + kPipecodecPieces - 1) / kPipecodecPieces);
-    for (size_t i = 0; i < pieces.size(); ++i) CHECK(holds(to[i], from[i].data(), pieces[i].bytes));
+    CHECK(pipecodec_copy(regions.data(), regions.size(), kStream) == cudaSuccess);
+    CHECK(machine.launches - before <= (regions.size() + kPipecodecRegions - 1) / kPipecodecRegions);
+    for (size_t i = 0; i < regions.size(); ++i) CHECK(holds(to[i], from[i].data(), regions[i].bytes));
   }
 };
 
@@ -128,7 +128,7 @@ void any_number_of_pieces_is_copied() {
     all.copy();
   }
   Pieces empty;
-  for (size_t i = 0; i < 2 * kPipecodecPieces; ++i) empty.add(0, 0, 0, 0);
+  for (size_t i = 0; i < 2 * kPipecodecRegions; ++i) empty.add(0, 0, 0, 0);
   empty.copy();
 }
 
@@ -146,7 +146,7 @@ void pieces_of_many_blocks_are_copied() {
 
 void pieces_side_by_side_are_gathered() {
   std::vector<Buffer> from;
-  std::vector<Piece> pieces;
+  std::vector<CopyRegion> regions;
   uint64_t end = 0;
   for (size_t i = 0; i < 60; ++i) {
     from.push_back(Buffer::random(1 + below(i % 20 == 0 ? 40000 : 100), i % 3));
@@ -156,19 +156,19 @@ void pieces_side_by_side_are_gathered() {
   end = 0;
   for (const Buffer& each : from) {
     const uint64_t room = (each.size() + 15) / 16 * 16;
-    pieces.push_back({each.data(), to.data() + end, each.size(), room});
+    regions.push_back({each.data(), to.data() + end, each.size(), room});
     end += room;
   }
-  CHECK(pipecodec_copy(pieces.data(), pieces.size(), kStream) == cudaSuccess);
+  CHECK(pipecodec_copy(regions.data(), regions.size(), kStream) == cudaSuccess);
   for (size_t i = 0; i < from.size(); ++i) {
-    CHECK(std::memcmp(pieces[i].to, from[i].data(), from[i].size()) == 0);
-    for (uint64_t j = pieces[i].bytes; j < pieces[i].room; ++j) CHECK(pieces[i].to[j] == 0);
+    CHECK(std::memcmp(regions[i].to, from[i].data(), from[i].size()) == 0);
+    for (uint64_t j = regions[i].bytes; j < regions[i].room; ++j) CHECK(regions[i].to[j] == 0);
   }
 }
 
-uint32_t verdict_on(const Buffer& expected, const Buffer& received, uint64_t bytes, uint32_t verdict) {
-  CHECK(pipecodec_compare(expected.data(), received.data(), bytes, &verdict, kStream) == cudaSuccess);
-  return verdict;
+uint32_t verdict_on(const Buffer& expected, const Buffer& received, uint64_t bytes, uint32_t mismatch_flag) {
+  CHECK(pipecodec_compare(expected.data(), received.data(), bytes, &mismatch_flag, kStream) == cudaSuccess);
+  return mismatch_flag;
 }
 
 // Every place in a small buffer, some in a large one or where each launch starts threads; always the ends.
@@ -218,13 +218,13 @@ void sizes_have_64_bits() {
   const uint64_t begin = kSize - kTail;
   for (uint64_t i = begin; i < kSize; ++i) from[i] = static_cast<uint8_t>(random_bits() | 1);
   machine.first_block = static_cast<unsigned>(begin / 16384);
-  const Piece piece{from, to, kSize, kSize};
-  CHECK(pipecodec_copy(&piece, 1, kStream) == cudaSuccess);
+  const CopyRegion region{from, to, kSize, kSize};
+  CHECK(pipecodec_copy(&region, 1, kStream) == cudaSuccess);
   CHECK(std::memcmp(from + begin, to + begin, kTail) == 0);
-  uint32_t verdict = 0;
-  CHECK(pipecodec_compare(from, to, kSize, &verdict, kStream) == cudaSuccess && verdict == 0);
+  uint32_t mismatch_flag = 0;
+  CHECK(pipecodec_compare(from, to, kSize, &mismatch_flag, kStream) == cudaSuccess && mismatch_flag == 0);
   to[kSize - 1] ^= 4;
-  CHECK(pipecodec_compare(from, to, kSize, &verdict, kStream) == cudaSuccess && verdict == 1);
+  CHECK(pipecodec_compare(from, to, kSize, &mismatch_flag, kStream) == cudaSuccess && mismatch_flag == 1);
   machine.first_block = 0;
   munmap(from, kSize);
   munmap(to, kSize);

@@ -11,11 +11,11 @@
 
 namespace pipecodec::structure {
 
-class Template {
+class Builder {
  public:
   // Reads a checked frame. Imports nothing and calls no __init__. Throws PythonError for lack of memory, and
   // frame::Error where this process cannot build a type that the frame names.
-  Template(const uint8_t* frame, const frame::Layout& layout);
+  Builder(const uint8_t* frame, const frame::Layout& layout);
 
   // Builds a value. `values` is the values section of a frame of this structure; `leaves` are borrowed.
   Ref build(const uint8_t* values, std::span<PyObject* const> leaves) const;

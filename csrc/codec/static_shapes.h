@@ -11,7 +11,7 @@
 
 namespace pipecodec::codec {
 
-class Agreed {
+class StaticShapes {
  public:
   // Remembers the sizes of the first value. If a later one differs, returns a text that names the change,
   // otherwise an empty string. `root` is the name of the value in that text.

@@ -1,5 +1,5 @@
 // Pieces fill a buffer except the bytes that are there already, and no two write to the same byte.
-#include "csrc/device/piece.h"
+#include "csrc/device/copy_region.h"
 
 #include <vector>
 
@@ -11,11 +11,12 @@ namespace {
 
 void check(const std::vector<Placed>& placed, uint64_t bytes) {
   std::vector<uint8_t> buffer(bytes);
-  const std::vector<Piece> pieces = tile(buffer.data(), bytes, placed);
+  const std::vector<CopyRegion> regions = cover(buffer.data(), bytes, placed);
   std::vector<int> writers(bytes, 0);
-  for (const Piece& piece : pieces) {
-    CHECK(piece.bytes <= piece.room);
-    for (uint64_t i = 0; i < piece.room; ++i) ++writers[static_cast<uint64_t>(piece.to - buffer.data()) + i];
+  for (const CopyRegion& region : regions) {
+    CHECK(region.bytes <= region.room);
+    for (uint64_t i = 0; i < region.room; ++i)
+      ++writers[static_cast<uint64_t>(region.to - buffer.data()) + i];
   }
   for (const Placed& each : placed) {
     if (each.from == nullptr) {
@@ -23,12 +24,12 @@ void check(const std::vector<Placed>& placed, uint64_t bytes) {
     }
   }
   for (const int count : writers) CHECK(count == 1);
-  CHECK(pieces.size() == placed.size() + 1);
+  CHECK(regions.size() == placed.size() + 1);
   for (size_t i = 0; i < placed.size(); ++i) {
     if (placed[i].from == nullptr) continue;
-    CHECK(pieces[i + 1].from == placed[i].from);
-    CHECK(pieces[i + 1].to == buffer.data() + placed[i].place);
-    CHECK(pieces[i + 1].bytes == placed[i].bytes);
+    CHECK(regions[i + 1].from == placed[i].from);
+    CHECK(regions[i + 1].to == buffer.data() + placed[i].place);
+    CHECK(regions[i + 1].bytes == placed[i].bytes);
   }
 }
 

@@ -1,4 +1,4 @@
-#include "csrc/codec/agreed.h"
+#include "csrc/codec/static_shapes.h"
 
 #include "csrc/codec/assemble.h"
 #include "csrc/codec/tunnel.h"
@@ -46,7 +46,7 @@ std::vector<Sized> list(const frame::Writer& frame, const std::vector<bool>& siz
 
 }  // namespace
 
-std::string Agreed::check(const Encoder& encoder, const Routed& routed, const frame::Root& root) {
+std::string StaticShapes::check(const Encoder& encoder, const Routed& routed, const frame::Root& root) {
   std::vector<uint64_t> sizes = sizes_of(routed);
   if (sizes_.empty()) {
     sizes_ = std::move(sizes);
@@ -57,7 +57,8 @@ std::string Agreed::check(const Encoder& encoder, const Routed& routed, const fr
   return sizes_ == sizes ? std::string() : difference(encoder, routed, root);
 }
 
-std::string Agreed::difference(const Encoder& encoder, const Routed& routed, const frame::Root& root) const {
+std::string StaticShapes::difference(const Encoder& encoder, const Routed& routed,
+                                     const frame::Root& root) const {
   const std::vector<Sized> before = list(first_, sized_, root);
   const std::vector<Sized> now = list(unrouted_frame(encoder), sized_leaves(encoder), root);
   for (size_t i = 0; i < before.size() || i < now.size(); ++i) {

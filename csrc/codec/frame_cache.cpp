@@ -1,4 +1,4 @@
-#include "csrc/codec/frames.h"
+#include "csrc/codec/frame_cache.h"
 
 #include <c10/core/InferenceMode.h>
 
@@ -36,13 +36,13 @@ bool can_be_read(const frame::Header& header, const std::vector<uint8_t>& bytes)
 
 }  // namespace
 
-bool Remembered::same_structure(const frame::Writer& bytes, const frame::Header& header) const {
+bool CachedFrame::same_structure(const frame::Writer& bytes, const frame::Header& header) const {
   return header.structure_bytes == header_.structure_bytes && header.shapes_bytes == header_.shapes_bytes &&
          header.values_bytes == header_.values_bytes && header.leaves == header_.leaves &&
          bytes.size() == bytes_.size() && same(bytes, bytes_, frame::kHeaderBytes, header.shapes_end());
 }
 
-bool Remembered::reusable(at::Device device, size_t capacity) const {
+bool CachedFrame::reusable(at::Device device, size_t capacity) const {
   if (!frame_) return false;
   const at::Tensor& tensor = device::unwrap(frame_.get());
   return tensor.device() == device && static_cast<size_t>(tensor.numel()) == capacity &&
@@ -50,28 +50,28 @@ bool Remembered::reusable(at::Device device, size_t capacity) const {
          (!tensor.is_inference() || c10::InferenceMode::is_enabled());
 }
 
-bool Remembered::holds(const frame::Writer& bytes, at::Device device, size_t capacity) const {
+bool CachedFrame::holds(const frame::Writer& bytes, at::Device device, size_t capacity) const {
   return reusable(device, capacity) && bytes.size() == bytes_.size() &&
          same(bytes, bytes_, frame::kHeaderBytes, bytes.size());
 }
 
-bool Remembered::holds(const std::vector<uint8_t>& values, const std::vector<uint8_t>& payload,
-                       at::Device device, size_t capacity) const {
+bool CachedFrame::holds(const std::vector<uint8_t>& values, const std::vector<uint8_t>& payload,
+                        at::Device device, size_t capacity) const {
   return reusable(device, capacity) &&
          std::equal(values.begin(), values.end(), bytes_.data() + header_.values_begin()) &&
          std::equal(payload.begin(), payload.end(), bytes_.data() + header_.payload_begin());
 }
 
-Ref Remembered::renew(const frame::Writer& bytes, const frame::Header& header, at::Device device,
-                      size_t capacity) {
+Ref CachedFrame::renew(const frame::Writer& bytes, const frame::Header& header, at::Device device,
+                       size_t capacity) {
   const Ref old = std::move(frame_);
   header_ = header;
   bytes_.assign(bytes.data(), bytes.data() + bytes.size());
   return make(device, capacity);
 }
 
-Ref Remembered::renew(const std::vector<uint8_t>& values, const std::vector<uint8_t>& payload,
-                      at::Device device, size_t capacity) {
+Ref CachedFrame::renew(const std::vector<uint8_t>& values, const std::vector<uint8_t>& payload,
+                       at::Device device, size_t capacity) {
   PIPECODEC_CHECK(values.size() == header_.values_bytes);
   const Ref old = std::move(frame_);
   std::copy(values.begin(), values.end(), bytes_.data() + header_.values_begin());
@@ -79,7 +79,7 @@ Ref Remembered::renew(const std::vector<uint8_t>& values, const std::vector<uint
   return make(device, capacity);
 }
 
-Ref Remembered::make(at::Device device, size_t capacity) {
+Ref CachedFrame::make(at::Device device, size_t capacity) {
   frame::seal(header_, bytes_.data());
   PIPECODEC_DEBUG_CHECK(can_be_read(header_, bytes_));
   const uint64_t make = ++makes_;
@@ -89,12 +89,12 @@ Ref Remembered::make(at::Device device, size_t capacity) {
   if (make == makes_ && stream) {
     stream_ = *stream;
     version_ = version_of(device::unwrap(made.get()));
-    frame_ = Ref::share(made.get());
+    frame_ = Ref::borrow(made.get());
   }
   return made;
 }
 
-std::shared_ptr<Remembered> Frames::find(const frame::Writer& bytes, const frame::Header& header) {
+std::shared_ptr<CachedFrame> FrameCache::find(const frame::Writer& bytes, const frame::Header& header) {
   for (size_t i = 0; i < known_.size(); ++i) {
     if (!known_[i]->same_structure(bytes, header)) continue;
     return use(i);
@@ -102,25 +102,25 @@ std::shared_ptr<Remembered> Frames::find(const frame::Writer& bytes, const frame
   return nullptr;
 }
 
-std::shared_ptr<Remembered> Frames::add(const frame::Header& header) {
-  std::shared_ptr<Remembered> last;
+std::shared_ptr<CachedFrame> FrameCache::add(const frame::Header& header) {
+  std::shared_ptr<CachedFrame> last;
   if (known_.size() == kKept) {
     last = std::move(known_.back());
     known_.pop_back();
   }
-  std::shared_ptr<Remembered> added = std::make_shared<Remembered>(header);
+  std::shared_ptr<CachedFrame> added = std::make_shared<CachedFrame>(header);
   known_.insert(known_.begin(), added);
   return added;
 }
 
-void Frames::forget_plans() {
-  for (const std::shared_ptr<Remembered>& each : known_) {
+void FrameCache::forget_plans() {
+  for (const std::shared_ptr<CachedFrame>& each : known_) {
     each->plan.reset();
     each->planned = false;
   }
 }
 
-const std::shared_ptr<Remembered>& Frames::use(size_t index) {
+const std::shared_ptr<CachedFrame>& FrameCache::use(size_t index) {
   const auto found = known_.begin() + static_cast<std::ptrdiff_t>(index);
   std::rotate(known_.begin(), found, found + 1);
   return known_.front();

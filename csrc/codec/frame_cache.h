@@ -11,7 +11,7 @@
 #include "csrc/device/bits.h"
 #include "csrc/frame/bytes.h"
 #include "csrc/frame/header.h"
-#include "csrc/structure/pattern.h"
+#include "csrc/structure/matcher.h"
 #include "csrc/structure/python.h"
 
 namespace pipecodec::codec {
@@ -19,7 +19,7 @@ namespace pipecodec::codec {
 // How to send a value of a known structure and shapes without encoding it. For values that go through a
 // tunnel, only if all leaves are contiguous.
 struct SendPlan {
-  std::unique_ptr<structure::Pattern> matcher;
+  std::unique_ptr<structure::Matcher> matcher;
   std::vector<frame::Route> routes;   // of each leaf; empty if all are sent as they are
   std::vector<device::Span> slots;    // of each leaf with a slot of its own
   std::vector<device::Span> payload;  // of each leaf in the frame
@@ -29,9 +29,9 @@ struct SendPlan {
 };
 
 // The last frame of one structure with its shapes.
-class Remembered {
+class CachedFrame {
  public:
-  explicit Remembered(const frame::Header& header) : header_(header) {}
+  explicit CachedFrame(const frame::Header& header) : header_(header) {}
 
   // True where these bytes have the same structure and shapes.
   bool same_structure(const frame::Writer& bytes, const frame::Header& header) const;
@@ -72,21 +72,21 @@ class Remembered {
 // The few frames used last. Any call that may run Python code or other threads may change them: every
 // allocation of an object may, through the garbage collector, and so may freeing a tensor. Tensors are
 // therefore released last.
-class Frames {
+class FrameCache {
  public:
   // Moves the frame of this structure to the front and returns it; null where none is known.
-  std::shared_ptr<Remembered> find(const frame::Writer& bytes, const frame::Header& header);
-  std::shared_ptr<Remembered> add(const frame::Header& header);
+  std::shared_ptr<CachedFrame> find(const frame::Writer& bytes, const frame::Header& header);
+  std::shared_ptr<CachedFrame> add(const frame::Header& header);
 
   size_t size() const { return known_.size(); }
-  Remembered& operator[](size_t index) const { return *known_[index]; }
+  CachedFrame& operator[](size_t index) const { return *known_[index]; }
   void forget_plans();
-  const std::shared_ptr<Remembered>& use(size_t index);  // moves it to the front
+  const std::shared_ptr<CachedFrame>& use(size_t index);  // moves it to the front
 
  private:
   static constexpr size_t kKept = 8;
 
-  std::vector<std::shared_ptr<Remembered>> known_;  // the most recently used first
+  std::vector<std::shared_ptr<CachedFrame>> known_;  // the most recently used first
 };
 
 }  // namespace pipecodec::codec

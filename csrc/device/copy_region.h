@@ -10,7 +10,7 @@ namespace pipecodec::device {
 
 // `bytes` bytes from `from`, then zeros: `room` bytes at `to` in all. Both are on one device, and do not
 // overlap.
-struct Piece {
+struct CopyRegion {
   const uint8_t* from;
   uint8_t* to;
   uint64_t bytes;
@@ -24,18 +24,18 @@ struct Placed {
   uint64_t bytes;
 };
 
-// The pieces that fill `bytes` bytes at `to`, each byte once: the regions of `placed`, in order, and zeros
+// The regions that fill `bytes` bytes at `to`, each byte once: the regions of `placed`, in order, and zeros
 // between.
-inline std::vector<Piece> tile(uint8_t* to, uint64_t bytes, std::span<const Placed> placed) {
-  std::vector<Piece> pieces;
-  pieces.reserve(placed.size() + 1);
-  pieces.push_back({nullptr, to, 0, bytes});
+inline std::vector<CopyRegion> cover(uint8_t* to, uint64_t bytes, std::span<const Placed> placed) {
+  std::vector<CopyRegion> regions;
+  regions.reserve(placed.size() + 1);
+  regions.push_back({nullptr, to, 0, bytes});
   for (const Placed& each : placed) {
-    pieces.back().room = static_cast<uint64_t>(to + each.place - pieces.back().to);
+    regions.back().room = static_cast<uint64_t>(to + each.place - regions.back().to);
     const uint64_t done = each.from == nullptr ? each.bytes : 0;
-    pieces.push_back({each.from, to + each.place + done, each.bytes - done, bytes - each.place - done});
+    regions.push_back({each.from, to + each.place + done, each.bytes - done, bytes - each.place - done});
   }
-  return pieces;
+  return regions;
 }
 
 }  // namespace pipecodec::device

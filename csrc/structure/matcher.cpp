@@ -1,4 +1,4 @@
-#include "csrc/structure/pattern.h"
+#include "csrc/structure/matcher.h"
 
 #include <bit>
 #include <cstring>
@@ -28,9 +28,9 @@ bool same_text(PyObject* a, PyObject* b) {
 
 }  // namespace
 
-class Pattern::Learner {
+class Matcher::Learner {
  public:
-  Learner(Pattern& pattern, const Encoder& encoder) : pattern_(pattern) {
+  Learner(Matcher& matcher, const Encoder& encoder) : pattern_(matcher) {
     for (size_t i = 0; i < encoder.leaves.size(); ++i) {
       leaves_.emplace(encoder.leaves[i].tensor, static_cast<uint32_t>(i));
     }
@@ -60,9 +60,9 @@ class Pattern::Learner {
       return overflow == 0 && number(Kind::Int);
     }
     if (type == &PyFloat_Type) return number(Kind::Float);
-    if (type == &PyUnicode_Type) return add(Kind::Text, 0, Ref::share(value));
+    if (type == &PyUnicode_Type) return add(Kind::Text, 0, Ref::borrow(value));
     if (value == Py_None || type == &PyBool_Type || type == known().dtype) {
-      return add(Kind::Same, 0, Ref::share(value));
+      return add(Kind::Same, 0, Ref::borrow(value));
     }
     return false;
   }
@@ -99,7 +99,7 @@ class Pattern::Learner {
       if (!PyUnicode_CheckExact(key) || !node(item)) return false;
       keys.push_back(key);
     }
-    Ref owned = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(keys.size())));
+    Ref owned = Ref::steal(PyTuple_New(static_cast<Py_ssize_t>(keys.size())));
     for (size_t i = 0; i < keys.size(); ++i) {
       PyTuple_SET_ITEM(owned.get(), static_cast<Py_ssize_t>(i), Py_NewRef(keys[i]));
     }
@@ -107,32 +107,32 @@ class Pattern::Learner {
     return true;
   }
 
-  Pattern& pattern_;
+  Matcher& pattern_;
   std::unordered_map<PyObject*, uint32_t> leaves_;
 };
 
-std::unique_ptr<Pattern> Pattern::learn(PyObject* value, const Encoder& encoder) {
-  auto pattern = std::make_unique<Pattern>();
-  if (!Learner(*pattern, encoder).node(value)) return nullptr;
+std::unique_ptr<Matcher> Matcher::learn(PyObject* value, const Encoder& encoder) {
+  auto matcher = std::make_unique<Matcher>();
+  if (!Learner(*matcher, encoder).node(value)) return nullptr;
   size_t dims = 0;
-  for (const TensorInfo& info : pattern->infos_) dims += info.shape.size();
-  pattern->shapes_.reserve(dims);  // the spans refer to it, so it must not grow later
-  for (TensorInfo& info : pattern->infos_) {
-    const size_t begin = pattern->shapes_.size();
-    pattern->shapes_.insert(pattern->shapes_.end(), info.shape.begin(), info.shape.end());
-    info.shape = {pattern->shapes_.data() + begin, info.shape.size()};
+  for (const TensorInfo& info : matcher->infos_) dims += info.shape.size();
+  matcher->shapes_.reserve(dims);  // the spans refer to it, so it must not grow later
+  for (TensorInfo& info : matcher->infos_) {
+    const size_t begin = matcher->shapes_.size();
+    matcher->shapes_.insert(matcher->shapes_.end(), info.shape.begin(), info.shape.end());
+    info.shape = {matcher->shapes_.data() + begin, info.shape.size()};
   }
-  if (pattern->leaves() > kCompared) pattern->seen_.resize(std::bit_ceil(pattern->leaves() * 2));
-  return pattern;
+  if (matcher->leaves() > kCompared) matcher->seen_.resize(std::bit_ceil(matcher->leaves() * 2));
+  return matcher;
 }
 
-class Pattern::Matcher {
+class Matcher::Match {
  public:
-  Matcher(Pattern& pattern, PyObject** leaves)
-      : step_(pattern.steps_.data()),
+  Match(Matcher& matcher, PyObject** leaves)
+      : step_(matcher.steps_.data()),
         first_leaf_(leaves),
         next_leaf_(leaves),
-        values_(pattern.values_.data()),
+        values_(matcher.values_.data()),
         tensor_(known().tensor),
         parameter_(known().parameter) {}
 
@@ -174,10 +174,10 @@ class Pattern::Matcher {
   }
 
   // Whether every step was taken, and every number and leaf found.
-  bool complete(const Pattern& pattern) const {
-    return step_ == pattern.steps_.data() + pattern.steps_.size() &&
-           values_ == pattern.values_.data() + pattern.values_.size() &&
-           next_leaf_ == first_leaf_ + pattern.leaves();
+  bool complete(const Matcher& matcher) const {
+    return step_ == matcher.steps_.data() + matcher.steps_.size() &&
+           values_ == matcher.values_.data() + matcher.values_.size() &&
+           next_leaf_ == first_leaf_ + matcher.leaves();
   }
 
  private:
@@ -220,8 +220,8 @@ class Pattern::Matcher {
   PyTypeObject* parameter_;
 };
 
-bool Pattern::match(PyObject* value, PyObject** leaves) {
-  Matcher matcher(*this, leaves);
+bool Matcher::match(PyObject* value, PyObject** leaves) {
+  Match matcher(*this, leaves);
   if (!matcher.node(value)) return false;
   PIPECODEC_DEBUG_CHECK(matcher.complete(*this));
   return distinct(leaves) && all_are(leaves, infos_);
@@ -229,7 +229,7 @@ bool Pattern::match(PyObject* value, PyObject** leaves) {
 
 // False where one tensor stands at two places, which would be an alias. May be false for distinct tensors
 // too: then the encoder decides.
-bool Pattern::distinct(PyObject* const* leaves) {
+bool Matcher::distinct(PyObject* const* leaves) {
   const size_t count = infos_.size();
   if (count <= kCompared) {
     for (size_t i = 1; i < count; ++i) {

@@ -12,11 +12,11 @@
 
 namespace pipecodec::structure {
 
-class Pattern {
+class Matcher {
  public:
   // Learns the structure of `value`, which `encoder` has just written; null if it holds a type not handled
   // here.
-  static std::unique_ptr<Pattern> learn(PyObject* value, const Encoder& encoder);
+  static std::unique_ptr<Matcher> learn(PyObject* value, const Encoder& encoder);
 
   // True where the encoder would write the same structure and shapes for `value`. Then `leaves`, an array of
   // leaves() items, holds new references, and values() the bytes of the values section. Otherwise `leaves`
@@ -34,7 +34,7 @@ class Pattern {
     Ref object;          // the same object, or the text; for a dict the tuple of keys
   };
   class Learner;
-  class Matcher;
+  class Match;
 
   bool distinct(PyObject* const* leaves);
 

@@ -1,4 +1,4 @@
-#include "csrc/structure/template.h"
+#include "csrc/structure/builder.h"
 
 #include <cstring>
 
@@ -15,7 +15,7 @@ using frame::Node;
 using frame::TypeCode;
 
 // Turns nodes into steps.
-class Template::Compiler {
+class Builder::Compiler {
  public:
   Compiler(const uint8_t* frame, const frame::Layout& layout, std::vector<Step>& steps)
       : nodes_(frame, layout.header), steps_(steps) {
@@ -107,17 +107,17 @@ class Template::Compiler {
     }
     steps_[at].keys = constants_.as_dict(node, keys);
     if (kind != Kind::Dict) return;
-    Ref in_order = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(keys.objects.size())));
+    Ref lies_in_order = Ref::steal(PyTuple_New(static_cast<Py_ssize_t>(keys.objects.size())));
     for (size_t i = 0; i < keys.objects.size(); ++i)
-      PyTuple_SET_ITEM(in_order.get(), static_cast<Py_ssize_t>(i), keys.objects[i].release());
-    steps_[at].object = std::move(in_order);
+      PyTuple_SET_ITEM(lies_in_order.get(), static_cast<Py_ssize_t>(i), keys.objects[i].release());
+    steps_[at].object = std::move(lies_in_order);
   }
 
   void dataclass(Node node) {
     const size_t at = steps_.size();
     add(Kind::Dataclass, node.children / 2, find_dataclass(node));
     const Ref left = field_names(steps_[at].object.get());
-    Ref names = Ref::take(PyTuple_New(static_cast<Py_ssize_t>(node.children / 2)));
+    Ref names = Ref::steal(PyTuple_New(static_cast<Py_ssize_t>(node.children / 2)));
     for (uint64_t i = 0; i < node.children / 2; ++i) {
       PyTuple_SET_ITEM(names.get(), static_cast<Py_ssize_t>(i),
                        read_field(nodes_, node, steps_[at].object.get(), left.get()).release());
@@ -139,12 +139,12 @@ class Template::Compiler {
   uint32_t next_leaf_ = 0;
 };
 
-Template::Template(const uint8_t* frame, const frame::Layout& layout) {
+Builder::Builder(const uint8_t* frame, const frame::Layout& layout) {
   Compiler(frame, layout, steps_).node();
 }
 
 // Turns steps into the value.
-class Template::Run {
+class Builder::Run {
  public:
   Run(const Step* steps, const uint8_t* values, std::span<PyObject* const> leaves)
       : step_(steps), values_(values), leaves_(leaves) {}
@@ -154,16 +154,16 @@ class Template::Run {
     switch (step.kind) {
       case Kind::Leaf:
         PIPECODEC_DEBUG_CHECK(step.count < leaves_.size());
-        return Ref::share(leaves_[step.count]);
+        return Ref::borrow(leaves_[step.count]);
       case Kind::Constant:
-        return Ref::share(step.object.get());
+        return Ref::borrow(step.object.get());
       case Kind::Int:
-        return Ref::take(PyLong_FromLongLong(next<int64_t>()));
+        return Ref::steal(PyLong_FromLongLong(next<int64_t>()));
       case Kind::Float:
-        return Ref::take(PyFloat_FromDouble(next<double>()));
+        return Ref::steal(PyFloat_FromDouble(next<double>()));
       case Kind::Complex: {
         const auto real = next<double>();
-        return Ref::take(PyComplex_FromDoubles(real, next<double>()));
+        return Ref::steal(PyComplex_FromDoubles(real, next<double>()));
       }
       case Kind::List:
         return list(step);
@@ -172,7 +172,7 @@ class Template::Run {
       case Kind::Dict:
         return dict(step);
       case Kind::OrderedDict:
-        return fill(step, Ref::take(PyObject_CallNoArgs(reinterpret_cast<PyObject*>(known().ordered_dict))));
+        return fill(step, Ref::steal(PyObject_CallNoArgs(reinterpret_cast<PyObject*>(known().ordered_dict))));
       case Kind::DefaultDict:
         return fill(step, restore_default_dict(step.object.get()));
       case Kind::Deque: {
@@ -180,7 +180,7 @@ class Template::Run {
         return restore_deque(members.get(), step.object.get());
       }
       case Kind::Set:
-        return Ref::take(PySet_New(step.object.get()));
+        return Ref::steal(PySet_New(step.object.get()));
       case Kind::NamedTuple: {
         const Ref members = tuple(step);
         return restore_named_tuple(step.object.get(), members.get());
@@ -220,20 +220,20 @@ class Template::Run {
   }
 
   Ref list(const Step& step) {
-    Ref made = Ref::take(PyList_New(step.count));
+    Ref made = Ref::steal(PyList_New(step.count));
     for (uint32_t i = 0; i < step.count; ++i) PyList_SET_ITEM(made.get(), i, item());
     return made;
   }
 
   Ref tuple(const Step& step) {
-    Ref made = Ref::take(PyTuple_New(step.count));
+    Ref made = Ref::steal(PyTuple_New(step.count));
     for (uint32_t i = 0; i < step.count; ++i) PyTuple_SET_ITEM(made.get(), i, item());
     return made;
   }
 
   // A copy of the keys has its final size at once, so setting their values moves nothing.
   Ref dict(const Step& step) {
-    Ref made = Ref::take(PyDict_Copy(step.keys.get()));
+    Ref made = Ref::steal(PyDict_Copy(step.keys.get()));
     PyObject* const keys = step.object.get();
     for (uint32_t i = 0; i < step.count; ++i) {
       if (step_->kind == Kind::Leaf) {
@@ -261,7 +261,7 @@ class Template::Run {
   std::span<PyObject* const> leaves_;
 };
 
-Ref Template::build(const uint8_t* values, std::span<PyObject* const> leaves) const {
+Ref Builder::build(const uint8_t* values, std::span<PyObject* const> leaves) const {
   Run run(steps_.data(), values, leaves);
   Ref value = run.value();
   PIPECODEC_DEBUG_CHECK(run.end() == steps_.data() + steps_.size());
