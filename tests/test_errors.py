@@ -73,4 +73,6 @@ def test_errors_about_no_byte_have_none() -> None:
 def test_a_bug_names_its_line() -> None:
     error = bug("two is one")
     assert type(error) is InternalError and not isinstance(error, CodecError)
-    assert re.fullmatch(r"(\.\./)*tests/test_errors\.py:\d+: two is one; .* please report .*", str(error))
+    assert re.fullmatch(
+        r"(\.\./)*tests/test_errors\.py:\d+: two is one; .* please report .*", str(error)
+    )
