@@ -45,7 +45,7 @@ def test_what_follows_the_expected_bytes_is_not_compared() -> None:
 )
 def test_what_cannot_be_compared_is_refused(received: torch.Tensor, verdict: torch.Tensor) -> None:
     with pytest.raises(
-        RuntimeError, match="at least as many bytes as expected, and the verdict is one int32"
+        RuntimeError, match="at least as many as those expected, and the mismatch flag one int32"
     ):
         _C.compare(received, torch.zeros(4, dtype=torch.uint8), verdict)
     with pytest.raises(TypeError, match="takes tensors"):

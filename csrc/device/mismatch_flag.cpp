@@ -25,7 +25,7 @@ void compare(const at::Tensor& received, const at::Tensor& expected, const at::T
       received.device() != expected.device() || mismatch_flag.scalar_type() != at::kInt ||
       mismatch_flag.numel() != 1 || mismatch_flag.device() != received.device()) {
     throw std::invalid_argument(
-        "the received bytes must be at least as many as those expected, and the mismatch_flag one int32 on "
+        "the received bytes must be at least as many as those expected, and the mismatch flag one int32 on "
         "their "
         "device");
   }

@@ -210,7 +210,7 @@ void Encoder::str(PyObject* value) {
   if (utf8 == nullptr) {
     PyErr_Clear();
     throw Unsupported{
-        "is a str with single surrogates, which UTF-8 cannot hold; send it as bytes, encoded with "
+        "is a str with lone surrogates, which UTF-8 cannot hold; send it as bytes, encoded with "
         "errors='surrogatepass'",
         {},
         {}};
