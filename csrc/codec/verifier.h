@@ -1,6 +1,5 @@
-// FrameCache that the host does not read: the receiver assumes that each repeats the last one, and one launch
-// on the device compares the two and sets a flag there if they differ. The host fetches the flag when it
-// checks.
+// Frames that the host does not read: the receiver assumes that each repeats the last one, and one launch on
+// the device compares the two and sets a flag there if they differ. The host fetches the flag when it checks.
 #pragma once
 
 #include <ATen/core/Tensor.h>

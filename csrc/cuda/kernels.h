@@ -23,7 +23,7 @@ cudaError_t pipecodec_copy(const pipecodec::device::CopyRegion* regions, uint64_
 cudaError_t pipecodec_write(const uint8_t* bytes, uint64_t used, uint8_t* to, uint64_t room,
                             cudaStream_t stream);
 
-// Sets the lowest bit of *mismatch flag where `received` is not `expected`; otherwise leaves it as it is. All
+// Sets the lowest bit of *mismatch_flag where `received` is not `expected`; otherwise leaves it as it is. All
 // of them lie on the device.
 cudaError_t pipecodec_compare(const uint8_t* expected, const uint8_t* received, uint64_t bytes,
                               uint32_t* mismatch_flag, cudaStream_t stream);

@@ -18,7 +18,7 @@ struct Kernels {
   // Writes bytes from the host, then zeros: `room` bytes in all. The host may change its bytes at once.
   void (*write)(at::Device, std::span<const uint8_t> bytes, uint8_t* to, uint64_t room);
 
-  // Sets the lowest bit of *mismatch flag if `received` differs from `expected`; otherwise leaves it as it
+  // Sets the lowest bit of *mismatch_flag if `received` differs from `expected`; otherwise leaves it as it
   // is. All three are memory of the device.
   void (*compare)(at::Device, const uint8_t* expected, const uint8_t* received, uint64_t bytes,
                   uint32_t* mismatch_flag);

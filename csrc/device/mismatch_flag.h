@@ -5,7 +5,7 @@
 
 namespace pipecodec::device {
 
-// Where `received` does not begin with the bytes expected, sets the lowest bit of `mismatch flag`, one int32,
+// Where `received` does not begin with the bytes expected, sets the lowest bit of `mismatch_flag`, one int32,
 // and otherwise leaves it as it is. Both bytes are contiguous uint8; all of them are on one device. With
 // kernels of ours that is one launch, and may be captured in a graph.
 void compare(const at::Tensor& received, const at::Tensor& expected, const at::Tensor& mismatch_flag);

@@ -27,7 +27,7 @@ class Copy(Protocol):
 
 
 def agree(describe: Callable[[], Mapping[str, Any]]) -> None:
-    """Return if ``describe()`` is equal on all ranks; its keys are what messages call the settings.
+    """Return if ``describe()`` is equal on all ranks; its keys name the settings in messages.
 
     A collective call. Raises ``ValueError``, the same on every rank, with the first setting that
     differs, its values, and the ranks that have each of them. If ``describe`` raises, that rank
