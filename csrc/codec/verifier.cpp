@@ -68,7 +68,7 @@ std::optional<Checked> Verifier::expect(const at::Tensor& frame, const std::stri
   } else {
     expected->join_current_stream();
     expected->unread.push_back(frame);
-    ++cache_;
+    ++frames_;
   }
   device::compare(frame, on_device, expected->flag);
   return expected->frame;
@@ -103,7 +103,7 @@ void Verifier::keep_for_graph(const std::shared_ptr<Expected>& expected) {
 }
 
 void Verifier::learn(const at::Tensor& frame, const Checked& read) {
-  ++cache_;
+  ++frames_;
   if (expected_ && !expected_->unread.empty()) return;  // another thread's, since this one began to read
   forget();
   const frame::Header& header = read.plan->layout.header;
@@ -119,13 +119,13 @@ void Verifier::learn(const at::Tensor& frame, const Checked& read) {
                                                   on_device,
                                                   at::zeros({1}, on_device.options().dtype(at::kInt)),
                                                   device::current_stream(frame.device()).value(),
-                                                  cache_});
+                                                  frames_});
 }
 
 void Verifier::check(const std::string& codec) {
   const std::shared_ptr<Expected> expected = expected_;
   const std::vector<std::shared_ptr<Expected>> in_graphs = in_graphs_;
-  const uint64_t end = expected ? expected->end() : cache_;  // others may come while this waits
+  const uint64_t end = expected ? expected->end() : frames_;  // others may come while this waits
   const bool asked = expected && (expected->in_graph || !expected->written || !expected->unread.empty());
   if (asked && expected->wait()) refuse(expected, codec);
   checked_ = std::max(checked_, end);

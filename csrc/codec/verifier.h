@@ -79,7 +79,7 @@ class Verifier {
 
   Read read_;
   bool static_values_;
-  uint64_t cache_ = 0;                  // all received frames, read or not
+  uint64_t frames_ = 0;                 // all received frames, read or not
   uint64_t checked_ = 0;                // those before the last check
   std::shared_ptr<Expected> expected_;  // after each wait another thread may have replaced it
   std::vector<std::shared_ptr<Expected>> in_graphs_;
