@@ -243,3 +243,12 @@ def test_a_deep_path_needs_no_stack():
         (restored,) = restored
         depth += 1
     assert depth == 20000
+
+
+def test_the_first_names_of_modules_hold_the_same_objects():
+    from pipecodec import legacy, liveness, origin, stages
+
+    assert set(origin.__all__) == set(legacy.__all__)
+    assert all(getattr(origin, name) is getattr(legacy, name) for name in legacy.__all__)
+    named = liveness.__all__
+    assert all(getattr(liveness, name) is getattr(stages.liveness, name) for name in named)
