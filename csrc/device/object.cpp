@@ -65,6 +65,13 @@ bool requires_grad(const at::Tensor& tensor) {
   return impl->autograd_meta() != nullptr && impl->requires_grad();
 }
 
+// The attributes that Python code gave a tensor, or null. A tensor of a Python class has a dict, made when it
+// is first asked for: so it is asked for as rarely as can be, and not by its name.
+PyObject* dict_of(PyObject* tensor) {
+  PyObject** const at = _PyObject_GetDictPtr(tensor);
+  return at == nullptr ? nullptr : *at;
+}
+
 }  // namespace
 
 const char* describe_tensor(PyObject* object, TensorInfo& info) {
@@ -92,14 +99,12 @@ bool is_nested(PyObject* tensor) { return THPVariable_Unpack(tensor).is_nested()
 bool has_own_memory(PyObject* tensor) { return device::has_memory(THPVariable_Unpack(tensor)); }
 
 std::string extra_attribute(PyObject* tensor) {
-  // A tensor of a Python class has a dict, made when it is first asked for: so it is asked for as rarely as
-  // can be, and not by its name.
-  PyObject** const at = _PyObject_GetDictPtr(tensor);
-  if (at == nullptr || *at == nullptr) return {};
+  PyObject* const dict = dict_of(tensor);
+  if (dict == nullptr) return {};
   std::string found;
   Py_ssize_t position = 0;
   PyObject *name = nullptr, *value = nullptr;
-  while (PyDict_Next(*at, &position, &name, &value) != 0) {
+  while (PyDict_Next(dict, &position, &name, &value) != 0) {
     const std::string text = shown(name);
     if (text == "_is_buffer") return {};  // nn.Buffer marks tensors, as nn.Parameter does by a type
     if (!text.starts_with('_')) found = text;
@@ -116,7 +121,10 @@ bool all_are(PyObject* const* tensors, std::span<const TensorInfo> infos) {
         requires_grad(tensor) != info.requires_grad) {
       return false;
     }
-    if (Py_TYPE(tensors[i]) == known().tensor && !extra_attribute(tensors[i]).empty()) return false;
+    if (Py_TYPE(tensors[i]) == known().tensor && dict_of(tensors[i]) != nullptr &&
+        !extra_attribute(tensors[i]).empty()) {
+      return false;
+    }
   }
   return true;
 }
