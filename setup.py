@@ -89,13 +89,13 @@ def architectures() -> list[str]:
 
 
 CUDA = with_cuda()
-LAYERS = ("frame", "structure", "device", "codec") + ("cuda",) * CUDA
+LAYERS = ("frame", "structure", "device", "codec", "python") + ("cuda",) * CUDA
 SOURCES = [
     path.relative_to(ROOT).as_posix()
     for layer in LAYERS
     for kind in ("*.cpp", "*.cu")
     for path in sorted((ROOT / "csrc" / layer).glob(kind))
-] + ["csrc/bindings.cpp"]
+]
 DEBUG = setting("PIPECODEC_DEBUG") == "1"
 OPTIMIZED, CHECKED = ["-O2", "-g0"], ["-O1", "-g", "-DPIPECODEC_DEBUG", "-D_GLIBCXX_ASSERTIONS"]
 # torch's macro keeps streams and locales out of the error paths of its inline functions; the map

@@ -1,4 +1,4 @@
-#include "csrc/codec/codec_type.h"
+#include "csrc/python/codec_type.h"
 
 #include <new>
 #include <string_view>
@@ -9,8 +9,10 @@
 #include "csrc/codec/unpacker.h"
 #include "csrc/structure/attributes.h"
 
-namespace pipecodec::codec {
+namespace pipecodec::python {
 namespace {
+
+using namespace codec;
 
 using structure::check;
 using structure::Ref;
@@ -404,4 +406,4 @@ void add_to_module(PyObject* module) {
   check(PyModule_AddFunctions(module, module_functions));
 }
 
-}  // namespace pipecodec::codec
+}  // namespace pipecodec::python

@@ -3,9 +3,9 @@
 
 #include "csrc/structure/python.h"
 
-namespace pipecodec::codec {
+namespace pipecodec::python {
 
 // Adds the type and the functions to the module. Throws PythonError.
 void add_to_module(PyObject* module);
 
-}  // namespace pipecodec::codec
+}  // namespace pipecodec::python

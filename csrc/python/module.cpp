@@ -1,7 +1,6 @@
 // The Python module pipecodec._C: it registers, and decides nothing.
 #include <pybind11/pybind11.h>
 
-#include "csrc/codec/codec_type.h"
 #include "csrc/codec/errors.h"
 #include "csrc/codec/nodes.h"
 #include "csrc/codec/routes.h"
@@ -13,6 +12,7 @@
 #include "csrc/frame/error.h"
 #include "csrc/frame/internal.h"
 #include "csrc/frame/outline.h"
+#include "csrc/python/codec_type.h"
 #include "csrc/structure/attributes.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/registered.h"
@@ -81,7 +81,7 @@ py::list rows(const codec::ReceivedFrame& opened) {
 PYBIND11_MODULE(_C, m) {
   call("pipecodec", [&] {
     structure::load_known();
-    codec::add_to_module(m.ptr());
+    python::add_to_module(m.ptr());
     return structure::Ref::borrow(Py_None);
   });
 
