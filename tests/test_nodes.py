@@ -141,6 +141,7 @@ def test_anomaly_mode_names_the_boundary() -> None:
             sent[0].backward(torch.full_like(sent[0], float("nan")))
 
 
+@pytest.mark.slow  # torch 2.8 starts a process for it
 def test_compiled_autograd_is_refused() -> None:
     from torch._dynamo import compiled_autograd
 
