@@ -7,6 +7,7 @@
 #include "csrc/codec/errors.h"
 #include "csrc/codec/packer.h"
 #include "csrc/codec/unpacker.h"
+#include "csrc/python/arguments.h"
 #include "csrc/structure/attributes.h"
 
 namespace pipecodec::python {
@@ -24,34 +25,6 @@ struct CodecObject {
 };
 
 Packer& state(PyObject* self) { return reinterpret_cast<CodecObject*>(self)->packer; }
-
-// Arguments of pack(obj, device=None) and unpack(tensors), by position or by name.
-template <size_t N>
-void parse(const char* function, const char* const (&names)[N], size_t required, PyObject* const* arguments,
-           Py_ssize_t count, PyObject* keywords, PyObject* (&parsed)[N]) {
-  const Py_ssize_t named = keywords == nullptr ? 0 : PyTuple_GET_SIZE(keywords);
-  if (static_cast<size_t>(count) > N) {
-    PyErr_Format(PyExc_TypeError, "%s() takes at most %zu arguments (%zd given)", function, N, count + named);
-    throw structure::PythonError();
-  }
-  for (Py_ssize_t i = 0; i < count; ++i) parsed[i] = arguments[i];
-  for (Py_ssize_t k = 0; k < named; ++k) {
-    PyObject* const name = PyTuple_GET_ITEM(keywords, k);
-    size_t i = 0;
-    while (i < N && PyUnicode_CompareWithASCIIString(name, names[i]) != 0) ++i;
-    if (i == N || parsed[i] != nullptr) {
-      PyErr_Format(PyExc_TypeError, i == N ? "%s() has no argument '%U'" : "%s() got argument '%U' twice",
-                   function, name);
-      throw structure::PythonError();
-    }
-    parsed[i] = arguments[count + k];
-  }
-  for (size_t i = 0; i < required; ++i) {
-    if (parsed[i] != nullptr) continue;
-    PyErr_Format(PyExc_TypeError, "%s() needs the argument '%s'", function, names[i]);
-    throw structure::PythonError();
-  }
-}
 
 Ref pack_with(Packer& packer, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
   static constexpr const char* const names[] = {"obj", "device"};

@@ -6,6 +6,7 @@ Each family of cases has a subclass of :class:`Training`, which holds its data a
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +55,7 @@ class Trained:
     norms: list[float] = field(default_factory=list)
 
 
-class Training:
+class Training(ABC):
     """Stages, batches and an optimizer; a chain of stages and SGD unless a subclass differs."""
 
     grid: Grid
@@ -71,17 +72,17 @@ class Training:
     loss_scale: float = 1.0
     """The factor of fp16's losses, in every step alike."""
 
+    @abstractmethod
     def build(self) -> nn.Module:
         """Return the model with the same weights in every process."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batches(self, step: int, replica: int, *, evaluate: bool = False) -> Iterator[Any]:
         """Yield the micro-batches of a step for one replica, as dicts with "labels"."""
-        raise NotImplementedError
 
+    @abstractmethod
     def engine(self, model: nn.Module) -> tuple[Any, dict[nn.Parameter, str]]:
         """Return this rank's engine, and the model's names of its parameters."""
-        raise NotImplementedError
 
     def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         return sgd(parameters)
