@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from ..tape.errors import TapeError
-from ..tape.tape import Step, Tape
+from ..tape.tape import Method, Step, Tape
 from .layers import names_above_split
 from .plan import calls_of
 
@@ -76,12 +76,10 @@ def _costs(model: nn.Module, steps: Sequence[Step], by_time: bool) -> list[float
         return [step.seconds for step in steps]
     costs = []
     for step in steps:
-        try:
-            module = model.get_submodule(str(step.target))
-        except AttributeError:  # a method
-            costs.append(0.0)
-            continue
-        costs.append(float(sum(p.numel() for p in module.parameters())) or 1.0)
+        names = step.needs if isinstance(step.target, Method) else (str(step.target),)
+        modules = [dict(model.named_modules()).get(name) for name in names]
+        weights = {p: p.numel() for m in modules if m is not None for p in m.parameters()}
+        costs.append(float(sum(weights.values())) or 1.0)
     return costs
 
 

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
 
 from ..tape.batch import Batch
 
-__all__ = ["other_padding", "other_sizes"]
+__all__ = ["Resized", "other_padding", "other_sizes"]
 
 _MASK = "attention_mask"
 _SHORTEST = 5  # of the sequences that are shortened
 
 
-def other_sizes(batch: Batch) -> Iterator[Batch]:
-    """Yield batches of other sizes, the one that tells most first.
+class Resized(NamedTuple):
+    """A batch of another size, and which sizes are others."""
 
-    One sample more and one position less; then one of both alone. Samples are the size that most
-    tensors have first; positions are the second sizes of the integer tensors.
+    batch: Batch
+    samples: bool
+    positions: bool
+
+
+def other_sizes(batch: Batch) -> list[Resized]:
+    """Return batches of other sizes, the one that tells most first.
+
+    They have one sample more, or one position less, or both. Samples are the size that most tensors
+    have first, or a divisor of it (the patches of an image); positions are the second sizes of the
+    integer tensors.
     """
     tensors = [
         leaf
@@ -28,7 +37,7 @@ def other_sizes(batch: Batch) -> Iterator[Batch]:
         if isinstance(leaf, torch.Tensor) and leaf.dim()
     ]
     if not tensors:
-        return
+        return []
     samples = Counter(tensor.shape[0] for tensor in tensors).most_common(1)[0][0]
     lengths = {
         tensor.shape[1]
@@ -43,16 +52,26 @@ def other_sizes(batch: Batch) -> Iterator[Batch]:
         grows = tensor.dim() and tensor.shape[0] == samples
         return torch.cat([tensor, tensor[:1]]) if grows else tensor
 
+    def more_blocks(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.dim() or tensor.shape[0] % samples:
+            return tensor
+        return torch.cat([tensor, tensor[: tensor.shape[0] // samples]])
+
     def shorter(tensor: torch.Tensor) -> torch.Tensor:
         # Without its first position, since padding is at the end.
         cut = tensor.dim() > 1 and tensor.shape[0] in (1, samples) and tensor.shape[1] in lengths
         return tensor[:, 1:].contiguous() if cut else tensor
 
-    if lengths:
-        yield batch.map(shorter).map(more)
-    yield batch.map(more)
-    if lengths:
-        yield batch.map(shorter)
+    def integers_shorter(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if tensor.is_floating_point() else shorter(tensor)
+
+    cuts = [shorter, integers_shorter] if lengths else []
+    grows = [more, more_blocks] if samples else []
+    return [
+        *(Resized(batch.map(cut).map(grow), True, True) for grow in grows for cut in cuts),
+        *(Resized(batch.map(grow), True, False) for grow in grows),
+        *(Resized(batch.map(cut), False, True) for cut in cuts),
+    ]
 
 
 def other_padding(batch: Batch) -> Batch | None:

@@ -2,40 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from typing import Any
 
+import torch
 from torch import nn
 
+from ..tape.batch import Batch
 from ..tape.errors import TapeError
+from .untouched import untouched
 
-__all__ = ["layer_lists", "names_above_split"]
+__all__ = ["called_modules", "layer_lists", "names_above_split"]
 
-_MUCH = 0.2
-"""A list that holds this share of the parameters in lists is cut too: encoder and decoder."""
+_MUCH = 0.3
+"""A list that holds this share of the largest list's parameters is cut too: an encoder, say."""
+_ALONE = 3
 
 
-def layer_lists(model: nn.Module) -> list[list[str]]:
+def called_modules(model: nn.Module, batch: Batch) -> set[str]:
+    """Return the names of the modules that the model calls for a batch."""
+    names = {id(module): name for name, module in model.named_modules()}
+    called: set[str] = set()
+
+    def hook(module: nn.Module, _: Any) -> None:
+        if id(module) in names:
+            called.add(names[id(module)])
+
+    handle = nn.modules.module.register_module_forward_pre_hook(hook)
+    try:
+        with untouched(model), torch.no_grad():
+            batch.call(model)
+    finally:
+        handle.remove()
+    return called
+
+
+def layer_lists(model: nn.Module, called: Set[str]) -> list[list[str]]:
     """Return the ways to take the model's layers, each a list of module names, best first.
 
-    First all lists of layers that hold much of the model (an encoder's and a decoder's), then the
-    largest alone, then the model's own children.
+    `called` are the modules that are called at all.
+
+    First all lists of layers that hold much of the model (an encoder's and a decoder's), then one
+    of them alone, then all lists, then the model's own children.
     """
     sizes: dict[str, int] = {}
     for name, module in model.named_modules():
         inside = any(name == other or name.startswith(f"{other}.") for other in sizes if other)
         if isinstance(module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)) and not inside:
             size = sum(parameter.numel() for parameter in module.parameters())
-            if size:
+            if size and any(child in called for child in _children(model, name)):
                 sizes[name] = size
     ways = []
     if sizes:
-        most = sum(sizes.values())
+        most = max(sizes.values())
         large = [name for name, size in sizes.items() if size >= _MUCH * most]
-        largest = max(sizes, key=lambda name: sizes[name])
         ways = [[child for name in large for child in _children(model, name)]]
-        ways.append(_children(model, largest))
-        if len(large) < len(sizes):
-            ways.append([child for name in sizes for child in _children(model, name)])
+        weight = {name: size * len(_children(model, name)) for name, size in sizes.items()}
+        alone = sorted(large, key=lambda name: -weight[name])[:_ALONE]
+        ways += [_children(model, name) for name in alone]
+        ways.append([child for name in sizes for child in _children(model, name)])
     ways.append(_children(model, ""))
     return [way for i, way in enumerate(ways) if way and way not in ways[:i]]
 

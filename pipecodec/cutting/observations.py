@@ -44,6 +44,8 @@ class Observations:
     methods: list[str] = field(default_factory=list)
     found: list[Observation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
+    """Reasons why batches of another size take another way, or cannot be compared."""
 
     def add_kinds(self, batch: Batch) -> None:
         """Observe a batch as it is and with other padding, in the model's mode and in the other."""
@@ -78,16 +80,25 @@ class Observations:
 
     def _observe_sizes(self, batch: Batch, training: bool) -> tuple[Tape, Batch]:
         tape = self._observe(batch, training)
-        reasons = []
-        for other in other_sizes(batch):
+        others = other_sizes(batch)
+        open_axes = {
+            axis for axis in ("samples", "positions") if any(getattr(o, axis) for o in others)
+        }
+        shown, reasons = batch, list[str]()
+        for other in others:
+            axes = {axis for axis in open_axes if getattr(other, axis)}
+            if not axes:
+                continue
             try:
-                second = self._observe(other, training)
+                second = self._observe(other.batch, training)
             except Exception as error:  # the model takes no batch of this size
                 reasons.append(f"{type(error).__name__}: {str(error)[:120]}")
                 continue
             difference = merge(tape, second)
             if difference is None:
-                return tape, other
+                shown = other.batch if shown is batch else shown
+                open_axes -= axes
+                continue
             method = self._method_of(difference, tape)
             if method is not None:
                 self.methods.append(method)
@@ -97,11 +108,16 @@ class Observations:
             if not difference.told:
                 self._refuse_chance(batch, training)
                 _pin(tape, difference.text)
-                return tape, batch
-        if not any(other is not None for other in other_sizes(batch)):
-            return tape, batch
-        _pin(tape, f"no batch of another size could be compared ({'; '.join(reasons)})")
-        return tape, batch
+                shown = batch
+                break
+        if open_axes:
+            self.limits += dict.fromkeys(reasons)
+            if shown is batch:
+                _pin(
+                    tape,
+                    f"no batch of another size could be compared: {'; '.join(dict.fromkeys(reasons))}",
+                )
+        return tape, shown
 
     def _observe(self, batch: Batch, training: bool) -> Tape:
         model = self.model

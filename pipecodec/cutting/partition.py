@@ -18,7 +18,7 @@ from ..tape.tape import Fact, Step, Tape
 from .assemble import assemble, value_names
 from .balance import Balance, choose_cuts, given_cuts
 from .cut import Crossing, Cut
-from .layers import layer_lists, names_above_split
+from .layers import called_modules, layer_lists, names_above_split
 from .observations import Observation, Observations
 from .outputs import keep_outputs
 from .plan import Plan, call_name, make_plan
@@ -86,8 +86,12 @@ def partition(
     batch = Batch.of(model, args, kwargs or {})
     others = [_batch_of(model, example) for example in examples]
     count = len(split) + 1 if n_stages is None and split is not None else n_stages or 1
-    ways = layer_lists(model) if split is None else [names_above_split(model, split)]
+    if split is None:
+        ways = layer_lists(model, called_modules(model, batch))
+    else:
+        ways = [names_above_split(model, split)]
     reasons: list[str] = []
+    limited: tuple[Partition, list[Observation]] | None = None
     for layers in ways:
         observations = Observations(model, layers)
         try:
@@ -102,11 +106,15 @@ def partition(
             )
             names = [call_name(tapes[0].steps, cut) for cut in first]
             cuts = [given_cuts(model, tape, names) for tape in tapes]
-            part = _cut(model, tapes, cuts, names, recompute, observations.notes)
+            part = _cut(model, tapes, cuts, names, recompute, observations)
         except TapeError as error:
             reasons.append(str(error))
             continue
-        return _verified(model, part, observed, verify)
+        if not observations.limits:
+            return _verified(model, part, observed, verify)
+        limited = limited or (part, observed)  # other layers may allow more
+    if limited is not None:
+        return _verified(model, *limited, verify)
     raise TapeError(" / ".join(dict.fromkeys(reasons)))
 
 
@@ -152,6 +160,7 @@ def _observe(
         methods = list(observations.methods)
         observations.found.clear()
         observations.notes.clear()
+        observations.limits.clear()
         for each in (batch, *others):
             observations.add_kinds(each)
     return observations.found
@@ -163,7 +172,7 @@ def _cut(
     cuts: Sequence[Sequence[Step]],
     names: Sequence[str],
     recompute: bool | None,
-    notes: Sequence[str],
+    observations: Observations,
 ) -> Partition:
     sent = [make_plan(tape, steps) for tape, steps in zip(tapes, cuts, strict=True)]
     made = [recomputing(tape, plan) for tape, plan in zip(tapes, sent, strict=True)]
@@ -171,7 +180,8 @@ def _cut(
         way: _crossing(tapes[0], plans[0]) for way, plans in (("send", sent), ("recompute", made))
     }
     if recompute is None:
-        recompute = _bytes(crossing["recompute"]) < _bytes(crossing["send"])
+        fewer = _bytes(crossing["recompute"]) < _bytes(crossing["send"])
+        recompute = fewer or (_alike(tapes, made) and not _alike(tapes, sent))
     plans = made if recompute else sent
     for tape, plan in zip(tapes, plans, strict=True):
         check_writes(tape, plan)
@@ -183,15 +193,13 @@ def _cut(
         split=list(names),
         fingerprint=_fingerprint(part),
         observations=len(tapes),
-        alike=len(tapes) == 1,
-        notes=list(dict.fromkeys([*notes, *(note for tape in tapes for note in tape.notes)])),
+        alike=_alike(tapes, plans),
+        notes=_notes(observations, tapes),
         makers=_makers(tapes, plans),
         crossing=crossing,
         recomputed=recompute,
         dtype=dtypes.pop() if len(dtypes) == 1 else None,
     )
-    for note in cut.notes:
-        logger.warning("%s", note)
     return dataclasses.replace(part, cut=cut)
 
 
@@ -208,6 +216,20 @@ def _crossed(fact: Any) -> Crossing:
 
 def _bytes(boundaries: Sequence[Mapping[str, Crossing]]) -> int:
     return sum(value.nbytes for values in boundaries for value in values.values())
+
+
+def _alike(tapes: Sequence[Tape], plans: Sequence[Plan]) -> bool:
+    """Whether the same tensors cross each boundary in every observation."""
+    kinds = []
+    for tape, plan in zip(tapes, plans, strict=True):
+        inputs = set(tape.inputs)
+        kinds.append(
+            [
+                {name: one[:2] for name, one in values.items() if one.dtype and name not in inputs}
+                for values in _crossing(tape, plan)
+            ]
+        )
+    return all(kind == kinds[0] for kind in kinds)
 
 
 def _makers(tapes: Sequence[Tape], plans: Sequence[Plan]) -> dict[str, str]:
@@ -246,11 +268,21 @@ def _verified(
         for observation in observed:
             note = verify_values(model, part, observation.batch, observation.training)
             notes += [note] if note else []
-    for note in notes:
-        logger.warning("%s", note)
     if part.cut is not None:
         part.cut.notes.extend(dict.fromkeys(notes))
+        for note in part.cut.notes:
+            logger.warning("%s", note, ranks=0)
     return part
+
+
+def _notes(observations: Observations, tapes: Sequence[Tape]) -> list[str]:
+    notes = [*observations.notes, *(note for tape in tapes for note in tape.notes)]
+    if observations.limits:
+        notes.append(
+            "batches of some other sizes are refused, until one of each is in examples=: "
+            + "; ".join(dict.fromkeys(observations.limits))
+        )
+    return list(dict.fromkeys(notes))
 
 
 def _unreal(tensor: torch.Tensor) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from ..tape.tape import Fact, Out, Step, Tape, step_of
+from ..tape.tape import Fact, Step, Tape
 from ..tape.templates import Const, Device, Node, Template, Value, keys_of, tensors_of
 from .plan import Plan, changed_keys, is_random, live_steps, plan_of
 
@@ -20,86 +20,54 @@ __all__ = ["recompute"]
 def recompute(tape: Tape, plan: Plan) -> Plan:
     """Return `plan` with pure steps copied into each stage that takes their values.
 
-    A size that equals one size of an input in every observation is that size, under a guard on the
-    first stage that has it; other numbers cross.
+    Numbers that are sizes of other values cross, in 8 bytes each.
     """
-    pure = _pure_keys(tape, [step for piece in plan.pieces for step in piece])
-    maker = {key: step for piece in plan.pieces for step in piece for key in step.makes}
-    order = {id(step): i for i, step in enumerate(tape.steps)}
+    everything = [step for piece in plan.pieces for step in piece]
+    copied = _copyable(tape, everything)
     result = keys_of(tape.result)
     last = len(plan.pieces) - 1
-    pieces = []
-    for k, piece in enumerate(plan.pieces):
-        steps, sizes = list(piece), dict[int, Step]()
-        have = {id(step) for step in steps}
-        todo = [key for step in steps for key in step.uses] + (result if k == last else [])
-        while todo and k:
-            key = todo.pop()
-            if key in tape.same_size and maker.get(key) and id(maker[key]) not in have:
-                if key not in sizes:
-                    sizes[key] = _size_of_input(tape, key)
-                    todo += sizes[key].uses
-            elif key in pure and key in maker and id(maker[key]) not in have:
-                have.add(id(maker[key]))
-                steps.append(maker[key])
-                todo += [use for use in _hollowed(tape, maker[key]).uses]
-        steps.sort(key=lambda step: order[id(step)])
-        kept = {id(step) for step in piece}
-        steps = [step if id(step) in kept else _hollowed(tape, step) for step in steps]
-        pieces.append([*sizes.values(), *steps])
-    _add_size_guards(tape, pieces)
+    pieces = [plan.pieces[0]]
+    for k, piece in enumerate(plan.pieces[1:], 1):
+        made = {key for step in piece for key in step.makes}
+        added: dict[int, Step] = {}
+        todo = [key for step in piece for key in step.uses] + (result if k == last else [])
+        while todo:
+            step = copied.get(todo.pop())
+            if step is not None and id(step) not in added and not made & set(step.makes):
+                added[id(step)] = step
+                todo += step.uses
+        first = sorted(
+            added.values(), key=lambda step: step.makes[0]
+        )  # values are numbered in order
+        pieces.append([*first, *piece])
     for k in reversed(range(len(pieces))):
         wanted = set(result) if k == last else set()
-        for taken in plan_of(tape, pieces).takes[k + 1 :]:
-            wanted.update(taken)
+        wanted.update(key for taken in plan_of(tape, pieces).takes[k + 1 :] for key in taken)
         pieces[k] = live_steps(pieces[k], wanted)
     return plan_of(tape, pieces)
 
 
-def _pure_keys(tape: Tape, steps: list[Step]) -> set[int]:
-    pure, changed = set(tape.inputs.values()) | set(tape.same_size), changed_keys(steps)
+def _copyable(tape: Tape, steps: list[Step]) -> dict[int, Step]:
+    """Return, by the values that they make, the steps that any stage can do."""
+    changed = changed_keys(steps)
+    known = set(tape.inputs.values())
+    known |= {k for k, fact in tape.facts.items() if isinstance(fact, (int, float))}
+    copied: dict[int, Step] = {}
     for step in steps:
-        uses = _hollowed(tape, step).uses if step.pure else step.uses
+        pure = _hollowed(tape, step) if step.pure else step
         facts = [tape.facts[key] for key in step.makes]
         if (
-            not (step.mutates or (step.is_module and not step.pure) or is_random(step))
-            and all(key in pure and key not in changed for key in uses)
+            step.makes
+            and step.expect is None
+            and not (step.mutates or is_random(step) or (step.is_module and not step.pure))
+            and known.issuperset(pure.uses)
+            and not changed & {*pure.uses, *step.makes}
             and not tensors_of(step.args)
-            and not changed & set(step.makes)
             and not any(isinstance(fact, Fact) and fact.requires_grad for fact in facts)
-            and (step.expect is None)
         ):
-            pure.update(step.makes)
-    return pure
-
-
-def _size_of_input(tape: Tape, key: int) -> Step:
-    source, dimension = tape.same_size[key]
-    step = step_of(take_size, [Value(source), Const(dimension)])
-    step.outs.append(Out("result", (), key))
-    step.place = tape.makers[key]
-    return step
-
-
-def take_size(tensor: torch.Tensor, dimension: int) -> int:
-    """Return one size of an input."""
-    return tensor.shape[dimension]
-
-
-def is_size(tensor: torch.Tensor, dimension: int, size: int) -> bool:
-    """Whether a size is that of an input, as it was when the model was observed."""
-    return tensor.shape[dimension] == size
-
-
-def _add_size_guards(tape: Tape, pieces: list[list[Step]]) -> None:
-    taken = {s.outs[0].key for piece in pieces for s in piece if s.target is take_size}
-    for piece in pieces:
-        for key in sorted(taken):
-            if any(key in step.makes and step.target is not take_size for step in piece):
-                source, dimension = tape.same_size[key]
-                guard = step_of(is_size, [Value(source), Const(dimension), Value(key)])
-                guard.expect, guard.place = (True,), tape.makers[key]
-                piece.append(guard)
+            known.update(step.makes)
+            copied.update(dict.fromkeys(step.makes, pure))
+    return copied
 
 
 def _hollowed(tape: Tape, step: Step) -> Step:

@@ -181,11 +181,11 @@ class Writer:
         self.lines.append(indent + line)
 
     def _outputs(self, step: Step, outs: Sequence[Any]) -> None:
-        if step.count is not None and any(o.where == "result" and o.path for o in outs):
-            miscounted = self._constant(run_time.miscounted)
-            told = f"{step.place!r}, {step.label!r}, {step.count}, len(_r)"
-            self.lines.append(f"    if len(_r) != {step.count}:")
-            self.lines.append(f"        {miscounted}({told})")
+        for path, length in step.guarded_lengths({out.key for out in outs}).items():
+            items = f"{self._constant(take)}(_r, {self._constant(path)})" if path else "_r"
+            told = f"{step.place!r}, {step.label!r}, {length}, len({items})"
+            self.lines.append(f"    if len({items}) != {length}:")
+            self.lines.append(f"        {self._constant(run_time.miscounted)}({told})")
         for out in outs:
             value = self._value(out.key)
             if out.where == "attributes":
@@ -199,7 +199,7 @@ class Writer:
                 out.where == "result"
                 and len(out.path) == 1
                 and type(out.path[0]) is int
-                and (step.count is not None or step.label in ("shape", "size"))
+                and (() in step.lengths or step.label in ("shape", "size"))
             ):
                 self.lines.append(f"    {value} = _r[{out.path[0]}]")
             elif out.path:

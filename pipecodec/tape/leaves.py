@@ -101,15 +101,11 @@ class Leaves:
     ) -> Any:
         """Call a leaf and record it."""
         recorder = self.recorder
-        step = Step(
-            name,
-            recorder.encode_call(args, kwargs),
-            place=place(),
-            ambient=ambient_now(recorder.tape.device),
-        )
-        args, kwargs = _without_traced((args, kwargs))
         recorder.recording = False
         try:
+            step = Step(name, place=place(), ambient=ambient_now(recorder.tape.device))
+            step.args = recorder.encode_call(args, kwargs)
+            args, kwargs = _without_traced((args, kwargs))
             return self._observe(step, module, call, args, kwargs)
         finally:
             recorder.recording = True
@@ -134,8 +130,7 @@ class Leaves:
             recorder.watch = None
             handle.remove()
         recorder.last_call[name] = step
-        touched = self._note_arguments(step, before, args, kwargs)
-        step.args = recorder.settle(step.args, touched)  # type: ignore[assignment]
+        self._note_arguments(step, before, args, kwargs)
         if any(_version(buffer) != version for buffer, version in buffers):
             step.writes_held += (name,)
         if not is_method:
@@ -203,24 +198,22 @@ class Leaves:
                 f"there on another rank; pass it, or give it to the module under a name"
             )
 
-    def _note_arguments(
-        self, step: Step, before: dict[Any, Any], args: Any, kwargs: Any
-    ) -> set[int]:
-        """Note the tensors that a leaf put into its arguments; return the containers it changed."""
-        recorder, touched = self.recorder, set[int]()
+    def _note_arguments(self, step: Step, before: dict[Any, Any], args: Any, kwargs: Any) -> None:
+        """Note the tensors that a leaf put into its arguments, and those it wrote into."""
+        recorder = self.recorder
         for path, tensor in tensors_in((args, kwargs)):
             same_id, same_version = before.get(path, (None, None))
             if same_id != id(tensor):
                 label = ".".join([str(step.target), *map(str, path[1:])])
                 step.outs.append(Out("args", path, recorder.new(tensor, label)))
-                touched.update(id(take((args, kwargs), path[:n])) for n in range(1, len(path)))
+                holders = [take((args, kwargs), path[:n]) for n in range(1, len(path))]
+                recorder.opened.update(map(id, holders))
             elif same_version != _version(tensor):
                 if id(tensor) in recorder.keys:
                     step.writes += (recorder.keys[id(tensor)],)
                     recorder.written.add(recorder.keys[id(tensor)])
                 elif id(tensor) in recorder.held:
                     step.writes_held += (recorder.held[id(tensor)],)
-        return touched
 
 
 def _version(tensor: torch.Tensor) -> int | None:

@@ -49,6 +49,9 @@ def observe(
     tape.result = recorder.encode(result)
     if isinstance(result, Mapping):
         tape.result_type, tape.result_keys = type(result), list(result)
+    for step in tape.steps:
+        step.args = recorder.settle(step.args)  # type: ignore[assignment]
+    tape.result = recorder.settle(tape.result)
     _drop_traced(model, glue)
     for name, value in _glue_state(model, glue).items():
         if name not in before or before[name] != value:
@@ -106,6 +109,8 @@ def _attributes(model: nn.Module, glue: set[str]) -> Iterator[tuple[str, Any]]:
         module = model.get_submodule(prefix)
         for values in (vars(module), module._buffers):
             for name, value in values.items():
+                if name.startswith("_"):
+                    continue
                 if isinstance(value, torch.Tensor):
                     yield f"{prefix}.{name}".lstrip("."), id(value)
                 elif isinstance(value, (int, float, str)) and name != "training":

@@ -20,7 +20,10 @@ def place() -> str:
     for frame in code_frames():
         file = frame.f_code.co_filename
         if _TORCH not in file:
-            return f"{'/'.join(Path(file).parts[-_SHOWN:])}:{frame.f_lineno}"
+            parts = Path(file).parts
+            if "site-packages" in parts:
+                parts = parts[parts.index("site-packages") + 1 :]
+            return f"{'/'.join(parts[-_SHOWN:])}:{frame.f_lineno}"
     return "an unknown place"
 
 

@@ -14,8 +14,8 @@ from .ambient import ambient_now
 from .errors import TapeError
 from .numbers import TracedFloat, TracedInt, plain, traced
 from .place import code_frames, place
-from .structure import containers_in, hidden_in, is_object, open_up, tensors_in
-from .tape import Out, Step, Tape
+from .structure import containers_in, hidden_in, is_object, lengths_in, open_up, tensors_in
+from .tape import Method, Out, Step, Tape
 from .templates import Const, Device, Held, Node, Sub, Template, Training, Value, keys_of
 
 __all__ = ["Recorder"]
@@ -62,6 +62,7 @@ class Recorder(TorchFunctionMode):
         self.inner: dict[int, Out | tuple[Step, Any, Any]] = {}  # made inside a leaf
         self.alive: list[Any] = []  # so that ids stay unique
         self.containers: dict[int, tuple[Step, Any, list[int]]] = {}
+        self.opened: set[int] = set()  # objects that hold tensors at some time
         self.written: set[int] = set()  # values that a step wrote to
         self.last_call: dict[str, Step] = {}
         self.known_arithmetic: dict[Any, Any] = {}
@@ -97,8 +98,12 @@ class Recorder(TorchFunctionMode):
         children = [self.encode(child, (*above, id(value))) for child in parts.children]
         if isinstance(value, (tuple, slice)) and all(isinstance(c, Const) for c in children):
             return Const(value)
-        source = value if is_object(value) else None
-        return Node(parts.rebuild, children, parts.kind, tuple(parts.keys), source)
+        node = Node(parts.rebuild, children, parts.kind, tuple(parts.keys))
+        if is_object(value):
+            node.source = value
+            if _varies(node):
+                self.opened.add(id(value))
+        return node
 
     def encode_call(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Node:
         """Return the template of (positional arguments, keyword arguments)."""
@@ -165,16 +170,17 @@ class Recorder(TorchFunctionMode):
 
     def _leaf_above(self, name: str) -> Step | None:
         for leaf, step in self.last_call.items():
-            if f"{name}.".startswith(f"{leaf}."):
+            owner = leaf.rpartition(".")[0] if isinstance(step.target, Method) else leaf
+            if not owner or f"{name}.".startswith(f"{owner}."):
                 return step
         return None
 
-    def settle(self, template: Template, touched: set[int]) -> Template:
-        """Make constants of the opened objects that hold no tensor before and after the call."""
+    def settle(self, template: Template) -> Template:
+        """Make constants of the objects in which no call ever found or left a tensor."""
         if isinstance(template, Node):
-            template.children = [self.settle(child, touched) for child in template.children]
+            template.children = [self.settle(child) for child in template.children]
             source = template.source
-            if source is not None and id(source) not in touched and not _varies(template):
+            if source is not None and id(source) not in self.opened and not _varies(template):
                 return Const(source)
         return template
 
@@ -237,19 +243,22 @@ class Recorder(TorchFunctionMode):
 
     def call_function(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Call a torch function and record it."""
+        self.recording = False
+        try:
+            return self._recorded(function, args, kwargs)
+        finally:
+            self.recording = True
+
+    def _recorded(self, function: Any, args: Any, kwargs: Any) -> Any:
         step = Step(function, place=place(), ambient=ambient_now(self.tape.device))
         name = step.label
         step.args = self.encode_call(args, kwargs)
         if _writes(name, str(getattr(function, "__name__", "")), kwargs):
             self._note_writes(step, kwargs["out"] if "out" in kwargs else args[:1])
-        self.recording = False
-        try:
-            result = function(*args, **kwargs)
-            known = id(result) in self.keys or id(result) in self.held
-            if isinstance(result, torch.Tensor) and known and not step.mutates:
-                result = torch.ops.aten.alias(result)  # so that every value has one maker
-        finally:
-            self.recording = True
+        result = function(*args, **kwargs)
+        known = id(result) in self.keys or id(result) in self.held
+        if isinstance(result, torch.Tensor) and known and not step.mutates:
+            result = torch.ops.aten.alias(result)  # so that every value has one maker
         if name in _SIZES and isinstance(result, (int, torch.Size)):
             result = self._sized(step, result)
         elif name in _ASKED:
@@ -283,8 +292,7 @@ class Recorder(TorchFunctionMode):
     def outputs(self, step: Step, result: Any) -> None:
         """Number the tensors in the result of a step."""
         label = step.label
-        if isinstance(result, (tuple, list)):
-            step.count = len(result)
+        step.lengths = lengths_in(result)
         for path, container in containers_in(result):
             self.alive.append(container)
             self.containers[id(container)] = (step, path, [id(item) for item in container])

@@ -13,7 +13,16 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-__all__ = ["Parts", "containers_in", "hidden_in", "is_object", "open_up", "take", "tensors_in"]
+__all__ = [
+    "Parts",
+    "containers_in",
+    "hidden_in",
+    "is_object",
+    "lengths_in",
+    "open_up",
+    "take",
+    "tensors_in",
+]
 
 Path = tuple[Any, ...]
 
@@ -164,6 +173,21 @@ def containers_in(
     if parts := open_up(value):
         for key, child in zip(parts.keys, parts.children, strict=True):
             yield from containers_in(child, (*path, key), (*above, id(value)))
+
+
+def lengths_in(value: Any, path: Path = (), above: tuple[int, ...] = ()) -> dict[Path, int]:
+    """Return the number of items of each list, tuple and dict in `value`, by path."""
+    lengths: dict[Path, int] = {}
+    if isinstance(value, (torch.Tensor, torch.Size)) or value is None or id(value) in above:
+        return lengths
+    parts = open_up(value)
+    if parts is None:
+        return lengths
+    if isinstance(value, (tuple, list, dict)):
+        lengths[path] = len(parts.keys)
+    for key, child in zip(parts.keys, parts.children, strict=True):
+        lengths |= lengths_in(child, (*path, key), (*above, id(value)))
+    return lengths
 
 
 def hidden_in(value: Any, wanted: Callable[[Any], bool]) -> Any:

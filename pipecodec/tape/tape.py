@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -49,8 +49,8 @@ class Step:
     outs: list[Out] = field(default_factory=list)
     expect: tuple[Any] | None = None
     """The result, if Python went on with it: at replay it has to be equal."""
-    count: int | None = None
-    """The number of items that a function returned."""
+    lengths: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    """The numbers of items in the lists, tuples and dicts of the result, by path."""
     ambient: Ambient | None = None
     writes: tuple[int, ...] = ()
     """The values that the step writes into."""
@@ -92,6 +92,15 @@ class Step:
         """The values that the step takes, each once."""
         return list(dict.fromkeys(keys_of(self.args)))
 
+    def guarded_lengths(self, used: Set[int]) -> dict[tuple[Any, ...], int]:
+        """Return the lengths of containers of which items are used one by one."""
+        paths = [out.path for out in self.outs if out.where == "result" and out.key in used]
+        return {
+            path: length
+            for path, length in self.lengths.items()
+            if any(len(p) > len(path) and p[: len(path)] == path for p in paths)
+        }
+
     @property
     def makes(self) -> list[int]:
         """The values that the step gives."""
@@ -118,8 +127,11 @@ class Tape:
     result_keys: list[Any] | None = None
     """The type and keys of the result, if it is a mapping."""
     notes: list[str] = field(default_factory=list)
-    same_size: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """A size -> (input, dimension) of which it is that size in every observation."""
+
+    @property
+    def used(self) -> set[int]:
+        """The values that any step or the result takes."""
+        return {*keys_of(self.result), *(key for step in self.steps for key in step.uses)}
 
     def new(self, value: Any, label: str, place: str) -> int:
         """Number a value."""
