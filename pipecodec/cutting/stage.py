@@ -60,18 +60,20 @@ class CutStage(nn.Module):
 
     code: StageCode
     runs: list[Any]
-    witness: tuple[nn.Module]
+    leaves: tuple[nn.Module, ...]
 
     @property
     def mode(self) -> bool:
-        """Whether the stage trains; its layers decide where all of them say another thing.
+        """Whether the stage trains.
 
-        They are the model's own, and someone may have called ``model.eval()``.
+        Its leaves are the model's own, and someone may have called ``model.eval()``: where all
+        leaves say so, the stage follows.
         """
-        if self.witness[0].training is self.training:
-            return self.training
-        modes = {leaf.training for name, leaf in self.named_modules() if name}
-        return modes.pop() if len(modes) == 1 else self.training
+        if self.leaves and self.leaves[0].training is not self.training:
+            modes = {leaf.training for leaf in self.leaves}
+            if len(modes) == 1:
+                self.train(modes.pop())
+        return self.training
 
     @property
     def device(self) -> torch.device:
@@ -159,8 +161,8 @@ def make_stage(model: nn.Module, code: StageCode, steps: Sequence[Step]) -> CutS
     root.__dict__["_parameters"] = stage._parameters
     root.__dict__["_buffers"] = stage._buffers
     stage.__dict__["root"] = root  # for methods of the model itself; no child
-    modules = [stage.get_submodule(str(s.target)) for s in steps if type(s.target) is str]
-    stage.witness = (modules[0] if modules else stage,)
+    names = dict.fromkeys(step.target for step in steps if type(step.target) is str)
+    stage.leaves = tuple(stage.get_submodule(str(name)) for name in names)
     return stage
 
 

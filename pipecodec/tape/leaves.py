@@ -129,6 +129,7 @@ class Leaves:
         finally:
             recorder.watch = None
             handle.remove()
+        recorder.last_call.pop(name, None)
         recorder.last_call[name] = step
         self._note_arguments(step, before, args, kwargs)
         if any(_version(buffer) != version for buffer, version in buffers):

@@ -169,7 +169,7 @@ class Recorder(TorchFunctionMode):
         )
 
     def _leaf_above(self, name: str) -> Step | None:
-        for leaf, step in self.last_call.items():
+        for leaf, step in reversed(self.last_call.items()):  # the latest first
             owner = leaf.rpartition(".")[0] if isinstance(step.target, Method) else leaf
             if not owner or f"{name}.".startswith(f"{owner}."):
                 return step
