@@ -155,9 +155,9 @@ def _batch_of(model: nn.Module, example: Example) -> Batch:
 def _observe(
     observations: Observations, batch: Batch, others: Sequence[Batch]
 ) -> list[Observation]:
-    methods: list[str] | None = None
-    while methods != observations.methods:  # a new leaf makes all tapes anew
-        methods = list(observations.methods)
+    learned = -1
+    while learned != observations.learned:  # all tapes are made anew then
+        learned = observations.learned
         observations.found.clear()
         observations.notes.clear()
         observations.limits.clear()

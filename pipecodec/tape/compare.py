@@ -27,6 +27,8 @@ class Difference:
     place: str
     methods: tuple[str, ...]
     told: bool
+    item: bool = False
+    """Whether the guard took a number out of a tensor."""
 
 
 def merge(one: Tape, other: Tape) -> Difference | None:
@@ -81,7 +83,7 @@ class _Match:
             return Difference(text, a.place, a.methods, False)
         if not equal(a.expect, b.expect):
             text = f"{a.place}: Python got {_said(a)} and {_said(b)} of {a.label}"
-            return Difference(text, a.place, a.methods, True)
+            return Difference(text, a.place, a.methods, True, a.label == "item")
         lengths = a.guarded_lengths(self.used[0]), b.guarded_lengths(self.used[1])
         if lengths[0] != lengths[1]:
             text = f"{a.place}: {a.label} gives {lengths[0]} and {lengths[1]} values"
@@ -108,6 +110,24 @@ class _Match:
             if key is not None and isinstance(fact, Fact) and isinstance(mine, Fact):
                 grad = mine.requires_grad or fact.requires_grad
                 self.one.facts[key] = mine._replace(requires_grad=grad)
+
+        self._find_same_sizes()
+
+    def _find_same_sizes(self) -> None:
+        """Note each size that changed as one size of an input did."""
+        one, other = self.one, self.other
+        dimensions: dict[tuple[int, int], tuple[int, int]] = {}
+        for name, key in one.inputs.items():
+            a, b = one.facts[key], other.facts[other.inputs[name]]
+            if isinstance(a, Fact) and isinstance(b, Fact):
+                for i, pair in enumerate(zip(a.shape, b.shape, strict=True)):
+                    if pair[0] != pair[1]:
+                        dimensions.setdefault(pair, (key, i))
+        for theirs, key in self.keys.items():
+            if key is not None and one.names[key] == "size":
+                found = dimensions.get((one.facts[key], other.facts[theirs]))
+                if found is not None:
+                    one.same_size.setdefault(key, found)
 
     def templates(self, a: Template, b: Template, found: list[str], path: str = "") -> Template:
         """Return a template that is good for both, or note in `found` how they differ."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -25,17 +25,19 @@ def observe(
     batch: Batch,
     *,
     methods: Sequence[str] = (),
+    numbers: Set[str] = frozenset(),
 ) -> Tape:
     """Run the model once and return the tape of its glue code.
 
     Glue is the code of the modules that contain one of the `layers`; every other module that it
     calls is a leaf. `methods` name methods of glue modules ("model.get_image_features") that are
-    leaves too. The model has to be as it will be trained: its precision, and its mode.
+    leaves too. At the places `numbers` ("file:line") a number that is taken out of a tensor goes on
+    the tape; elsewhere it is a guard. The model has to be as it will be trained: its precision, and its mode.
 
     Raises TapeError where a value comes by a way that cannot be replayed.
     """
     glue = glue_above(model, layers)
-    recorder = Recorder(model, glue)
+    recorder = Recorder(model, glue, numbers)
     tape = recorder.tape
     for name, value in batch.inputs.items():
         _add_input(recorder, name, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import torch
@@ -47,13 +47,14 @@ _SIMPLE = (str, bytes, int, float, complex, torch.dtype, torch.layout, torch.mem
 class Recorder(TorchFunctionMode):
     """Records on a tape while ``recording``; ``leaf`` is the call of a leaf that is running."""
 
-    def __init__(self, model: nn.Module, glue: set[str]) -> None:
+    def __init__(self, model: nn.Module, glue: set[str], numbers: Set[str]) -> None:
         super().__init__()
         devices = {tensor.device for tensor in model.parameters()}
         device = devices.pop() if len(devices) == 1 else None
         self.tape = Tape(model.training, device, ambient_now(device))
         self.model = model
         self.glue = glue
+        self.numbers = numbers  # places at which ``item`` gives a number of the tape
         self.recording = False
         self.watch: Callable[..., Any] | None = None
         self.module_names = {id(module): name for name, module in model.named_modules()}
@@ -261,6 +262,10 @@ class Recorder(TorchFunctionMode):
             result = torch.ops.aten.alias(result)  # so that every value has one maker
         if name in _SIZES and isinstance(result, (int, torch.Size)):
             result = self._sized(step, result)
+        elif name == "item" and step.place in self.numbers and type(result) in (int, float):
+            key = self.new(result, "item")
+            step.outs.append(Out("result", (), key))
+            result = traced(result, self, key)
         elif name in _ASKED:
             step.expect = (result,)
         else:

@@ -128,6 +128,9 @@ class Tape:
     """The type and keys of the result, if it is a mapping."""
     notes: list[str] = field(default_factory=list)
 
+    same_size: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """A size -> (input, dimension): in two observations it was that size of that input."""
+
     @property
     def used(self) -> set[int]:
         """The values that any step or the result takes."""
