@@ -10,7 +10,7 @@ from torch import nn
 from ..tape.tape import Tape
 from .plan import Plan
 from .question import Question, question, without_asked
-from .source import Writer
+from .source import Code, Writer
 from .stage import OBSERVATION, CutStage, StageCode, Way, make_stage, place
 
 __all__ = ["assemble", "value_names"]
@@ -45,7 +45,8 @@ def assemble(
                 writer.guard_precision(takes)
             given = None if k == count - 1 else plan.gives[k]
             run = writer.piece(f"stage {k}", plan.pieces[k], takes, given)
-            like, asks = None, ()
+            like: Code | None = None
+            asks: tuple[str, ...] = ()
             if several and k == 0:
                 asking = Writer(tape, known)
                 like = asking.question("choice of an observation", asked.steps, asked.takes)
@@ -81,7 +82,7 @@ def _gives(
 
 
 def value_names(tape: Tape, plan: Plan) -> dict[int, str]:
-    """Return a name for each value that crosses or is an input: its maker's, numbered if need be."""
+    """Return a name for each value that crosses or is an input, after its maker."""
     names = {key: name for name, key in tape.inputs.items()}
     taken = {*names.values(), OBSERVATION, "self"}
     for key in sorted({key for each in plan.takes for key in each}):

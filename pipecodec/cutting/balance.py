@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -32,11 +33,9 @@ def given_cuts(model: nn.Module, tape: Tape, split: Sequence[str]) -> list[Step]
         if nth:
             later = [step for step in calls[int(nth) :] if tape.steps.index(step) > at]
         if not later:
+            after = f" after {split[len(cuts) - 1]!r}" if cuts else ""
             order = ", ".join(dict.fromkeys(str(s.target) for s in tape.steps if s.is_module))
-            raise TapeError(
-                f"split: {entry!r} is not called {'after ' + repr(split[len(cuts) - 1]) if cuts else ''}"
-                f"; the model calls {order}"
-            )
+            raise TapeError(f"split: {entry!r} is not called{after}; the model calls {order}")
         cuts.append(later[0])
         at = tape.steps.index(later[0])
     if at >= 0 and not any(step.is_module for step in tape.steps[: tape.steps.index(cuts[0])]):
@@ -67,7 +66,7 @@ def choose_cuts(
             f"{n_stages} stages; name others in split="
         )
     bounds = [*starts, len(steps)]
-    sums = [sum(costs[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    sums = [sum(costs[a:b]) for a, b in pairwise(bounds)]
     return [steps[starts[i]] for i in _least_maximum(sums, weights)]
 
 
@@ -104,7 +103,8 @@ def _least_maximum(costs: Sequence[float], weights: Sequence[float]) -> list[int
                 options.append((max(before[0], share), before[1] + share * share, begin))
             row.append(min(options, default=(float("inf"), 0.0, 0)))
         best.append(row)
-    cuts, end = [], count
+    cuts: list[int] = []
+    end = count
     for k in reversed(range(len(weights))):
         begin = best[k][end][2]
         if k:

@@ -13,7 +13,7 @@ from ..tape.compare import Difference, merge
 from ..tape.errors import TapeError
 from ..tape.observe import observe
 from ..tape.tape import Fact, Tape, step_of
-from ..tape.templates import Value
+from ..tape.arguments import Value
 from .examples import other_padding, other_sizes
 from .untouched import untouched
 
@@ -117,10 +117,8 @@ class Observations:
         if open_axes:
             self.limits += dict.fromkeys(reasons)
             if shown is batch:
-                _pin(
-                    tape,
-                    f"no batch of another size could be compared: {'; '.join(dict.fromkeys(reasons))}",
-                )
+                told = "; ".join(dict.fromkeys(reasons))
+                _pin(tape, f"no batch of another size could be compared: {told}")
         return tape, shown
 
     def _observe(self, batch: Batch, training: bool) -> Tape:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..tape.errors import TapeError
 from ..tape.tape import Tape
-from ..tape.templates import Node
+from ..tape.arguments import Node
 
 __all__ = ["keep_outputs"]
 

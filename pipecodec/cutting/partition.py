@@ -242,7 +242,7 @@ def _makers(tapes: Sequence[Tape], plans: Sequence[Plan]) -> dict[str, str]:
 
 
 def _fingerprint(part: Partition) -> str:
-    """Return a checksum of the stages' code, and of the names of all that they hold and exchange."""
+    """Return a checksum of the stages' code, and of all names that they hold and exchange."""
     digest = hashlib.sha256()
     for stage in part.stages:
         for way in stage.code.ways:  # type: ignore[union-attr]

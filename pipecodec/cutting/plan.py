@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..tape.errors import TapeError
 from ..tape.structure import take
 from ..tape.tape import Step, Tape
-from ..tape.templates import keys_of, modules_of
+from ..tape.arguments import keys_of, modules_of
 
 __all__ = ["Plan", "call_name", "calls_of", "changed_keys", "is_random", "live_steps", "make_plan"]
 
@@ -29,7 +29,7 @@ _RANDOM = (
 
 @dataclass(frozen=True)
 class Plan:
-    """For each stage its steps, the values it takes from before, and those it gives to later ones."""
+    """For each stage its steps, the values it takes, and those it gives to later stages."""
 
     pieces: list[list[Step]]
     takes: list[list[int]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..tape.tape import Out, Step, Tape, step_of
-from ..tape.templates import Const, Value, tensors_of
+from ..tape.arguments import Const, Value, tensors_of
 from .plan import Plan, is_random, live_steps, missing
 
 __all__ = ["Question", "question", "without_asked"]
@@ -17,8 +17,8 @@ __all__ = ["Question", "question", "without_asked"]
 class Question:
     """Guards that inputs alone decide, with the steps before them, and the inputs they take.
 
-    ``answered`` has the guards (by ``id``) that need not be asked again. The others take the size of
-    an input for that of another value, as it was in two observations; the stage asks those too.
+    ``answered`` has the guards (by ``id``) that need not be asked again. The others take the size
+    of an input for that of another value, as it was in two observations; the stage asks those too.
     """
 
     steps: list[Step]

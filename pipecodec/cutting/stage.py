@@ -13,7 +13,7 @@ from torch import nn
 
 from ..tape.errors import TapeError
 from ..tape.tape import Method, Step
-from ..tape.templates import modules_of, tensors_of
+from ..tape.arguments import modules_of, tensors_of
 from .source import Code
 
 __all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]
@@ -117,8 +117,8 @@ class ManyWays(CutStage):
             else:
                 return i
         raise TapeError(
-            f"the batch is like none of the {len(reasons)} that were observed: {'; '.join(reasons)}. "
-            f"Pass such a batch in examples= to pipecodec.partition"
+            f"the batch is like none of the {len(reasons)} that were observed: "
+            f"{'; '.join(reasons)}. Pass such a batch in examples= to pipecodec.partition"
         )
 
 

@@ -70,19 +70,19 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
         prefix, _, attribute = name.rpartition(".")
         owner = model.get_submodule(prefix)
         wholes.append((owner, attribute, whole(owner, Method(name), getattr(owner, attribute))))
-    torch.autograd.Function.apply = classmethod(observed_apply)  # type: ignore[assignment]
+    setattr(torch.autograd.Function, "apply", classmethod(observed_apply))  # noqa: B010
     for cls, original in originals.items():
-        cls.__call__ = calling(original)  # type: ignore[operator]
+        setattr(cls, "__call__", calling(original))  # noqa: B010
     for owner, attribute, called in wholes:
         vars(owner)[attribute] = called
     try:
         yield
     finally:
-        torch.autograd.Function.apply = apply
+        setattr(torch.autograd.Function, "apply", apply)  # noqa: B010
         for owner, attribute, _ in wholes:
             del vars(owner)[attribute]
         for cls, original in originals.items():
-            cls.__call__ = original  # type: ignore[operator]
+            setattr(cls, "__call__", original)  # noqa: B010
 
 
 class Leaves:
@@ -143,7 +143,7 @@ class Leaves:
         return result
 
     def _catch_outputs(self, step: Step, prefix: str, is_method: bool) -> Any:
-        """Note every tensor that a submodule returns: the model's hooks may hand it to glue code."""
+        """Note each tensor that a submodule returns: hooks may hand it to glue code."""
         recorder, counts = self.recorder, dict[str, int]()
 
         def hook(submodule: nn.Module, _: Any, output: Any) -> None:
@@ -155,7 +155,7 @@ class Leaves:
                 step.needs += (path,)
             for where, tensor in tensors_in(output):
                 recorder.alive.append(tensor)
-                recorder.inner[id(tensor)] = (step, (path[len(prefix) :], nth), where)
+                recorder.inside[id(tensor)] = (step, (path[len(prefix) :], nth), where)
 
         return nn.modules.module.register_module_forward_hook(hook)
 
@@ -195,8 +195,8 @@ class Leaves:
         held = recorder.held.get(id(tensor))
         if held is not None and isinstance(tensor, nn.Parameter):
             raise TapeError(
-                f"{step.target} reads {held} at {place()}, which is not its own, so it would not be "
-                f"there on another rank; pass it, or give it to the module under a name"
+                f"{step.target} reads {held} at {place()}, which is not its own, so it would not "
+                f"be there on another rank; pass it, or give it to the module under a name"
             )
 
     def _note_arguments(self, step: Step, before: dict[Any, Any], args: Any, kwargs: Any) -> None:

@@ -14,7 +14,7 @@ from .numbers import TracedFloat, TracedInt, plain
 from .recorder import Recorder
 from .structure import open_up, take, tensors_in
 from .tape import Out, Tape, step_of
-from .templates import Const, Value
+from .arguments import Const, Value
 
 __all__ = ["form_of", "glue_above", "observe"]
 
@@ -31,8 +31,9 @@ def observe(
 
     Glue is the code of the modules that contain one of the `layers`; every other module that it
     calls is a leaf. `methods` name methods of glue modules ("model.get_image_features") that are
-    leaves too. At the places `numbers` ("file:line") a number that is taken out of a tensor goes on
-    the tape; elsewhere it is a guard. The model has to be as it will be trained: its precision, and its mode.
+    leaves too. At the places `numbers` ("file:line") a number that is taken out of a tensor goes
+    on the tape; elsewhere it is a guard. The model has to be as it will be trained: its precision,
+    and its mode.
 
     Raises TapeError where a value comes by a way that cannot be replayed.
     """

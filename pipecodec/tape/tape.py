@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .ambient import Ambient
-from .templates import Node, Template, keys_of
+from .arguments import Node, Argument, keys_of
 
 __all__ = ["Fact", "Method", "Out", "Step", "Tape"]
 
@@ -122,7 +122,7 @@ class Tape:
     makers: dict[int, str] = field(default_factory=dict)
     """Value -> the place that made it."""
     inputs: dict[str, int] = field(default_factory=dict)
-    result: Template = field(default_factory=lambda: Node(tuple, []))
+    result: Argument = field(default_factory=lambda: Node(tuple, []))
     result_type: type | None = None
     result_keys: list[Any] | None = None
     """The type and keys of the result, if it is a mapping."""
@@ -158,6 +158,6 @@ def fact_of(value: Any) -> Any:
     )
 
 
-def step_of(function: Callable[..., Any], args: list[Template]) -> Step:
+def step_of(function: Callable[..., Any], args: list[Argument]) -> Step:
     """Return a step that calls `function` with `args`."""
     return Step(function, Node(tuple, [Node(tuple, args, tuple), Node(dict, [], dict)]))
