@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from ..tape.arguments import Value
 from ..tape.batch import Batch
 from ..tape.compare import Difference, merge
 from ..tape.errors import TapeError
 from ..tape.observe import observe
 from ..tape.tape import Fact, Tape, step_of
-from ..tape.arguments import Value
 from .examples import other_padding, other_sizes
 from .untouched import untouched
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from ..tape.arguments import keys_of, modules_of
 from ..tape.errors import TapeError
 from ..tape.structure import take
 from ..tape.tape import Step, Tape
-from ..tape.arguments import keys_of, modules_of
 
 __all__ = ["Plan", "call_name", "calls_of", "changed_keys", "is_random", "live_steps", "make_plan"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..tape.tape import Out, Step, Tape, step_of
 from ..tape.arguments import Const, Value, tensors_of
+from ..tape.tape import Out, Step, Tape, step_of
 from .plan import Plan, is_random, live_steps, missing
 
 __all__ = ["Question", "question", "without_asked"]

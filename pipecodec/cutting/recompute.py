@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import torch
 
+from ..tape.arguments import Argument, Const, Device, Node, Value, keys_of, tensors_of
 from ..tape.tape import Fact, Step, Tape
-from ..tape.arguments import Const, Device, Node, Argument, Value, keys_of, tensors_of
 from .plan import Plan, changed_keys, is_random, live_steps, plan_of
 
 __all__ = ["recompute"]

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from ..tape.ambient import ambient
+from ..tape.arguments import Argument, Const, Device, Held, Node, Sub, Training, Value, keys_of
 from ..tape.compare import equal
 from ..tape.observe import form_of
 from ..tape.structure import take
 from ..tape.tape import Fact, Method, Step, Tape
-from ..tape.arguments import Const, Device, Held, Node, Sub, Argument, Training, Value, keys_of
 from . import run_time
 
 __all__ = ["Code", "Writer"]

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..tape.arguments import modules_of, tensors_of
 from ..tape.errors import TapeError
 from ..tape.tape import Method, Step
-from ..tape.arguments import modules_of, tensors_of
 from .source import Code
 
 __all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]

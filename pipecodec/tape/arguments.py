@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Const", "Device", "Held", "Node", "Sub", "Argument", "Training", "Value"]
+__all__ = ["Argument", "Const", "Device", "Held", "Node", "Sub", "Training", "Value"]
 
 
 @dataclass(frozen=True)

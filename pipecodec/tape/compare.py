@@ -8,9 +8,9 @@ from typing import Any
 import numpy
 import torch
 
+from .arguments import Argument, Const, Node, Training, Value
 from .structure import open_up
 from .tape import Fact, Step, Tape
-from .arguments import Const, Node, Argument, Training, Value
 
 __all__ = ["Difference", "equal", "merge"]
 

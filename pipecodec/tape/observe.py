@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from .arguments import Const, Value
 from .batch import Batch
 from .leaves import intercepted
 from .numbers import TracedFloat, TracedInt, plain
 from .recorder import Recorder
 from .structure import open_up, take, tensors_in
 from .tape import Out, Tape, step_of
-from .arguments import Const, Value
 
 __all__ = ["form_of", "glue_above", "observe"]
 

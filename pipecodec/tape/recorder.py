@@ -11,12 +11,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .ambient import ambient_now
+from .arguments import Argument, Const, Device, Held, Node, Sub, Training, Value, keys_of
 from .errors import TapeError
 from .numbers import TracedFloat, TracedInt, plain, traced
 from .place import code_frames, place
 from .structure import containers_in, hidden_in, is_object, lengths_in, open_up, tensors_in
 from .tape import Method, Out, Step, Tape
-from .arguments import Const, Device, Held, Node, Sub, Argument, Training, Value, keys_of
 
 __all__ = ["Recorder"]
 

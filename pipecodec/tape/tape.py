@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .ambient import Ambient
-from .arguments import Node, Argument, keys_of
+from .arguments import Argument, Node, keys_of
 
 __all__ = ["Fact", "Method", "Out", "Step", "Tape"]
 
