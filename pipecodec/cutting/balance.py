@@ -11,7 +11,7 @@ from torch import nn
 from ..tape.errors import TapeError
 from ..tape.tape import Method, Step, Tape
 from .layers import names_above_split
-from .plan import calls_of
+from .plan import called, calls_of
 
 __all__ = ["Balance", "choose_cuts", "given_cuts"]
 
@@ -55,11 +55,11 @@ def choose_cuts(
     enough layers.
     """
     weights = [1.0] * n_stages if isinstance(balance, str) else [float(w) for w in balance]
-    steps = [step for step in tape.steps if step.is_module]
+    steps = [step for step in tape.steps if called(step)]
     costs = _costs(model, steps, balance == "time")
     known = set(layers)
     # Positions in `steps` at which a stage may begin.
-    starts = [0, *(i for i, step in enumerate(steps) if i and step.target in known)]
+    starts = [0, *(i for i, step in enumerate(steps) if i and known & set(called(step)))]
     if len(starts) < n_stages:
         raise TapeError(
             f"the model calls {len(starts)} layers between which it can be cut, too few for "
@@ -75,7 +75,7 @@ def _costs(model: nn.Module, steps: Sequence[Step], by_time: bool) -> list[float
         return [step.seconds for step in steps]
     costs = []
     for step in steps:
-        names = step.needs if isinstance(step.target, Method) else (str(step.target),)
+        names = step.needs if isinstance(step.target, Method) else called(step)
         modules = [dict(model.named_modules()).get(name) for name in names]
         weights = {p: p.numel() for m in modules if m is not None for p in m.parameters()}
         costs.append(float(sum(weights.values())) or 1.0)

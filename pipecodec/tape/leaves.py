@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
         if not recorder.recording:
             return apply.__get__(None, cls)(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            return recorder.call_function(cls.apply, args, kwargs)
+            return recorder.call_function(Applied(cls, apply), args, kwargs)
 
     wholes = []
     for name in methods:
@@ -83,6 +84,24 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
             del vars(owner)[attribute]
         for cls, original in originals.items():
             setattr(cls, "__call__", original)  # noqa: B010
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The ``apply`` of an autograd function."""
+
+    function: Any
+    apply: Any = field(compare=False, repr=False)
+
+    @property
+    def __name__(self) -> str:
+        return str(self.function.__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.apply.__get__(None, self.function)(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.function, "apply")
 
 
 class Leaves:
@@ -105,7 +124,8 @@ class Leaves:
         try:
             step = Step(name, place=place(), ambient=ambient_now(recorder.tape.device))
             step.args = recorder.encode_call(args, kwargs)
-            args, kwargs = _without_traced((args, kwargs))
+            args = _without_traced(args)
+            kwargs = {name: _without_traced(value) for name, value in kwargs.items()}
             return self._observe(step, module, call, args, kwargs)
         finally:
             recorder.recording = True
@@ -229,6 +249,4 @@ def _without_traced(value: Any) -> Any:
         return tuple(map(_without_traced, value))
     if type(value) is torch.Size:
         return torch.Size([plain(n) for n in value])
-    if type(value) is dict and all(isinstance(key, str) for key in value):
-        return {key: _without_traced(item) for key, item in value.items()}
     return value

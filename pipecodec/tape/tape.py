@@ -83,7 +83,7 @@ class Step:
         if isinstance(self.target, str):
             return str(self.target)
         name = str(getattr(self.target, "__name__", self.target))
-        if name in ("apply", "__get__", "__set__"):
+        if name in ("__get__", "__set__"):
             return str(getattr(self.target.__self__, "__name__", name))
         return name
 
