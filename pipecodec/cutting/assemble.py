@@ -89,7 +89,7 @@ def value_names(tape: Tape, plan: Plan) -> dict[int, str]:
         if key in names:
             continue
         base = "".join(c if c.isalnum() else "_" for c in tape.names[key]).strip("_") or "value"
-        if not base.isidentifier() or keyword.iskeyword(base):
+        if not base.isidentifier() or keyword.iskeyword(base) or base.startswith("submod_"):
             base = f"value_{base}"
         name, number = base, 1
         while name in taken:

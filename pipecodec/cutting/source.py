@@ -53,8 +53,7 @@ class Code:
 
     def text(self) -> str:
         """Return the source with the objects that it names, without their addresses."""
-        names = [f"{name} = {_ADDRESS.sub('', repr(value))}" for name, value in self.names.items()]
-        return "\n".join([self.source, *names])
+        return "\n".join([self.source, *(f"{k} = {_stable(v)}" for k, v in self.names.items())])
 
     def function(self) -> Callable[..., Any]:
         """Return the function. A traceback shows its lines, each with its place in the model."""
@@ -149,13 +148,12 @@ class Writer:
             return
         outs = [out for out in step.outs if out.key in used]
         wheres = {out.where for out in outs}
-        call = self._callee(step)
         args, kwargs = step.args.children
         if "args" in wheres:
             self.lines.append(f"    _args, _kwargs = {self._write(args)}, {self._write(kwargs)}")
-            call += "(*_args, **_kwargs)"
+            call = f"{self._callee(step)}(*_args, **_kwargs)"
         else:
-            call = self._call(step, call, args, kwargs)
+            call = self._call(step, args, kwargs)
         only = outs[0].key if len(outs) == 1 and outs[0][:2] == ("result", ()) else None
         target = self._value(only) if only is not None else "_r"
         line = f"{target} = {call}" if outs or step.expect is not None else call
@@ -172,7 +170,7 @@ class Writer:
             self.lines.append(f"{indent}with {self._constant(ambient)}({state}, {entry}):")
             indent += "    "
         if taps:
-            module, wanted = self._module(str(step.target)), self._constant(frozenset(taps))
+            module, wanted = self._module(str(step.target)), self._constant(tuple(sorted(taps)))
             self.lines.append(
                 f"{indent}with {self._constant(run_time.tapped)}({module}, {wanted}) as _taps:"
             )
@@ -245,7 +243,7 @@ class Writer:
             return self._module(step.target)
         return self._constant(step.target)
 
-    def _call(self, step: Step, callee: str, args: Argument, kwargs: Argument) -> str:
+    def _call(self, step: Step, args: Argument, kwargs: Argument) -> str:
         positional = _items(args)
         if positional is not None and not step.is_module:
             infix = _INFIX.get(step.target)
@@ -263,7 +261,7 @@ class Writer:
             words += [f"{key}={self._write(value)}" for key, value in pairs]
         else:
             words.append(f"**{self._write(kwargs)}")
-        return f"{callee}({', '.join(words)})"
+        return f"{self._callee(step)}({', '.join(words)})"
 
     # -- expressions
 
@@ -318,6 +316,13 @@ class Writer:
         name = f"_c{len(self.scope)}"
         self.scope[name] = value
         return name
+
+
+def _stable(value: Any) -> str:
+    """Return a text that is the same in every process."""
+    if isinstance(value, (set, frozenset)):
+        return f"{type(value).__name__}({sorted(map(_stable, value))})"
+    return _ADDRESS.sub("", repr(value))
 
 
 def _items(args: Argument) -> Sequence[Argument] | None:

@@ -18,7 +18,7 @@ from .source import Code
 
 __all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]
 
-OBSERVATION = "observation"
+OBSERVATION = "pipecodec_observation"
 """The name of the number, sent with the values, of the observation that a batch is like."""
 
 
