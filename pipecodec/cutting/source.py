@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -51,6 +51,10 @@ class Code:
     def __deepcopy__(self, memo: Any) -> Code:
         return self
 
+    def __reduce__(self) -> Any:
+        names = {k: _Method.of(value) for k, value in self.names.items()}
+        return _unpickled, (self.name, self.source, names)
+
     def text(self) -> str:
         """Return the source with the objects that it names, without their addresses."""
         return "\n".join([self.source, *(f"{k} = {_stable(v)}" for k, v in self.names.items())])
@@ -64,6 +68,27 @@ class Code:
         exec(compile(self.source, file, "exec"), scope)
         made: Callable[..., Any] = scope["run"]
         return made
+
+
+class _Method(NamedTuple):
+    """A method of Tensor by name: torch gives some of them a module in which they are not found."""
+
+    name: str
+
+    @staticmethod
+    def of(value: Any) -> Any:
+        if getattr(value, "__module__", None) != torch.Tensor.__module__:
+            return value
+        names = (name for name in dir(torch.Tensor) if getattr(torch.Tensor, name, None) is value)
+        name = next(names, None)
+        return value if name is None else _Method(name)
+
+
+def _unpickled(name: str, source: str, names: dict[str, Any]) -> Code:
+    found = {
+        k: getattr(torch.Tensor, v.name) if type(v) is _Method else v for k, v in names.items()
+    }
+    return Code(name, source, found)
 
 
 @dataclass
