@@ -77,7 +77,7 @@ class _Method(NamedTuple):
 
     @staticmethod
     def of(value: Any) -> Any:
-        if getattr(value, "__module__", None) != torch.Tensor.__module__:
+        if getattr(value, "__module__", None) != "torch._tensor":
             return value
         names = (name for name in dir(torch.Tensor) if getattr(torch.Tensor, name, None) is value)
         name = next(names, None)
