@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..tape.tape import Tape
+from .code import Code
 from .plan import Plan
 from .question import Question, question, without_asked
-from .source import Code, Writer
+from .source import Writer
 from .stage import OBSERVATION, CutStage, StageCode, Way, make_stage, place
 
 __all__ = ["assemble", "value_names"]

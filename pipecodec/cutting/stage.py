@@ -14,7 +14,7 @@ from torch import nn
 from ..tape.arguments import modules_of, tensors_of
 from ..tape.errors import TapeError
 from ..tape.tape import Method, Step
-from .source import Code
+from .code import Code
 
 __all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]
 
