@@ -82,13 +82,18 @@ def _pairs(
     """Return each leaf of the first batch at boundary `k`, described."""
     at, packed = runs[0][k]
     others = [{leaf.path: leaf for leaf in run[k][1].leaves} for run in runs[1:] if len(run) > k]
-    return [(_crossing(part, at, leaf, others, used), leaf) for leaf in packed.leaves]
+    remade = {(n, made) for later, _ in runs[0] for n, made in later.made_by.items() if made}
+    users = {name: users_of(part, name, k, remade) for name in at.values}
+    return [
+        (_crossing(part, at, leaf, users[leaf.name], others, used), leaf) for leaf in packed.leaves
+    ]
 
 
 def _crossing(
     part: Partition,
     at: At,
     leaf: Leaf,
+    users: tuple[int, ...],
     others: Sequence[Mapping[str, Leaf]],
     used: Mapping[int, bool],
 ) -> Crossing:
@@ -107,7 +112,7 @@ def _crossing(
         travels="static number" if static else leaf.travels,
         gradient=gradient,
         used=needed,
-        used_by=users_of(part, leaf.name, at.boundary),
+        used_by=users,
         made_by=at.made_by[leaf.name],
         maker=None if cut is None else cut.makers.get(leaf.name),
         varies=varies,

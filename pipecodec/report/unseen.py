@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from .. import _C
 from ..stages.liveness import arg_name
 from ..stages.partition import Partition
@@ -10,15 +12,20 @@ from .facts import Boundary, Crossing
 __all__ = ["boundaries_of_cut", "prices", "users_of"]
 
 
-def users_of(part: Partition, name: str, boundary: int) -> tuple[int, ...]:
-    """Return the stages after `boundary` whose forward takes a value, or an item of it."""
+def users_of(
+    part: Partition, name: str, boundary: int, remade: Collection[tuple[str, int]] = ()
+) -> tuple[int, ...]:
+    """Return the stages after `boundary` whose forward takes a value, or an item of it.
+
+    `remade` holds (name, stage) where an undeclared stage gave the name to another value.
+    """
     users = []
     for k in range(boundary + 1, len(part.stages)):
         taken = map(arg_name, part.stage_id_2_arg_names[k])
         if any(_overlap(name, each) for each in taken):
             users.append(k)
         given = part.outputs[k]
-        if name in ([given] if isinstance(given, str) else given or ()):
+        if (name, k) in remade or name in ([given] if isinstance(given, str) else given or ()):
             break  # another value has this name from here on
     return tuple(users)
 
