@@ -46,6 +46,8 @@ class Leaf:
     shape: tuple[int, ...] | None = None
     nbytes: int = 0
     tensor: torch.Tensor | None = None
+    """As the next stage gets it: one that requires a gradient is an alias, whose gradient is that
+    of later stages alone."""
     alias: bool = False
 
 
@@ -81,7 +83,9 @@ class Packer:
             if error is not None:
                 faults.append(error)
                 tensors = Codec(transport="tunnel", dynamic_shape=True).pack(list(good.values()))
-        leaves = list(_leaves(good, tensors))
+        *apart, frame = pack(list(good.values()))
+        aliases = [torch.ops.aten.alias(leaf) if leaf.requires_grad else leaf for leaf in apart]
+        leaves = list(_leaves(list(good), tensors, aliases))
         leaves += [
             Leaf(name, name, type(value).__name__, "cannot")
             for name, value in values.items()
@@ -92,7 +96,7 @@ class Packer:
             leaves,
             sizes=[] if faults else [each.numel() * each.element_size() for each in tensors],
             faults=faults,
-            passed=unpack(pack(list(values.values()))) if whole else list(values.values()),
+            passed=unpack((*aliases, frame)) if whole else list(values.values()),
         )
 
     def _pack(self, values: Mapping[str, Any]) -> tuple[tuple[torch.Tensor, ...], str | None]:
@@ -122,9 +126,10 @@ def _faults(value: Any, path: str) -> Iterator[str]:
     yield from found or [text]
 
 
-def _leaves(values: Mapping[str, Any], tensors: Sequence[torch.Tensor]) -> Iterator[Leaf]:
-    names, place = list(values), -1
-    slots = iter(pack(list(values.values()))[:-1])
+def _leaves(
+    names: Sequence[str], tensors: Sequence[torch.Tensor], aliases: Sequence[torch.Tensor]
+) -> Iterator[Leaf]:
+    place, slots = -1, iter(aliases)
     for depth, path, _, kind, text, children, tensor in _C.ReceivedFrame(tensors).rows():
         place += depth == 1
         if depth == 0 or (kind in _CONTAINERS and children):

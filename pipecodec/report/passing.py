@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from ..stages.ties import memory_of
 from .crossings import Leaf
 from .facts import Crossing, Problem
 from .gradients import loss_of
@@ -26,11 +27,13 @@ def passing_values(
 ) -> Iterator[Problem]:
     """Yield a problem for each boundary that a cache crosses, or much that no loss needs."""
     entries = dict(_entries(output))
-    cached = {id(t) for key in _CACHES if key in entries for t in _tensors(entries[key], _DEEPEST)}
-    given = {id(t) for t in _tensors(output, _DEEPEST)}
+    cached = {
+        memory_of(t) for key in _CACHES if key in entries for t in _tensors(entries[key], _DEEPEST)
+    }
+    given = {memory_of(tensor) for tensor in _tensors(output, _DEEPEST)}
     for k, pairs in enumerate(crossings):
         total = sum(crossing.nbytes for crossing, _ in pairs)
-        caches = [each for each, leaf in pairs if id(leaf.tensor) in cached or _is_cache(leaf)]
+        caches = [each for each, leaf in pairs if _memory(leaf) in cached or _is_cache(leaf)]
         if caches:
             yield Problem(
                 k,
@@ -41,7 +44,7 @@ def passing_values(
             )
         passing = [
             each for each, leaf in pairs
-            if id(leaf.tensor) in given and each not in caches and not each.used
+            if _memory(leaf) in given and each not in caches and not each.used
         ]  # fmt: skip
         nbytes = sum(each.nbytes for each in passing)
         if loss_of(output) is not None and nbytes > LARGE * total:
@@ -59,6 +62,10 @@ def _entries(output: Any) -> Iterator[tuple[str, Any]]:
         yield from ((str(key), value) for key, value in output.items())
     elif not isinstance(output, torch.Tensor) and hasattr(output, "__dict__"):
         yield from vars(output).items()
+
+
+def _memory(leaf: Leaf) -> Hashable:
+    return None if leaf.tensor is None else memory_of(leaf.tensor)
 
 
 def _is_cache(leaf: Leaf) -> bool:
