@@ -1,0 +1,1 @@
+"""Observes a model and records what its glue code does."""
