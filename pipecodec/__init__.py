@@ -36,6 +36,7 @@ from .legacy import (  # noqa: E402
     unwrap_torch_tensor,
     wrap_to_torch_tensor,
 )
+from .loading import load_stage, materialize_stage  # noqa: E402
 from .logger import get_logger  # noqa: E402
 from .registry import get_dialect, register_framework_dialect  # noqa: E402
 from .stages import Partition, partition_modules, run_local  # noqa: E402
@@ -62,6 +63,8 @@ __all__ = [
     "get_dialect",
     "get_logger",
     "get_simple_nested_list_str",
+    "load_stage",
+    "materialize_stage",
     "pack",
     "partition_modules",
     "register",

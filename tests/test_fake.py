@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from pipecodec.tape.fake import has_no_memory, run_fake
+from pipecodec.stages.no_memory import has_no_memory
+from pipecodec.tape.fake import run_fake
 
 
 class Model(nn.Module):

@@ -14,6 +14,7 @@ from torch import nn
 from ..codec import Codec
 from .liveness import Arg, analyze_signatures
 from .model_state import ModelState, Place, copied_from, locate
+from .no_memory import has_no_memory
 from .signature import forward_parameters
 from .stage import Stage, bind_inputs
 from .ties import find_ties, memory_of
@@ -31,7 +32,8 @@ class Partition:
     ``outputs[k]`` declares the outputs of stage k: a list of names, one string for the whole
     value, or None. ``tie_weights`` maps a name to the (parameter path, stage id) pairs that are
     one weight, one pair per stage. ``model_state`` says where the model's state dict is in the
-    stages, if that is known.
+    stages, if that is known. ``model`` is the model itself where it has no memory (it is on meta,
+    or fake): ``load_stage`` and ``materialize_stage`` ask it for names and initial values.
     """
 
     stages: list[nn.Module]
@@ -41,6 +43,7 @@ class Partition:
     outputs: list[Outputs]
     tie_weights: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     model_state: ModelState | None = None
+    model: nn.Module | None = field(default=None, repr=False, compare=False)
 
     def state_dict_to_model(
         self, stage_state_dicts: Sequence[Mapping[str, Any]], *, strict: bool = True
@@ -132,6 +135,7 @@ def partition_modules(
         outputs=declared,
         tie_weights=find_ties(_originals(stages, model, ties)),
         model_state=None if model is None else locate(stages, model),
+        model=model if model is not None and has_no_memory(model) else None,
     )
 
 

@@ -14,7 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["FakeRun", "has_no_memory", "run_fake"]
+from ..stages.no_memory import without_memory
+
+__all__ = ["FakeRun", "run_fake"]
 
 Result = TypeVar("Result")
 Line = tuple[str, int, str]
@@ -24,11 +26,6 @@ _INNER = (
     os.path.dirname(os.path.abspath(torch.__file__)) + os.sep,
     os.path.dirname(os.path.abspath(__file__)) + os.sep,
 )
-
-
-def has_no_memory(model: nn.Module) -> bool:
-    """Tell whether any parameter or buffer of the model is on meta or fake."""
-    return any(_without_memory(tensor) for *_, tensor in _slots(model))
 
 
 def run_fake(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> Result:
@@ -84,9 +81,9 @@ class FakeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
             self._refuse_mixed_writes(func, args, kwargs)
-            return _RULES.get(func, _as_it_is)(func, *args, **kwargs)
+            return _RULES.get(func, _as_it_is)(func, *args, **kwargs)  # type: ignore[no-untyped-call]
         if tensors:
-            with unset_fake_temporarily():  # type: ignore[no-untyped-call]
+            with unset_fake_temporarily():
                 result = func(*args, **kwargs)
         else:
             result = func(*args, **kwargs)
@@ -142,7 +139,7 @@ class _Written(BaseException):
 def _fake_parameters(model: nn.Module) -> Iterator[FakeTensorMode | None]:
     slots = list(_slots(model))
     modes = {t.fake_mode for *_, t in slots if isinstance(t, FakeTensor)}
-    if not any(_without_memory(tensor) for *_, tensor in slots):
+    if not any(without_memory(tensor) for *_, tensor in slots):
         yield None
         return
     if len(modes) > 1:
@@ -183,10 +180,6 @@ def _slots(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor
                     yield holder, name, value
 
 
-def _without_memory(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, FakeTensor) or tensor.is_meta
-
-
 def _on_meta(tensor: torch.Tensor) -> bool:
     return tensor.is_meta and not isinstance(tensor, FakeTensor)
 
@@ -223,7 +216,7 @@ def _index(func: Any, values: Any, indices: Any) -> Any:
         if isinstance(index, FakeTensor) or index is None or index.dtype is not torch.bool:
             known.append(index)
         else:
-            with unset_fake_temporarily():  # type: ignore[no-untyped-call]
+            with unset_fake_temporarily():
                 known += index.nonzero(as_tuple=True)
     return func(values, known)
 
