@@ -12,6 +12,7 @@ check_build()
 
 from . import deepspeed  # noqa: E402
 from .codec import Codec, pack, unpack  # noqa: E402
+from .cutting.partition import partition  # noqa: E402
 from .deepspeed import (  # noqa: E402
     DeepSpeedPipeStageWrapper,
     analyze_tie_ranks,
@@ -66,6 +67,7 @@ __all__ = [
     "load_stage",
     "materialize_stage",
     "pack",
+    "partition",
     "partition_modules",
     "register",
     "register_framework_dialect",

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..codec import Codec
+from ..cutting.cut import Cut
 from .liveness import Arg, analyze_signatures
 from .model_state import ModelState, Place, copied_from, locate
 from .no_memory import has_no_memory
@@ -32,7 +33,8 @@ class Partition:
     ``outputs[k]`` declares the outputs of stage k: a list of names, one string for the whole
     value, or None. ``tie_weights`` maps a name to the (parameter path, stage id) pairs that are
     one weight, one pair per stage. ``model_state`` says where the model's state dict is in the
-    stages, if that is known. ``model`` is the model itself where it has no memory (it is on meta,
+    stages, if that is known. ``cut`` tells how :func:`pipecodec.partition` cut the model, and is
+    None for hand-made stages. ``model`` is the model itself where it has no memory (it is on meta,
     or fake): ``load_stage`` and ``materialize_stage`` ask it for names and initial values.
     """
 
@@ -43,6 +45,7 @@ class Partition:
     outputs: list[Outputs]
     tie_weights: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     model_state: ModelState | None = None
+    cut: Cut | None = None
     model: nn.Module | None = field(default=None, repr=False, compare=False)
 
     def state_dict_to_model(
