@@ -31,6 +31,7 @@ class Folder:
         self.files: dict[str, Path] = {}
         self._stack = contextlib.ExitStack()
         self._open: dict[Path, Any] = {}
+        self._keys: dict[Path, set[str]] = {}
         self._find()
 
     def __enter__(self) -> Folder:
@@ -67,10 +68,12 @@ class Folder:
         """Return why a tensor that the index lists cannot be read, if so."""
         path = self.files[key]
         try:
-            if key in set(self._file(path).keys()):
-                return None
+            if path not in self._keys:
+                self._keys[path] = set(self._file(path).keys())
         except Exception as error:
             return f"{path.name} cannot be read: {type(error).__name__}: {error}"
+        if key in self._keys[path]:
+            return None
         return f"{path.name} lacks {key!r}, which the index says it has; save the model anew"
 
     def _file(self, path: Path) -> Any:

@@ -66,25 +66,39 @@ def materialize_stage(
 def buffers_of(
     own: Stage, todo: Sequence[Slot], device: torch.device
 ) -> tuple[dict[Slot, torch.Tensor], list[str]]:
-    """Return the values of buffers that no checkpoint holds, and why some cannot be computed.
-
-    They are computed twice, from other contents and with another seed: a difference tells that
-    initialisation does not determine them.
-    """
-    targets = [own.model_slot(slot) for slot in todo]
+    """Return the values of buffers that no checkpoint holds, and why some cannot be computed."""
+    values, problems = {}, _hidden(own)
     try:
-        first = compute(own.model, targets, device, seed=0, fill=lambda _: 0)
-        second = compute(own.model, targets, device, seed=1, fill=lambda _: 1)
+        found = determined(own.model, [own.model_slot(slot) for slot in todo], device)
     except ValueError as error:
-        return {}, [str(error)]
-    problems = [
-        f"{slot.path} is in no checkpoint and cannot be computed from the modules: "
-        f"{_owner(slot)} fills it when it is constructed; build the model with this buffer in "
-        f"memory, or give the module a method reset_parameters() that fills it"
+        return {}, [*problems, str(error)]
+    for slot, (_, value) in zip(todo, found, strict=True):
+        if value is not None:
+            values[slot] = value
+        else:
+            problems.append(
+                f"{slot.path} is in no checkpoint and cannot be computed from the modules: "
+                f"{_owner(slot)} fills it when it is constructed; build the model with this buffer "
+                f"in memory, or give the module a method reset_parameters() that fills it"
+            )
+    return values, problems
+
+
+def determined(
+    model: nn.Module, todo: Sequence[Slot], device: torch.device
+) -> list[tuple[Slot, torch.Tensor | None]]:
+    """Return the values that initialisation determines, None for tensors that it does not.
+
+    They are computed twice, from other contents and with another seed: a difference tells.
+    """
+    if not todo:
+        return []
+    first = compute(model, todo, device, seed=0, fill=lambda _: 0)
+    second = compute(model, todo, device, seed=1, fill=lambda _: 1)
+    return [
+        (slot, one if _equal(one, two) else None)
         for slot, one, two in zip(todo, first, second, strict=True)
-        if not _equal(one, two)
     ]
-    return dict(zip(todo, first, strict=True)), problems + _hidden(own)
 
 
 def _to_fill(own: Stage, device: torch.device) -> tuple[list[Slot], dict[Slot, torch.Tensor]]:

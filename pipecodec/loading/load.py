@@ -17,6 +17,8 @@ from .slots import Slot, Stage
 
 __all__ = ["load_stage"]
 
+_ALIGNMENT = 64  # bytes, of torch's allocator on the CPU
+
 
 def load_stage(
     part: Partition,
@@ -171,9 +173,12 @@ class _Plan:
 
 
 def _alone(value: torch.Tensor) -> torch.Tensor:
-    """Return the value in a storage that holds nothing else."""
-    whole = value.untyped_storage().nbytes()
-    return value if whole == value.numel() * value.element_size() else value.clone()
+    """Return the value in a storage that holds nothing else and begins where torch's begin.
+
+    Kernels may sum in another order where memory is not aligned, and round differently.
+    """
+    whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+    return value if whole and value.data_ptr() % _ALIGNMENT == 0 else value.clone()
 
 
 def _error(stage: int, folder: str | Path, problems: list[str]) -> ValueError:

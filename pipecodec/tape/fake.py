@@ -5,16 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..loading.initial import determined
+from ..loading.slots import slots as slots_of
 from ..stages.no_memory import without_memory
+from .errors import TapeError
 
 __all__ = ["FakeRun", "run_fake"]
 
@@ -36,10 +46,12 @@ def run_fake(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> R
     to be called in ``run.leaf()``.
 
     What depends on inputs alone is computed for real, so glue takes the branches that it takes in
-    the real model. What depends on a parameter has no values, and asking for them is an error of
-    torch's. `observe` is called again where a tensor of real values (``torch.zeros``) turned out to
-    take fake ones later, with that tensor fake from the start; each time the random state is that
-    of the first.
+    the real model; so do modules without parameters whose buffers their initialisation determines,
+    such as rotary embeddings. What depends on a parameter has no values. `observe` is called again
+    where a tensor of real values (``torch.zeros``) turned out to take fake ones later, with that
+    tensor fake from the start; each time the random state is that of the first.
+
+    Raises TapeError where the model asks for a value that depends on a parameter.
     """
     with _fake_parameters(model) as mode:
         if mode is None:
@@ -52,6 +64,11 @@ def run_fake(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> R
                     return observe(run)
             except _Written as written:
                 lines.add(written.line)
+            except (DataDependentOutputException, DynamicOutputShapeException) as error:
+                raise TapeError(
+                    f"{_innermost(error)}: the model asks for a value that depends on a parameter "
+                    f"({error.func}), but has no memory, so it has none; observe it with memory"
+                ) from error
 
 
 class FakeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -68,11 +85,9 @@ class FakeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with self._mode, self:
             yield
 
-    def inputs(self, value: Any) -> Any:
-        """Return a model's inputs with fake tensors in place of those on meta."""
-        return pytree.tree_map_only(
-            torch.Tensor, lambda t: _fake(self._mode, t) if _on_meta(t) else t, value
-        )
+    def input(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a fake tensor in place of an input on meta."""
+        return _fake(self._mode, tensor) if _on_meta(tensor) else tensor
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -120,7 +135,7 @@ class FakeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if made is not None and made not in self._fake_lines:
                         raise _Written(made)
                     file, number = _line()
-                    raise RuntimeError(
+                    raise TapeError(
                         f"{file}:{number}: {func} writes a value that depends on a parameter into "
                         f"an input or a buffer, but the model has no memory, so the value is "
                         f"unknown; write into a copy, or observe the model with memory"
@@ -148,19 +163,35 @@ def _fake_parameters(model: nn.Module) -> Iterator[FakeTensorMode | None]:
         )
     mode = modes.pop() if modes else FakeTensorMode()
     allowed, mode.allow_non_fake_inputs = mode.allow_non_fake_inputs, True
-    made: dict[int, torch.Tensor] = {}
+    stand_ins = {id(t): value for t, value in _known_buffers(model, slots)}
     for holder, name, tensor in slots:
-        if _on_meta(tensor):
-            if id(tensor) not in made:
-                made[id(tensor)] = _fake(mode, tensor)
-            holder[name] = made[id(tensor)]
+        if _on_meta(tensor) and id(tensor) not in stand_ins:
+            stand_ins[id(tensor)] = _fake(mode, tensor)
+        holder[name] = stand_ins.get(id(tensor), tensor)
     try:
         yield mode
     finally:
         mode.allow_non_fake_inputs = allowed
         for holder, name, tensor in slots:
-            if holder.get(name) is made.get(id(tensor), holder):
-                holder[name] = tensor
+            holder[name] = tensor
+
+
+def _known_buffers(
+    model: nn.Module, slots: list[tuple[dict[str, Any], str, torch.Tensor]]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the buffers of modules that have nothing else, no state either, with their values."""
+    modules = [
+        module
+        for module in model.modules()
+        if next(module.parameters(), None) is None
+        and next(module.buffers(), None) is not None
+        and not module.state_dict()
+    ]
+    todo = [slot for module in modules for slot in slots_of(module) if without_memory(slot.tensor)]
+    with contextlib.suppress(ValueError):  # the model cannot compute them: they are fake too
+        for slot, value in determined(model, todo, torch.device("cpu")):
+            if value is not None:
+                yield slot.tensor, value
 
 
 def _fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
@@ -194,6 +225,13 @@ def _line() -> tuple[str, int]:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INNER):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
+
+
+def _innermost(error: BaseException) -> str:
+    """Return the line of the model's code, or that of its caller, from which an error came."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_INNER)]
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else "the model"
 
 
 def _as_it_is(func: Any, *args: Any, **kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .batch import Batch
+from .fake import FakeRun, run_fake
 from .leaves import intercepted
 from .numbers import TracedFloat, TracedInt, plain
 from .recorder import Recorder
@@ -32,11 +33,25 @@ def observe(
     calls is a leaf. `methods` name methods of glue modules ("model.get_image_features") that are
     leaves too. The model has to be as it will be trained: its precision, and its mode.
 
+    A model on meta or of fake tensors is observed as :mod:`.fake` says.
+
     Raises TapeError where a value comes by a way that cannot be replayed.
     """
+    return run_fake(model, lambda run: _observe(model, layers, batch, methods, run))
+
+
+def _observe(
+    model: nn.Module,
+    layers: Sequence[str],
+    batch: Batch,
+    methods: Sequence[str],
+    fake: FakeRun | None,
+) -> Tape:
     glue = glue_above(model, layers)
     recorder = Recorder(model, glue)
     tape = recorder.tape
+    if fake is not None:
+        batch, recorder.in_leaf = batch.map(fake.input), fake.leaf
     for name, value in batch.inputs.items():
         _add_input(recorder, name, value)
     before = _glue_state(model, glue)

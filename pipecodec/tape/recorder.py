@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class Recorder(TorchFunctionMode):
         self.glue = glue
         self.recording = False
         self.watch: Callable[..., Any] | None = None
+        self.in_leaf: Callable[[], AbstractContextManager[None]] = nullcontext
         self.module_names = {id(module): name for name, module in model.named_modules()}
         self.held = held_tensors(model)
         self.keys: dict[int, int] = {}  # id(tensor) -> value
