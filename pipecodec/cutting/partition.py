@@ -155,9 +155,9 @@ def _batch_of(model: nn.Module, example: Example) -> Batch:
 def _observe(
     observations: Observations, batch: Batch, others: Sequence[Batch]
 ) -> list[Observation]:
-    methods: list[str] | None = None
-    while methods != observations.methods:  # a new leaf makes all tapes anew
-        methods = list(observations.methods)
+    learned = -1
+    while learned != observations.learned:  # all tapes are made anew then
+        learned = observations.learned
         observations.found.clear()
         observations.notes.clear()
         observations.limits.clear()
@@ -242,7 +242,7 @@ def _makers(tapes: Sequence[Tape], plans: Sequence[Plan]) -> dict[str, str]:
 
 
 def _fingerprint(part: Partition) -> str:
-    """Return a checksum of the stages' code, and of the names of all that they hold and exchange."""
+    """Return a checksum of the stages' code, and of all names that they hold and exchange."""
     digest = hashlib.sha256()
     for stage in part.stages:
         for way in stage.code.ways:  # type: ignore[union-attr]

@@ -18,15 +18,16 @@ _OBSERVE = "pass such a batch in examples= to pipecodec.partition"
 def other_way(place: str, label: str, expected: Any, found: Any) -> NoReturn:
     """Raise for a guard that does not hold."""
     raise TapeError(
-        f"{place}: when the model was observed, Python was told {_short(expected)} (by {label}), and "
-        f"now {_short(found)}, so it could go another way; {_OBSERVE}"
+        f"{place}: when the model was observed, Python was told {_short(expected)} (by {label}), "
+        f"and now {_short(found)}, so it could go another way; {_OBSERVE}"
     )
 
 
 def other_input(place: str, form: Any, value: Any) -> NoReturn:
     """Raise for an input of another kind than the observed one."""
     raise TapeError(
-        f"{place} is {_short(value)}, but was {_short(form)} when the model was observed; {_OBSERVE}"
+        f"{place} is {_short(value)}, but was {_short(form)} when the model was observed; "
+        f"{_OBSERVE}"
     )
 
 

@@ -11,14 +11,13 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..tape.ambient import ambient
+from ..tape.arguments import Argument, Const, Device, Held, Node, Sub, Training, Value, keys_of
 from ..tape.compare import equal
 from ..tape.observe import form_of
 from ..tape.structure import take
 from ..tape.tape import Fact, Method, Step, Tape
-from ..tape.templates import Const, Device, Held, Node, Sub, Template, Training, Value, keys_of
 from . import run_time
 
 __all__ = ["Code", "Writer"]
@@ -181,8 +180,8 @@ class Writer:
         self.lines.append(indent + line)
 
     def _outputs(self, step: Step, outs: Sequence[Any]) -> None:
-        for path, length in step.guarded_lengths({out.key for out in outs}).items():
-            items = f"{self._constant(take)}(_r, {self._constant(path)})" if path else "_r"
+        for at, length in step.guarded_lengths({out.key for out in outs}).items():
+            items = f"{self._constant(take)}(_r, {self._constant(at)})" if at else "_r"
             told = f"{step.place!r}, {step.label!r}, {length}, len({items})"
             self.lines.append(f"    if len({items}) != {length}:")
             self.lines.append(f"        {self._constant(run_time.miscounted)}({told})")
@@ -223,7 +222,7 @@ class Writer:
 
     def _input_guard(self, step: Step) -> None:
         value = self._write(step.args.children[0].children[0])  # type: ignore[union-attr]
-        form = step.expect[0] if step.expect else None
+        form: Any = step.expect[0] if step.expect else None
         other = self._constant(run_time.other_input)
         if form[0] == "tensor":
             tensor, dtype = self._constant(torch.Tensor), self._constant(form[2])
@@ -246,7 +245,7 @@ class Writer:
             return self._module(step.target)
         return self._constant(step.target)
 
-    def _call(self, step: Step, callee: str, args: Template, kwargs: Template) -> str:
+    def _call(self, step: Step, callee: str, args: Argument, kwargs: Argument) -> str:
         positional = _items(args)
         if positional is not None and not step.is_module:
             infix = _INFIX.get(step.target)
@@ -271,7 +270,7 @@ class Writer:
     def _value(self, key: int) -> str:
         return self.names[key] if key in self.taken else f"_{key}"
 
-    def _write(self, template: Template) -> str:
+    def _write(self, template: Argument) -> str:
         match template:
             case Value(key):
                 return self._value(key)
@@ -321,7 +320,7 @@ class Writer:
         return name
 
 
-def _items(args: Template) -> Sequence[Template] | None:
+def _items(args: Argument) -> Sequence[Argument] | None:
     if isinstance(args, Const) and isinstance(args.value, tuple):
         return [Const(value) for value in args.value]
     return args.children if isinstance(args, Node) and args.kind is tuple else None

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..tape.arguments import modules_of, tensors_of
 from ..tape.errors import TapeError
 from ..tape.tape import Method, Step
-from ..tape.templates import modules_of, tensors_of
 from .source import Code
 
 __all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]
@@ -60,18 +60,20 @@ class CutStage(nn.Module):
 
     code: StageCode
     runs: list[Any]
-    witness: tuple[nn.Module]
+    leaves: tuple[nn.Module, ...]
 
     @property
     def mode(self) -> bool:
-        """Whether the stage trains; its layers decide where all of them say another thing.
+        """Whether the stage trains.
 
-        They are the model's own, and someone may have called ``model.eval()``.
+        Its leaves are the model's own, and someone may have called ``model.eval()``: where all
+        leaves say so, the stage follows.
         """
-        if self.witness[0].training is self.training:
-            return self.training
-        modes = {leaf.training for name, leaf in self.named_modules() if name}
-        return modes.pop() if len(modes) == 1 else self.training
+        if self.leaves and self.leaves[0].training is not self.training:
+            modes = {leaf.training for leaf in self.leaves}
+            if len(modes) == 1:
+                self.train(modes.pop())
+        return self.training
 
     @property
     def device(self) -> torch.device:
@@ -115,8 +117,8 @@ class ManyWays(CutStage):
             else:
                 return i
         raise TapeError(
-            f"the batch is like none of the {len(reasons)} that were observed: {'; '.join(reasons)}. "
-            f"Pass such a batch in examples= to pipecodec.partition"
+            f"the batch is like none of the {len(reasons)} that were observed: "
+            f"{'; '.join(reasons)}. Pass such a batch in examples= to pipecodec.partition"
         )
 
 
@@ -159,8 +161,8 @@ def make_stage(model: nn.Module, code: StageCode, steps: Sequence[Step]) -> CutS
     root.__dict__["_parameters"] = stage._parameters
     root.__dict__["_buffers"] = stage._buffers
     stage.__dict__["root"] = root  # for methods of the model itself; no child
-    modules = [stage.get_submodule(str(s.target)) for s in steps if type(s.target) is str]
-    stage.witness = (modules[0] if modules else stage,)
+    names = dict.fromkeys(step.target for step in steps if type(step.target) is str)
+    stage.leaves = tuple(stage.get_submodule(str(name)) for name in names)
     return stage
 
 
@@ -191,11 +193,12 @@ def place(stage: nn.Module, model: nn.Module, name: str) -> None:
     value = getattr(owner, leaf)
     if isinstance(value, nn.Module):
         holder._modules.setdefault(leaf, value)
-    elif leaf in holder._parameters or leaf in holder._buffers or hasattr(holder, leaf):
+    elif leaf in holder._parameters or leaf in holder._buffers:
         return
     elif isinstance(value, nn.Parameter):
         holder.register_parameter(leaf, value)
     else:
+        holder.__dict__.pop(leaf, None)
         kept = leaf in owner._buffers and leaf not in owner._non_persistent_buffers_set
         holder.register_buffer(leaf, value, persistent=kept)
 
@@ -214,10 +217,11 @@ def _containers(stage: nn.Module, model: nn.Module, names: Sequence[str]) -> nn.
 
 
 def _shell(module: nn.Module) -> nn.Module:
-    """Return a copy of a module without its children and tensors."""
+    """Return a copy of a module without its children, parameters and buffers."""
     new = object.__new__(type(module))
-    tensors = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
-    new.__dict__.update({name: v for name, v in vars(module).items() if name not in tensors})
+    for name, value in vars(module).items():
+        if not (isinstance(value, torch.Tensor) and value.requires_grad):  # of an earlier forward
+            new.__dict__[name] = value
     new.__dict__.update(_modules={}, _parameters={}, _buffers={})
     new.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
     return new

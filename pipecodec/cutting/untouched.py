@@ -47,7 +47,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return what a forward may leave on a module: tensors, numbers and None, under public names."""
+    """Return all that a forward may leave on a module: tensors and numbers under public names."""
     kinds = (torch.Tensor, int, float, type(None))
     return {
         name: value

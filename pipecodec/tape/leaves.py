@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -70,26 +71,44 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
         if not recorder.recording:
             return apply.__get__(None, cls)(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            return recorder.call_function(cls.apply, args, kwargs)
+            return recorder.call_function(Applied(cls, apply), args, kwargs)
 
     wholes = []
     for name in methods:
         prefix, _, attribute = name.rpartition(".")
         owner = model.get_submodule(prefix)
         wholes.append((owner, attribute, whole(owner, Method(name), getattr(owner, attribute))))
-    torch.autograd.Function.apply = classmethod(observed_apply)  # type: ignore[assignment]
+    setattr(torch.autograd.Function, "apply", classmethod(observed_apply))  # noqa: B010
     for cls, original in originals.items():
-        cls.__call__ = calling(original)  # type: ignore[operator]
+        setattr(cls, "__call__", calling(original))  # noqa: B010
     for owner, attribute, called in wholes:
         vars(owner)[attribute] = called
     try:
         yield
     finally:
-        torch.autograd.Function.apply = apply
+        setattr(torch.autograd.Function, "apply", apply)  # noqa: B010
         for owner, attribute, _ in wholes:
             del vars(owner)[attribute]
         for cls, original in originals.items():
-            cls.__call__ = original  # type: ignore[operator]
+            setattr(cls, "__call__", original)  # noqa: B010
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The ``apply`` of an autograd function."""
+
+    function: Any
+    apply: Any = field(compare=False, repr=False)
+
+    @property
+    def __name__(self) -> str:
+        return str(self.function.__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.apply.__get__(None, self.function)(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.function, "apply")
 
 
 class Leaves:
@@ -112,7 +131,8 @@ class Leaves:
         try:
             step = Step(name, place=place(), ambient=ambient_now(recorder.tape.device))
             step.args = recorder.encode_call(args, kwargs)
-            args, kwargs = _without_traced((args, kwargs))
+            args = _without_traced(args)
+            kwargs = {name: _without_traced(value) for name, value in kwargs.items()}
             return self._observe(step, module, call, args, kwargs)
         finally:
             recorder.recording = True
@@ -136,6 +156,7 @@ class Leaves:
         finally:
             recorder.watch = None
             handle.remove()
+        recorder.last_call.pop(name, None)
         recorder.last_call[name] = step
         self._note_arguments(step, before, args, kwargs)
         if any(_version(buffer) != version for buffer, version in buffers):
@@ -149,7 +170,7 @@ class Leaves:
         return result
 
     def _catch_outputs(self, step: Step, prefix: str, is_method: bool) -> Any:
-        """Note every tensor that a submodule returns: the model's hooks may hand it to glue code."""
+        """Note each tensor that a submodule returns: hooks may hand it to glue code."""
         recorder, counts = self.recorder, dict[str, int]()
 
         def hook(submodule: nn.Module, _: Any, output: Any) -> None:
@@ -161,7 +182,7 @@ class Leaves:
                 step.needs += (path,)
             for where, tensor in tensors_in(output):
                 recorder.alive.append(tensor)
-                recorder.inner[id(tensor)] = (step, (path[len(prefix) :], nth), where)
+                recorder.inside[id(tensor)] = (step, (path[len(prefix) :], nth), where)
 
         return nn.modules.module.register_module_forward_hook(hook)
 
@@ -201,8 +222,8 @@ class Leaves:
         held = recorder.held.get(id(tensor))
         if held is not None and isinstance(tensor, nn.Parameter):
             raise TapeError(
-                f"{step.target} reads {held} at {place()}, which is not its own, so it would not be "
-                f"there on another rank; pass it, or give it to the module under a name"
+                f"{step.target} reads {held} at {place()}, which is not its own, so it would not "
+                f"be there on another rank; pass it, or give it to the module under a name"
             )
 
     def _note_arguments(self, step: Step, before: dict[Any, Any], args: Any, kwargs: Any) -> None:
@@ -235,6 +256,4 @@ def _without_traced(value: Any) -> Any:
         return tuple(map(_without_traced, value))
     if type(value) is torch.Size:
         return torch.Size([plain(n) for n in value])
-    if type(value) is dict and all(isinstance(key, str) for key in value):
-        return {key: _without_traced(item) for key, item in value.items()}
     return value

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
 from torch import nn
 
+from .arguments import Const, Value
 from .batch import Batch
 from .fake import FakeRun, run_fake
 from .leaves import intercepted
@@ -15,7 +16,6 @@ from .numbers import TracedFloat, TracedInt, plain
 from .recorder import Recorder
 from .structure import open_up, take, tensors_in
 from .tape import Out, Tape, step_of
-from .templates import Const, Value
 
 __all__ = ["form_of", "glue_above", "observe"]
 
@@ -26,18 +26,21 @@ def observe(
     batch: Batch,
     *,
     methods: Sequence[str] = (),
+    numbers: Set[str] = frozenset(),
 ) -> Tape:
     """Run the model once and return the tape of its glue code.
 
     Glue is the code of the modules that contain one of the `layers`; every other module that it
     calls is a leaf. `methods` name methods of glue modules ("model.get_image_features") that are
-    leaves too. The model has to be as it will be trained: its precision, and its mode.
+    leaves too. At the places `numbers` ("file:line") a number that is taken out of a tensor goes
+    on the tape; elsewhere it is a guard. The model has to be as it will be trained: its precision,
+    and its mode.
 
     A model on meta or of fake tensors is observed as :mod:`.fake` says.
 
     Raises TapeError where a value comes by a way that cannot be replayed.
     """
-    return run_fake(model, lambda run: _observe(model, layers, batch, methods, run))
+    return run_fake(model, lambda run: _observe(model, layers, batch, methods, numbers, run))
 
 
 def _observe(
@@ -45,10 +48,11 @@ def _observe(
     layers: Sequence[str],
     batch: Batch,
     methods: Sequence[str],
+    numbers: Set[str],
     fake: FakeRun | None,
 ) -> Tape:
     glue = glue_above(model, layers)
-    recorder = Recorder(model, glue)
+    recorder = Recorder(model, glue, numbers)
     tape = recorder.tape
     if fake is not None:
         batch, recorder.in_leaf = batch.map(fake.input), fake.leaf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,12 +12,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .ambient import ambient_now
+from .arguments import Argument, Const, Device, Held, Node, Sub, Training, Value, keys_of
 from .errors import TapeError
 from .numbers import TracedFloat, TracedInt, plain, traced
 from .place import code_frames, place
 from .structure import containers_in, hidden_in, is_object, lengths_in, open_up, tensors_in
 from .tape import Method, Out, Step, Tape
-from .templates import Const, Device, Held, Node, Sub, Template, Training, Value, keys_of
 
 __all__ = ["Recorder"]
 
@@ -48,20 +48,21 @@ _SIMPLE = (str, bytes, int, float, complex, torch.dtype, torch.layout, torch.mem
 class Recorder(TorchFunctionMode):
     """Records on a tape while ``recording``; ``leaf`` is the call of a leaf that is running."""
 
-    def __init__(self, model: nn.Module, glue: set[str]) -> None:
+    def __init__(self, model: nn.Module, glue: set[str], numbers: Set[str]) -> None:
         super().__init__()
         devices = {tensor.device for tensor in model.parameters()}
         device = devices.pop() if len(devices) == 1 else None
         self.tape = Tape(model.training, device, ambient_now(device))
         self.model = model
         self.glue = glue
+        self.numbers = numbers  # places at which ``item`` gives a number of the tape
         self.recording = False
         self.watch: Callable[..., Any] | None = None
         self.in_leaf: Callable[[], AbstractContextManager[None]] = nullcontext
         self.module_names = {id(module): name for name, module in model.named_modules()}
         self.held = held_tensors(model)
         self.keys: dict[int, int] = {}  # id(tensor) -> value
-        self.inner: dict[int, Out | tuple[Step, Any, Any]] = {}  # made inside a leaf
+        self.inside: dict[int, tuple[Step, Any, Any]] = {}  # made inside a leaf
         self.alive: list[Any] = []  # so that ids stay unique
         self.containers: dict[int, tuple[Step, Any, list[int]]] = {}
         self.opened: set[int] = set()  # objects that hold tensors at some time
@@ -79,7 +80,7 @@ class Recorder(TorchFunctionMode):
             self.alive.append(value)
         return key
 
-    def encode(self, value: Any, above: tuple[int, ...] = ()) -> Template:
+    def encode(self, value: Any, above: tuple[int, ...] = ()) -> Argument:
         """Return the template of an argument."""
         if isinstance(value, torch.Tensor):
             return self.refer(value)
@@ -114,16 +115,16 @@ class Recorder(TorchFunctionMode):
     def _refuse_hidden(self, value: Any) -> None:
         def travels(one: Any) -> bool:
             if isinstance(one, torch.Tensor):
-                return id(one) in self.keys or id(one) in self.inner
+                return id(one) in self.keys or id(one) in self.inside
             return isinstance(one, (TracedInt, TracedFloat))
 
         found = hidden_in(value, travels)
         if found is not None:
             kind = "a tensor" if isinstance(found, torch.Tensor) else "a size"
             raise TapeError(
-                f"{place()}: {kind} is hidden in a {type(value).__name__} that a module or function "
-                f"is called with, so it would stay as it was observed; pass it as an argument, or "
-                f"in a list, dict or dataclass"
+                f"{place()}: {kind} is hidden in a {type(value).__name__} that a module or "
+                f"function is called with, so it would stay as it was observed; pass it as an "
+                f"argument, or in a list, dict or dataclass"
             )
 
     def _whole(self, value: Any) -> Value | None:
@@ -138,7 +139,7 @@ class Recorder(TorchFunctionMode):
         step.outs.append(Out("result", path, key))
         return Value(key)
 
-    def refer(self, tensor: torch.Tensor) -> Template:
+    def refer(self, tensor: torch.Tensor) -> Argument:
         """Return the template of a tensor; raise if nothing that was recorded made it."""
         if id(tensor) in self.keys:
             key = self.keys[id(tensor)]
@@ -151,33 +152,33 @@ class Recorder(TorchFunctionMode):
             return Value(key)
         if id(tensor) in self.held:
             return Held(self.held[id(tensor)])
-        if id(tensor) in self.inner:
-            step, where, path = self.inner[id(tensor)]
+        if id(tensor) in self.inside:
+            step, where, path = self.inside[id(tensor)]
             key = self.new(tensor, f"{step.target}.{where[0]}".strip("."))
             step.outs.append(Out(where, path, key))
             return Value(key)
         for name, module in self.model.named_modules():
             for attribute, value in vars(module).items():
-                step = self._leaf_above(name) if value is tensor else None
-                if step is not None:
+                leaf = self._leaf_above(name) if value is tensor else None
+                if leaf is not None:
                     key = self.new(tensor, f"{name}.{attribute}")
-                    step.outs.append(Out("attributes", (name, attribute), key))
+                    leaf.outs.append(Out("attributes", (name, attribute), key))
                     return Value(key)
         raise TapeError(
             f"a tensor of shape {tuple(tensor.shape)} reaches {place()} by a way that was not "
             f"observed: it is no input, no parameter and no buffer, and no torch function or "
-            f"submodule returned it (it came from numpy, or was kept from an earlier call). Make it "
-            f"in a module of its own, or register it as a buffer"
+            f"submodule returned it (it came from numpy, or was kept from an earlier call). Make "
+            f"it in a module of its own, or register it as a buffer"
         )
 
     def _leaf_above(self, name: str) -> Step | None:
-        for leaf, step in self.last_call.items():
+        for leaf, step in reversed(self.last_call.items()):  # the latest first
             owner = leaf.rpartition(".")[0] if isinstance(step.target, Method) else leaf
             if not owner or f"{name}.".startswith(f"{owner}."):
                 return step
         return None
 
-    def settle(self, template: Template) -> Template:
+    def settle(self, template: Argument) -> Argument:
         """Make constants of the objects in which no call ever found or left a tensor."""
         if isinstance(template, Node):
             template.children = [self.settle(child) for child in template.children]
@@ -238,8 +239,8 @@ class Recorder(TorchFunctionMode):
             return watch(function, args, kwargs) if watch else function(*args, **kwargs)
         if torch._C._functorch.maybe_current_level() is not None:
             raise TapeError(
-                f"{place()} runs inside vmap or grad of torch.func, which cannot be replayed call by "
-                f"call; do it in a module of its own, below the layers that are cut"
+                f"{place()} runs inside vmap or grad of torch.func, which cannot be replayed call "
+                f"by call; do it in a module of its own, below the layers that are cut"
             )
         return self.call_function(function, args, kwargs)
 
@@ -263,6 +264,10 @@ class Recorder(TorchFunctionMode):
             result = torch.ops.aten.alias(result)  # so that every value has one maker
         if name in _SIZES and isinstance(result, (int, torch.Size)):
             result = self._sized(step, result)
+        elif name == "item" and step.place in self.numbers and type(result) in (int, float):
+            key = self.new(result, "item")
+            step.outs.append(Out("result", (), key))
+            result = traced(result, self, key)
         elif name in _ASKED:
             step.expect = (result,)
         else:
@@ -288,7 +293,8 @@ class Recorder(TorchFunctionMode):
             return traced(int(value), self, key)
 
         if isinstance(result, torch.Size):
-            return torch.Size([number((i,), n) for i, n in enumerate(result)])
+            sizes: list[Any] = [number((i,), n) for i, n in enumerate(result)]
+            return torch.Size(sizes)
         return number((), result)
 
     def outputs(self, step: Step, result: Any) -> None:
@@ -321,7 +327,7 @@ def held_tensors(model: nn.Module) -> dict[int, str]:
 def _nothing() -> None: ...
 
 
-def _varies(template: Template) -> bool:
+def _varies(template: Argument) -> bool:
     if isinstance(template, Node):
         return any(map(_varies, template.children))
     return isinstance(template, (Value, Training))
