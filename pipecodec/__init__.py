@@ -37,6 +37,7 @@ from .legacy import (  # noqa: E402
     unwrap_torch_tensor,
     wrap_to_torch_tensor,
 )
+from .loading import load_stage, materialize_stage  # noqa: E402
 from .logger import get_logger  # noqa: E402
 from .registry import get_dialect, register_framework_dialect  # noqa: E402
 from .report import doctor  # noqa: E402
@@ -65,6 +66,8 @@ __all__ = [
     "get_dialect",
     "get_logger",
     "get_simple_nested_list_str",
+    "load_stage",
+    "materialize_stage",
     "pack",
     "partition",
     "partition_modules",

@@ -44,11 +44,18 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
     def calling(original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if recorder.recording and id(self) in leaves:
-                name = leaves[id(self)]
-                return calls.call(name, self, original.__get__(self), args, kwargs)
+                name, call = leaves[id(self)], original.__get__(self)
+                return calls.call(name, self, in_leaf(call), args, kwargs)
             return original(self, *args, **kwargs)
 
         return __call__
+
+    def in_leaf(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with recorder.in_leaf():
+                return call(*args, **kwargs)
+
+        return called
 
     def whole(owner: nn.Module, name: Method, method: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import nn
 
 from .arguments import Const, Value
 from .batch import Batch
+from .fake import FakeRun, run_fake
 from .leaves import intercepted
 from .numbers import TracedFloat, TracedInt, plain
 from .recorder import Recorder
@@ -35,11 +36,26 @@ def observe(
     on the tape; elsewhere it is a guard. The model has to be as it will be trained: its precision,
     and its mode.
 
+    A model on meta or of fake tensors is observed as :mod:`.fake` says.
+
     Raises TapeError where a value comes by a way that cannot be replayed.
     """
+    return run_fake(model, lambda run: _observe(model, layers, batch, methods, numbers, run))
+
+
+def _observe(
+    model: nn.Module,
+    layers: Sequence[str],
+    batch: Batch,
+    methods: Sequence[str],
+    numbers: Set[str],
+    fake: FakeRun | None,
+) -> Tape:
     glue = glue_above(model, layers)
     recorder = Recorder(model, glue, numbers)
     tape = recorder.tape
+    if fake is not None:
+        batch, recorder.in_leaf = batch.map(fake.input), fake.leaf
     for name, value in batch.inputs.items():
         _add_input(recorder, name, value)
     before = _glue_state(model, glue)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Set
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ class Recorder(TorchFunctionMode):
         self.numbers = numbers  # places at which ``item`` gives a number of the tape
         self.recording = False
         self.watch: Callable[..., Any] | None = None
+        self.in_leaf: Callable[[], AbstractContextManager[None]] = nullcontext
         self.values = Values(model, self.tape)
         self.known_arithmetic: dict[Any, Any] = {}
 
