@@ -18,6 +18,7 @@ from ..engine.together import raise_on_all_ranks
 from ..logger import get_logger
 from ..options import BoundaryOptions, one_of
 from ..registry import register_framework_dialect
+from ..stages.local_inputs import find_local_inputs
 from .guards import comparable, protect_frames, settings_of
 from .stage_groups import name_groups_by_stage
 from .tied_module import TiedWeights
@@ -156,7 +157,8 @@ def build_pipeline(
 ) -> tuple[Any, BoundaryOptions]:
     """Return the module of :func:`pipeline_module`, and the options that all ranks agreed on.
 
-    With ``packed_batches`` stage 0 takes batches as :func:`.batch.packing_batch_fn` packs them.
+    With ``packed_batches`` stage 0 takes batches as :func:`.batch.packing_batch_fn` packs them, and
+    the last stage takes inputs from the batch of its own rank.
     """
     count = len(part.stages)
     options: BoundaryOptions
@@ -189,6 +191,9 @@ def build_pipeline(
     own = topology.get_coord(torch.distributed.get_rank()).pipe
     raise_on_all_ranks(_on_meta(part, {own, count - 1 - own} if schedule == "dualpipev" else {own}))
     align_group_names()
+    local = None
+    if packed_batches:
+        local = find_local_inputs(part.liveness, part.stage_id_2_arg_names, part.outputs)
     stages = [
         DeepSpeedPipeStageWrapper(
             stage,
@@ -202,6 +207,7 @@ def build_pipeline(
             options=options,
             packed_batches=packed_batches,
             in_loss=True,
+            local=local,
         )
         for stage_id, stage in enumerate(part.stages)
     ]

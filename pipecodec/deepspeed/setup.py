@@ -12,9 +12,11 @@ from ..engine.agree import agree
 from ..engine.batch import packing_batch_fn
 from ..engine.check import frame_check
 from ..engine.process_groups import align_group_names
+from ..engine.same_batches import SameBatches
 from ..engine.stage_module import StageModule
 from ..engine.tie_check import steps_between_checks
 from ..options import BoundaryOptions
+from .batch_check import drop_wrong_batches
 from .checkpoint_load import loading
 from .checkpoint_save import saving
 from .clipping import allow_empty_grad_norm, tag_gradients, tag_parameters_for_grad_norm
@@ -25,7 +27,7 @@ from .gradients import donate_gradients
 from .guards import say_default_clipping
 from .hooks import Around, Hooks, install
 from .inner import correct_optimizer
-from .loss_check import drop_wrong_losses
+from .last_inputs import comparison, take_inputs
 from .loss_scale import scale_gradients
 from .outputs import give_outputs
 from .parameter_groups import groups_of_this_rank
@@ -138,8 +140,19 @@ def initialize(
     initialized: tuple[Any, ...] = deepspeed.initialize(model=module, config=config, **kwargs)
     align_group_names()
     engine = initialized[0]
-    first = next((stage for stage in stages if stage.stage_id == 0), None)
-    engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))
+    same = comparison(engine, stages, compare=share_errors and schedule == "1f1b")
+    engine.set_batch_fn(
+        packing_batch_fn(
+            next((stage for stage in stages if stage.stage_id == 0), None),
+            part.input_names,
+            engine.device,
+            batch_fn,
+            last=next((stage for stage in stages if stage.last), None),
+            needed=sorted(part.liveness[0], key=part.input_names.index),
+            own_loss=loss_fn is None,
+            same=same,
+        )
+    )
     undo_first_step(engine)
     correct_optimizer(engine)
     if engine.using_bf16_optimizer:
@@ -151,7 +164,7 @@ def initialize(
     presence = Presence(engine)
     put_unused_back(engine, presence)
     hooks = _hooks(
-        engine, stages, part, options, presence, schedule, share_errors, check_ties_every
+        engine, stages, part, options, presence, same, schedule, share_errors, check_ties_every
     )
     install(engine, hooks)
     return initialized
@@ -163,6 +176,7 @@ def _hooks(
     part: Partition,
     options: BoundaryOptions,
     presence: Presence,
+    same: SameBatches,
     schedule: str,
     share_errors: bool,
     check_ties_every: int,
@@ -181,21 +195,23 @@ def _hooks(
     shared = SharedErrors(engine) if share_errors else None
     before_collectives = [
         frame_check(engine.device, stages, tell_others=not share_errors) if unread else None,
-        drop_wrong_losses(engine, stages, shared.meet) if shared else None,
+        drop_wrong_batches(engine, stages, same, shared.meet) if shared else None,
     ]
+    take = take_inputs(engine, next((stage for stage in stages if stage.last), None))
     return Hooks(
         call=shared.call if shared else no_shared_errors,
         evaluation=give_outputs(engine, stages),
         evaluating=phases.evaluating,
-        before_batch=[phases.before_batch],
+        before_batch=[phases.before_batch, lambda _: same.start()],
         reset=[phases.reset],
         before_schedule=[
             shared.before_schedule if shared else None,
             engine.module.check_replaced if tied else None,
         ],
         instructions={
+            instructions.ForwardPass: Around(before=[take]),
             instructions.BackwardPass: Around(
-                before=[scale_gradients(engine), flags.before_backward],
+                before=[take, scale_gradients(engine), flags.before_backward],
                 after=[flags.after_backward],
                 failed=[flags.after_backward],
             ),
