@@ -20,6 +20,7 @@ from ..options import BoundaryOptions, one_of
 from ..registry import register_framework_dialect
 from ..stages.local_inputs import find_local_inputs
 from .guards import comparable, protect_frames, settings_of
+from .observed import allow_observed_sizes, refuse_other_precision
 from .stage_groups import name_groups_by_stage
 from .tied_module import TiedWeights
 from .wrapper import DeepSpeedPipeStageWrapper
@@ -165,9 +166,10 @@ def build_pipeline(
 
     def describe() -> dict[str, Any]:
         nonlocal options
-        options = make_options()
+        options = allow_observed_sizes(part, make_options(), schedule)
         one_of("differentiable", options.differentiable, "auto", "by-dtype")
         one_of("schedule", schedule, "1f1b", "dualpipev")
+        refuse_other_precision(part, settings_of(config))
         return {
             "frame format": _C.FORMAT_VERSION,
             "torch": torch.__version__,
@@ -176,6 +178,7 @@ def build_pipeline(
             "whether there is a loss_fn": loss_fn is not None,
             "the topology": {axis: topology.get_dim(axis) for axis in topology.axes},
             "the number of stages": count,
+            "the observed model": None if part.cut is None else part.cut.fingerprint,
             "the values that cross each boundary": part.liveness,
             "tied weights": part.tie_weights,
             **comparable(config),

@@ -35,6 +35,7 @@ from .phases import Phases
 from .presence import Presence, clipping_on_idle_ranks
 from .put_back import put_unused_back
 from .shared_errors import SharedErrors, no_shared_errors
+from .start import pipelines_over_all_ranks, starts_ranks
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights, tie_check
 from .trained import require_gradients
@@ -45,12 +46,13 @@ if TYPE_CHECKING:
 __all__ = ["initialize"]
 
 
+@starts_ranks
 @failure.set_up_on_all_ranks
 def initialize(
     part: Partition,
     *,
-    topology: Any,
-    loss_fn: Callable[[Any, Any], torch.Tensor] | None,
+    topology: Any = None,
+    loss_fn: Callable[[Any, Any], torch.Tensor] | None = None,
     config: Any,
     batch_fn: Callable[[Any], tuple[Any, Any]] | None = None,
     capacity: int | None = None,
@@ -108,14 +110,18 @@ def initialize(
     """
     import deepspeed
 
-    agree(
-        lambda: {
+    def describe() -> dict[str, Any]:
+        nonlocal topology
+        if topology is None:
+            topology = pipelines_over_all_ranks(len(part.stages), schedule)
+        return {
             "correct_clipping": correct_clipping,
             "share_errors": share_errors,
             "check_ties_every": steps_between_checks(check_ties_every),
             "stall_timeout": stall_timeout,
         }
-    )
+
+    agree(describe)
     parameters = [parameter for stage in part.stages for parameter in stage.parameters()]
     module, options = build_pipeline(
         part,

@@ -41,6 +41,7 @@ class Partition:
     outputs: list[Outputs]
     tie_weights: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     model_state: ModelState | None = None
+    cut: Any = None
 
     def state_dict_to_model(
         self, stage_state_dicts: Sequence[Mapping[str, Any]], *, strict: bool = True
