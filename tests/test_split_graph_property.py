@@ -48,9 +48,10 @@ def split_graphs(draw: st.DrawFn, *, writing: bool) -> fx.GraphModule:
     graph, root = fx.Graph(), {}
     known = [graph.placeholder(f"x{i}") for i in range(draw(st.integers(1, 3)))]
     known += [graph.call_function(operator.getitem, (node, 0)) for node in known]
-    made = known
+    inputs = made = list(known)
     for index in range(draw(st.integers(1, 5))):
-        taken = [draw(st.sampled_from(made)), *draw(st.lists(st.sampled_from(known), max_size=3))]
+        others = st.lists(st.sampled_from(inputs) | st.sampled_from(list(known)), max_size=3)
+        taken = [draw(st.sampled_from(made)), *draw(others)]
         by_name = draw(st.integers(0, len(taken) - 1))
         kwargs = {f"p{i}": node for i, node in enumerate(taken[len(taken) - by_name :])}
         name = f"submod_{index}"
