@@ -12,6 +12,7 @@ check_build()
 
 from . import deepspeed  # noqa: E402
 from .codec import Codec, pack, unpack  # noqa: E402
+from .cutting.partition import partition  # noqa: E402
 from .deepspeed import (  # noqa: E402
     DeepSpeedPipeStageWrapper,
     analyze_tie_ranks,
@@ -63,6 +64,7 @@ __all__ = [
     "get_logger",
     "get_simple_nested_list_str",
     "pack",
+    "partition",
     "partition_modules",
     "register",
     "register_framework_dialect",

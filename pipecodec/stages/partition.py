@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..codec import Codec
+from ..cutting.cut import Cut
 from .liveness import Arg, analyze_signatures
 from .model_state import ModelState, Place, copied_from, locate
 from .signature import forward_parameters
@@ -31,7 +32,8 @@ class Partition:
     ``outputs[k]`` declares the outputs of stage k: a list of names, one string for the whole
     value, or None. ``tie_weights`` maps a name to the (parameter path, stage id) pairs that are
     one weight, one pair per stage. ``model_state`` says where the model's state dict is in the
-    stages, if that is known.
+    stages, if that is known. ``cut`` tells how :func:`pipecodec.partition` cut the model, and is
+    None for hand-made stages.
     """
 
     stages: list[nn.Module]
@@ -41,7 +43,7 @@ class Partition:
     outputs: list[Outputs]
     tie_weights: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     model_state: ModelState | None = None
-    cut: Any = None
+    cut: Cut | None = None
 
     def state_dict_to_model(
         self, stage_state_dicts: Sequence[Mapping[str, Any]], *, strict: bool = True

@@ -1,0 +1,3 @@
+"""Cuts an observed model into pipeline stages."""
+
+from __future__ import annotations

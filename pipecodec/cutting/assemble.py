@@ -1,0 +1,163 @@
+"""Makes stages of tapes and their plans."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..tape.tape import Step, Tape
+from ..tape.templates import tensors_of
+from .plan import Plan, is_random, live_steps, missing
+from .source import Writer
+from .stage import OBSERVATION, CutStage, StageCode, Way, make_stage, place
+
+__all__ = ["assemble", "value_names"]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """The guards of a tape that inputs alone decide, and the inputs they take."""
+
+    steps: list[Step]
+    takes: list[int]
+
+
+def assemble(
+    model: nn.Module, tapes: Sequence[Tape], plans: Sequence[Plan]
+) -> tuple[list[CutStage], list[list[str] | None]]:
+    """Return the stages, and the names of the values that each gives (None for the last).
+
+    Several tapes make stages of several ways: the first stage asks which observation a batch is
+    like, and its number crosses with the values.
+    """
+    several = len(tapes) > 1
+    names = [value_names(tape, plan) for tape, plan in zip(tapes, plans, strict=True)]
+    questions = [_question(tape) if several else _Question([], []) for tape in tapes]
+    plans = [
+        _without_asked(plan, question) if several else plan
+        for plan, question in zip(plans, questions, strict=True)
+    ]
+    count = len(plans[0].pieces)
+    gives = _gives(tapes, plans, names)
+    stages = []
+    for k in range(count):
+        ways = []
+        wanted = []
+        for tape, plan, known, question in zip(tapes, plans, names, questions, strict=True):
+            known = known | {key: name for name, key in tape.inputs.items()}
+            takes = plan.takes[k]
+            writer = Writer(tape, known)
+            if k:
+                writer.guard_precision(takes)
+            given = None if k == count - 1 else plan.gives[k]
+            run = writer.piece(f"stage {k}", plan.pieces[k], takes, given)
+            like, asks = None, ()
+            if several and k == 0:
+                asking = Writer(tape, known)
+                like = asking.question("choice of an observation", question.steps, question.takes)
+                asks = tuple(known[key] for key in question.takes)
+            way = Way(run, [known[key] for key in takes], tape.training, like, asks)
+            ways.append(way)
+            wanted.append(list(dict.fromkeys([*way.takes, *asks])))
+        everywhere = [name for name in wanted[0] if all(name in each for each in wanted)]
+        others = dict.fromkeys(n for each in wanted for n in each if n not in everywhere)
+        required = everywhere + [OBSERVATION] * (several and k > 0)
+        code = StageCode(k, ways, required, list(others), gives[k])
+        steps = [step for plan in plans for step in plan.pieces[k]]
+        steps += [step for q in questions for step in q.steps] if k == 0 else []
+        stages.append(make_stage(model, code, steps))
+    _place_unused(model, stages)
+    outputs = [
+        None if given is None else given + [OBSERVATION] * (several and k == 0)
+        for k, given in enumerate(gives)
+    ]
+    return stages, outputs
+
+
+def _gives(
+    tapes: Sequence[Tape], plans: Sequence[Plan], names: Sequence[dict[int, str]]
+) -> list[list[str] | None]:
+    gives: list[list[str] | None] = []
+    for k in range(len(plans[0].pieces) - 1):
+        given: dict[str, None] = {}
+        for plan, known in zip(plans, names, strict=True):
+            given.update(dict.fromkeys(known[key] for key in plan.gives[k]))
+        gives.append(list(given))
+    return [*gives, None]
+
+
+def _question(tape: Tape) -> _Question:
+    """Return the guards of a tape that inputs alone decide."""
+    good, kept = set(tape.inputs.values()), []
+    for step in tape.steps:
+        alone = good.issuperset(step.uses) and not tensors_of(step.args)
+        if alone and not (step.is_module or step.mutates or is_random(step)):
+            good.update(step.makes)
+            kept.append(step)
+    steps = live_steps(kept, ())
+    return _Question(steps, missing(steps))
+
+
+def _without_asked(plan: Plan, question: _Question) -> Plan:
+    """Return a plan whose first stage does not ask again."""
+    asked = {id(step) for step in question.steps if step.expect is not None}
+    pieces = [[step for step in piece if id(step) not in asked] for piece in plan.pieces]
+    pieces[0] = live_steps(pieces[0], plan.gives[0] if len(pieces) > 1 else ())
+    takes = [missing(pieces[0]), *plan.takes[1:]] if len(pieces) > 1 else plan.takes
+    return Plan(pieces, takes, plan.gives)
+
+
+def value_names(tape: Tape, plan: Plan) -> dict[int, str]:
+    """Return a name for each value that crosses or is an input: its maker's, numbered if need be."""
+    names = {key: name for name, key in tape.inputs.items()}
+    taken = {*names.values(), OBSERVATION, "self"}
+    for key in sorted({key for each in plan.takes for key in each}):
+        if key in names:
+            continue
+        base = "".join(c if c.isalnum() else "_" for c in tape.names[key]).strip("_") or "value"
+        if not base.isidentifier() or keyword.iskeyword(base):
+            base = f"value_{base}"
+        name, number = base, 1
+        while name in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name)
+        names[key] = name
+    return names
+
+
+def _place_unused(model: nn.Module, stages: Sequence[nn.Module]) -> None:
+    """Put all that no observed batch used where its neighbour is, so that no weight is lost."""
+    for name, module in list(model.named_modules()):
+        tensors = [*module._parameters, *module._buffers]
+        for own in tensors:
+            path = f"{name}.{own}".lstrip(".")
+            if getattr(module, own) is not None and not any(_has(s, path) for s in stages):
+                _place_beside(model, stages, path)
+
+
+def _place_beside(model: nn.Module, stages: Sequence[nn.Module], path: str) -> None:
+    """Put a tensor into the stage that has most of the module it is in, or else the first."""
+    above = path.split(".")[:-1]
+    while above:
+        holders = [stage for stage in stages if _has(stage, ".".join(above))]
+        if holders:
+            place(holders[0], model, path)
+            return
+        above.pop()
+    place(stages[0], model, path)
+
+
+def _has(stage: nn.Module, path: str) -> bool:
+    holder: nn.Module | None = stage
+    *above, leaf = path.split(".")
+    for name in above:
+        holder = holder._modules.get(name) if holder is not None else None
+        if holder is None:
+            return False
+    return holder is not None and (
+        leaf in holder._modules or leaf in holder._parameters or leaf in holder._buffers
+    )

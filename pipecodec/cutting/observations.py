@@ -1,0 +1,166 @@
+"""Observes all kinds of batch that a partition is for, and merges those that go one way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ..tape.batch import Batch
+from ..tape.compare import Difference, merge
+from ..tape.errors import TapeError
+from ..tape.observe import observe
+from ..tape.tape import Fact, Tape, step_of
+from ..tape.templates import Value
+from .examples import other_padding, other_sizes
+from .untouched import untouched
+
+__all__ = ["Observation", "Observations"]
+
+_MOST_METHODS = 12
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A way through the model, and a batch that takes it, of another size where there is one."""
+
+    tape: Tape
+    batch: Batch
+    training: bool
+
+
+@dataclass
+class Observations:
+    """Collects the ways through a model's glue code.
+
+    ``methods`` are methods of glue modules that ask for sizes or data; they turned out to call no
+    layer and are leaves as a whole.
+    """
+
+    model: nn.Module
+    layers: Sequence[str]
+    methods: list[str] = field(default_factory=list)
+    found: list[Observation] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
+    """Reasons why batches of another size take another way, or cannot be compared."""
+
+    def add_kinds(self, batch: Batch) -> None:
+        """Observe a batch as it is and with other padding, in the model's mode and in the other."""
+        mode = self.model.training
+        for training in (mode, not mode):
+            for kind in (batch, other_padding(batch)):
+                if kind is not None:
+                    self._try(kind, training, needed=kind is batch and training is mode)
+
+    def _try(self, batch: Batch, training: bool, *, needed: bool) -> None:
+        try:
+            self.add(batch, training)
+        except TapeError:
+            if needed:
+                raise
+        except Exception as error:
+            if needed:
+                raise
+            mode = "training" if training else "evaluation"
+            self.notes.append(
+                f"no batch like the first in {mode} and with other padding could be observed: "
+                f"{type(error).__name__}: {str(error)[:200]}"
+            )
+
+    def add(self, batch: Batch, training: bool) -> None:
+        """Observe a batch, compare it with one of another size, and merge it with a known way."""
+        tape, shown = self._observe_sizes(batch, training)
+        for known in self.found:
+            if merge(known.tape, tape) is None:
+                return
+        self.found.append(Observation(tape, shown, training))
+
+    def _observe_sizes(self, batch: Batch, training: bool) -> tuple[Tape, Batch]:
+        tape = self._observe(batch, training)
+        others = other_sizes(batch)
+        open_axes = {
+            axis for axis in ("samples", "positions") if any(getattr(o, axis) for o in others)
+        }
+        shown, reasons = batch, list[str]()
+        for other in others:
+            axes = {axis for axis in open_axes if getattr(other, axis)}
+            if not axes:
+                continue
+            try:
+                second = self._observe(other.batch, training)
+            except Exception as error:  # the model takes no batch of this size
+                reasons.append(f"{type(error).__name__}: {str(error)[:120]}")
+                continue
+            difference = merge(tape, second)
+            if difference is None:
+                shown = other.batch if shown is batch else shown
+                open_axes -= axes
+                continue
+            method = self._method_of(difference, tape)
+            if method is not None:
+                self.methods.append(method)
+                self.found.clear()
+                return self._observe_sizes(batch, training)
+            reasons.append(difference.text)
+            if not difference.told:
+                self._refuse_chance(batch, training)
+                _pin(tape, difference.text)
+                shown = batch
+                break
+        if open_axes:
+            self.limits += dict.fromkeys(reasons)
+            if shown is batch:
+                _pin(
+                    tape,
+                    f"no batch of another size could be compared: {'; '.join(dict.fromkeys(reasons))}",
+                )
+        return tape, shown
+
+    def _observe(self, batch: Batch, training: bool) -> Tape:
+        model = self.model
+        with untouched(model):
+            if model.training is not training:
+                model.train(training)
+            tape = observe(model, self.layers, batch, methods=self.methods)
+        return tape
+
+    def _method_of(self, difference: Difference, tape: Tape) -> str | None:
+        """Return the outermost method at a difference that calls no layer; it can be a leaf."""
+        calling = {
+            method
+            for step in tape.steps
+            if step.is_module and str(step.target) in set(self.layers)
+            for method in step.methods
+        }
+        if len(self.methods) >= _MOST_METHODS:
+            return None
+        usable = [m for m in difference.methods if m not in calling and m not in self.methods]
+        return usable[0] if usable else None
+
+    def _refuse_chance(self, batch: Batch, training: bool) -> None:
+        """Raise if two observations of one batch differ without a guard that tells them apart."""
+        difference = merge(self._observe(batch, training), self._observe(batch, training))
+        if difference is not None and not difference.told:
+            raise TapeError(
+                f"{difference.text}, for one and the same batch: Python code between the layers "
+                f"depends on chance, or on state that it keeps, which no stage would have"
+            )
+
+
+def _pin(tape: Tape, reason: str) -> None:
+    """Have the tape hold for batches of the observed sizes only."""
+    for name, key in tape.inputs.items():
+        fact = tape.facts[key]
+        if isinstance(fact, Fact):
+            guard = step_of(shape_of, [Value(key)])
+            guard.expect = (fact.shape,)
+            guard.place = f"the shape of the input {name!r} (fixed, since {reason})"
+            tape.steps.insert(len(tape.inputs), guard)
+
+
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return a tensor's shape as a tuple of ints."""
+    return tuple(tensor.shape)

@@ -1,0 +1,293 @@
+"""From a model to a partition, by observing it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..logger import get_logger
+from ..stages.partition import Partition, partition_modules
+from ..tape.batch import Batch
+from ..tape.errors import TapeError
+from ..tape.tape import Fact, Step, Tape
+from .assemble import assemble, value_names
+from .balance import Balance, choose_cuts, given_cuts
+from .cut import Crossing, Cut
+from .layers import called_modules, layer_lists, names_above_split
+from .observations import Observation, Observations
+from .outputs import keep_outputs
+from .plan import Plan, call_name, make_plan
+from .recompute import recompute as recomputing
+from .verify import verify_values
+from .writes import check_writes
+
+__all__ = ["partition"]
+
+logger = get_logger("partition")
+
+Verify = Literal["values", "structure", False]
+Example = Mapping[str, Any] | Sequence[Any]
+
+
+def partition(
+    model: nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    examples: Sequence[Example] = (),
+    n_stages: int | None = None,
+    split: Sequence[str] | None = None,
+    balance: Balance = "parameters",
+    verify: Verify = "values",
+    recompute: bool | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Partition:
+    """Cut a model into pipeline stages, each of which holds its part of the model's own modules.
+
+    The model is run on the batch and observed above the level of its layers: which module or
+    function got which values, and what came out. Stages do the same again, so everything crosses
+    that later layers use, and nothing else does: masks, rotary tables, router logits for the loss,
+    caches and lists that layers share. Beside the given batch, one of another size, one with other
+    padding (``attention_mask``) and the other mode (training or evaluation) are observed. A batch
+    that takes another way through the model's Python code is an error that names the line.
+
+    Args:
+        model: as it will be trained: in its precision, with its weights (or on the meta device, or
+            fake). It is left as it was. The stages hold its modules, not copies.
+        args, kwargs: a batch, as ``model(*args, **kwargs)`` takes it; labels belong to it if the
+            model computes its loss itself.
+        examples: further batches (dicts of keyword arguments, or tuples) that take other ways, such
+            as one without images.
+        n_stages: the number of stages, at the layers that balance them best.
+        split: the names of the modules with which the second and later stages begin, instead; a
+            module that is called again and again has numbered calls ("layers.0#2" is its third).
+        balance: "parameters", "time" (of the observed forward), or one weight for each stage.
+        verify: "values" runs the stages and the model on each kind of batch, and compares outputs
+            and gradients to the last bit; "structure" compares the observations alone, as for a
+            model without memory; False compares nothing beyond batches of two sizes.
+        recompute: each stage computes masks, positions and rotary tables for itself (True), or
+            receives them (False). None takes whichever sends fewer bytes. Both are exact.
+        outputs: the entries of the model's output to keep, such as ["loss"]; None keeps all.
+
+    Returns:
+        A partition, whose field ``cut`` says how it was cut.
+
+    Raises:
+        TapeError (a ValueError): the model cannot be observed or cut; the text has all reasons with
+            their lines in the model's code.
+        ValueError: an argument has no such value.
+    """
+    _check_arguments(n_stages, split, balance, verify)
+    batch = Batch.of(model, args, kwargs or {})
+    others = [_batch_of(model, example) for example in examples]
+    count = len(split) + 1 if n_stages is None and split is not None else n_stages or 1
+    if split is None:
+        ways = layer_lists(model, called_modules(model, batch))
+    else:
+        ways = [names_above_split(model, split)]
+    reasons: list[str] = []
+    limited: tuple[Partition, list[Observation]] | None = None
+    for layers in ways:
+        observations = Observations(model, layers)
+        try:
+            observed = _observe(observations, batch, others)
+            tapes = [observation.tape for observation in observed]
+            for tape in tapes:
+                keep_outputs(tape, outputs)
+            first = (
+                choose_cuts(model, tapes[0], layers, count, balance)
+                if split is None
+                else given_cuts(model, tapes[0], split)
+            )
+            names = [call_name(tapes[0].steps, cut) for cut in first]
+            cuts = [given_cuts(model, tape, names) for tape in tapes]
+            part = _cut(model, tapes, cuts, names, recompute, observations)
+        except TapeError as error:
+            reasons.append(str(error))
+            continue
+        if not observations.limits:
+            return _verified(model, part, observed, verify)
+        limited = limited or (part, observed)  # other layers may allow more
+    if limited is not None:
+        return _verified(model, *limited, verify)
+    raise TapeError(" / ".join(dict.fromkeys(reasons)))
+
+
+def _check_arguments(
+    n_stages: int | None, split: Sequence[str] | None, balance: Balance, verify: Verify
+) -> None:
+    if n_stages is None and split is None:
+        raise ValueError("partition needs n_stages= (how many stages) or split= (where they begin)")
+    if n_stages is not None and (type(n_stages) is not int or n_stages < 1):
+        raise ValueError(f"n_stages is a number of stages, at least 1, not {n_stages!r}")
+    if n_stages is not None and split is not None and n_stages != len(split) + 1:
+        raise ValueError(
+            f"split names {len(split)} cuts, which make {len(split) + 1} stages, not {n_stages}"
+        )
+    if verify not in ("values", "structure", False):
+        raise ValueError(f'verify is "values", "structure" or False, not {verify!r}')
+    if isinstance(balance, str):
+        if balance not in ("parameters", "time"):
+            raise ValueError(
+                f'balance is "parameters", "time" or a list of weights, not {balance!r}'
+            )
+    elif n_stages is None or len(balance) != n_stages or min(balance) <= 0:
+        raise ValueError(
+            f"balance has one positive weight for each of n_stages stages, not {balance!r}"
+        )
+
+
+def _batch_of(model: nn.Module, example: Example) -> Batch:
+    if isinstance(example, Mapping):
+        return Batch.of(model, (), example)
+    if isinstance(example, (tuple, list)):
+        return Batch.of(model, example, {})
+    raise ValueError(
+        f"examples has a {type(example).__name__}; each is a dict of keyword arguments or a tuple"
+    )
+
+
+def _observe(
+    observations: Observations, batch: Batch, others: Sequence[Batch]
+) -> list[Observation]:
+    methods: list[str] | None = None
+    while methods != observations.methods:  # a new leaf makes all tapes anew
+        methods = list(observations.methods)
+        observations.found.clear()
+        observations.notes.clear()
+        observations.limits.clear()
+        for each in (batch, *others):
+            observations.add_kinds(each)
+    return observations.found
+
+
+def _cut(
+    model: nn.Module,
+    tapes: Sequence[Tape],
+    cuts: Sequence[Sequence[Step]],
+    names: Sequence[str],
+    recompute: bool | None,
+    observations: Observations,
+) -> Partition:
+    sent = [make_plan(tape, steps) for tape, steps in zip(tapes, cuts, strict=True)]
+    made = [recomputing(tape, plan) for tape, plan in zip(tapes, sent, strict=True)]
+    crossing = {
+        way: _crossing(tapes[0], plans[0]) for way, plans in (("send", sent), ("recompute", made))
+    }
+    if recompute is None:
+        fewer = _bytes(crossing["recompute"]) < _bytes(crossing["send"])
+        recompute = fewer or (_alike(tapes, made) and not _alike(tapes, sent))
+    plans = made if recompute else sent
+    for tape, plan in zip(tapes, plans, strict=True):
+        check_writes(tape, plan)
+    stages, outputs = assemble(model, tapes, plans)
+    inputs = list(dict.fromkeys(name for tape in tapes for name in tape.inputs))
+    part = partition_modules(stages, inputs=inputs, outputs=outputs, model=model)
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    cut = Cut(
+        split=list(names),
+        fingerprint=_fingerprint(part),
+        observations=len(tapes),
+        alike=_alike(tapes, plans),
+        notes=_notes(observations, tapes),
+        makers=_makers(tapes, plans),
+        crossing=crossing,
+        recomputed=recompute,
+        dtype=dtypes.pop() if len(dtypes) == 1 else None,
+    )
+    return dataclasses.replace(part, cut=cut)
+
+
+def _crossing(tape: Tape, plan: Plan) -> list[dict[str, Crossing]]:
+    names = value_names(tape, plan)
+    return [{names[key]: _crossed(tape.facts[key]) for key in keys} for keys in plan.crossing]
+
+
+def _crossed(fact: Any) -> Crossing:
+    if isinstance(fact, Fact):
+        return Crossing(fact.dtype, fact.shape, fact.nbytes, fact.requires_grad)
+    return Crossing(None, (), 8 if fact is not None else 0, False)
+
+
+def _bytes(boundaries: Sequence[Mapping[str, Crossing]]) -> int:
+    return sum(value.nbytes for values in boundaries for value in values.values())
+
+
+def _alike(tapes: Sequence[Tape], plans: Sequence[Plan]) -> bool:
+    """Whether the same tensors cross each boundary in every observation."""
+    kinds = []
+    for tape, plan in zip(tapes, plans, strict=True):
+        inputs = set(tape.inputs)
+        kinds.append(
+            [
+                {name: one[:2] for name, one in values.items() if one.dtype and name not in inputs}
+                for values in _crossing(tape, plan)
+            ]
+        )
+    return all(kind == kinds[0] for kind in kinds)
+
+
+def _makers(tapes: Sequence[Tape], plans: Sequence[Plan]) -> dict[str, str]:
+    makers: dict[str, str] = {}
+    for tape, plan in zip(tapes, plans, strict=True):
+        for key, name in value_names(tape, plan).items():
+            if key not in tape.inputs.values():
+                makers.setdefault(name, f"{tape.makers[key]} {tape.names[key]}")
+    return makers
+
+
+def _fingerprint(part: Partition) -> str:
+    """Return a checksum of the stages' code, and of the names of all that they hold and exchange."""
+    digest = hashlib.sha256()
+    for stage in part.stages:
+        for way in stage.code.ways:  # type: ignore[union-attr]
+            digest.update(way.run.text().encode())
+            if way.like is not None:
+                digest.update(way.like.text().encode())
+        digest.update(repr(list(stage.state_dict(keep_vars=True))).encode())
+    digest.update(repr((part.liveness, part.outputs, part.input_names)).encode())
+    return digest.hexdigest()
+
+
+def _verified(
+    model: nn.Module, part: Partition, observed: Sequence[Observation], verify: Verify
+) -> Partition:
+    real = not any(_unreal(tensor) for tensor in model.parameters())
+    notes = []
+    if verify == "values" and not real:
+        notes.append(
+            "the model has no values (meta or fake tensors), so structures were compared, and no "
+            "values"
+        )
+    elif verify == "values" and _rank() == 0:
+        for observation in observed:
+            note = verify_values(model, part, observation.batch, observation.training)
+            notes += [note] if note else []
+    if part.cut is not None:
+        part.cut.notes.extend(dict.fromkeys(notes))
+        for note in part.cut.notes:
+            logger.warning("%s", note, ranks=0)
+    return part
+
+
+def _notes(observations: Observations, tapes: Sequence[Tape]) -> list[str]:
+    notes = [*observations.notes, *(note for tape in tapes for note in tape.notes)]
+    if observations.limits:
+        notes.append(
+            "batches of some other sizes are refused, until one of each is in examples=: "
+            + "; ".join(dict.fromkeys(observations.limits))
+        )
+    return list(dict.fromkeys(notes))
+
+
+def _unreal(tensor: torch.Tensor) -> bool:
+    return tensor.is_meta or getattr(tensor, "fake_mode", None) is not None
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0

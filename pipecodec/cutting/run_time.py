@@ -1,0 +1,82 @@
+"""The few functions that a stage's generated source calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from torch import nn
+
+from ..tape.errors import TapeError
+
+__all__ = ["miscounted", "other_input", "other_way", "tapped", "wrong_precision"]
+
+_OBSERVE = "pass such a batch in examples= to pipecodec.partition"
+
+
+def other_way(place: str, label: str, expected: Any, found: Any) -> NoReturn:
+    """Raise for a guard that does not hold."""
+    raise TapeError(
+        f"{place}: when the model was observed, Python was told {_short(expected)} (by {label}), and "
+        f"now {_short(found)}, so it could go another way; {_OBSERVE}"
+    )
+
+
+def other_input(place: str, form: Any, value: Any) -> NoReturn:
+    """Raise for an input of another kind than the observed one."""
+    raise TapeError(
+        f"{place} is {_short(value)}, but was {_short(form)} when the model was observed; {_OBSERVE}"
+    )
+
+
+def miscounted(place: str, label: str, expected: int, found: int) -> NoReturn:
+    """Raise for a call that returns another number of values."""
+    raise TapeError(
+        f"{place}: {label} gave {expected} values when the model was observed, and gives {found} "
+        f"now, so Python could go another way; {_OBSERVE}"
+    )
+
+
+def wrong_precision(name: str, expected: Any, found: Any) -> NoReturn:
+    """Raise for a value of another precision than the observed one."""
+    raise TapeError(
+        f"{name} was {expected} when the model was observed, and is {found} now; casts between the "
+        f"layers are as they were observed, so observe the model in the precision you train it in "
+        f"(model.to(dtype), or torch.autocast around pipecodec.partition)"
+    )
+
+
+@contextmanager
+def tapped(module: nn.Module, wanted: frozenset[tuple[str, int]]) -> Iterator[dict[Any, Any]]:
+    """Catch the outputs of submodules that hooks of the model handed to code between the layers.
+
+    `wanted` has pairs (name below `module`, number of the call).
+    """
+    taps: dict[Any, Any] = {}
+    counts: dict[str, int] = {}
+    handles = []
+
+    def catching(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            counts[name] = counts.get(name, -1) + 1
+            if (name, counts[name]) in wanted:
+                taps[name, counts[name]] = output
+
+        return hook
+
+    for name in {name for name, _ in wanted}:
+        handles.append(module.get_submodule(name).register_forward_hook(catching(name)))
+    try:
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _short(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"a {type(value).__name__} of shape {list(shape)} and {value.dtype}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

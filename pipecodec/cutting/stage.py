@@ -1,0 +1,230 @@
+"""A stage that was cut from a model: the model's own modules, and the code that calls them."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..tape.errors import TapeError
+from ..tape.tape import Method, Step
+from ..tape.templates import modules_of, tensors_of
+from .source import Code
+
+__all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]
+
+OBSERVATION = "observation"
+"""The name of the number, sent with the values, of the observation that a batch is like."""
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """The code for the batches that are like one observation."""
+
+    run: Code
+    takes: list[str]
+    training: bool | None
+    """The mode of the observation; None: it is good for both."""
+    like: Code | None = None
+    """On the first stage of several ways: guards that inputs alone decide."""
+    asks: tuple[str, ...] = ()
+    """The inputs that ``like`` takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class StageCode:
+    """All that a stage's forward is made of."""
+
+    number: int
+    ways: list[Way]
+    required: list[str]
+    optional: list[str]
+    gives: list[str] | None
+    """The names of the values that it gives; None: it returns the model's result."""
+
+    def __deepcopy__(self, memo: Any) -> StageCode:
+        return self
+
+
+class CutStage(nn.Module):
+    """Leaves of the model under their own names; ``forward`` names the values that it takes.
+
+    Returns a dict of values by name; the last stage returns the model's output. Raises TapeError
+    for a batch that takes a way which was not observed.
+    """
+
+    code: StageCode
+    runs: list[Any]
+    leaves: tuple[nn.Module, ...]
+
+    @property
+    def mode(self) -> bool:
+        """Whether the stage trains.
+
+        Its leaves are the model's own, and someone may have called ``model.eval()``: where all
+        leaves say so, the stage follows.
+        """
+        if self.leaves and self.leaves[0].training is not self.training:
+            modes = {leaf.training for leaf in self.leaves}
+            if len(modes) == 1:
+                self.train(modes.pop())
+        return self.training
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the stage's first tensor."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    def __reduce__(self) -> Any:
+        return _remake, (self.code,), self.__dict__
+
+
+class ManyWays(CutStage):
+    """A stage of a model of which several kinds of batch were observed."""
+
+    likes: list[Any]
+
+    def run(self, values: dict[str, Any]) -> Any:
+        """Run the way of the observation that the batch is like."""
+        ways = self.code.ways
+        which = self.choose(values) if self.code.number == 0 else values[OBSERVATION]
+        result = self.runs[which](self, *(values[name] for name in ways[which].takes))
+        if self.code.gives is None:
+            return result
+        inputs = {name: value for name, value in values.items() if name in self.code.gives}
+        given = dict.fromkeys(self.code.gives) | inputs | result
+        return given | {OBSERVATION: which} if self.code.number == 0 else given
+
+    def choose(self, values: dict[str, Any]) -> int:
+        """Return the number of the first observation that the inputs are like."""
+        reasons, mode = [], self.mode
+        for i, way in enumerate(self.code.ways):
+            if way.training not in (None, mode):
+                reasons.append(f"observed in {'training' if way.training else 'evaluation'}")
+                continue
+            try:
+                self.likes[i](self, *(values[name] for name in way.asks))
+            except TapeError as error:
+                reasons.append(str(error).split("; pass such")[0])
+            except Exception as error:  # an operation of another kind of batch
+                reasons.append(f"{type(error).__name__}: {error}")
+            else:
+                return i
+        raise TapeError(
+            f"the batch is like none of the {len(reasons)} that were observed: {'; '.join(reasons)}. "
+            f"Pass such a batch in examples= to pipecodec.partition"
+        )
+
+
+def _remake(code: StageCode) -> CutStage:
+    cls = _class_of(code)
+    return cls.__new__(cls)
+
+
+def _class_of(code: StageCode) -> type[CutStage]:
+    """Return a class whose forward has the parameters of this stage."""
+    runs = [way.run.function() for way in code.ways]
+    members: dict[str, Any] = {"code": code, "runs": runs}
+    if len(code.ways) == 1:
+        members["forward"] = runs[0]
+        return type(f"Stage{code.number}", (CutStage,), members)
+    members["likes"] = [way.like.function() if way.like else None for way in code.ways]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in ("self", *code.required)]
+    parameters += [inspect.Parameter(name, kind, default=None) for name in code.optional]
+    signature = inspect.Signature(parameters)
+
+    def forward(self: ManyWays, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        del bound.arguments["self"]
+        return self.run(bound.arguments)
+
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    members["forward"] = forward
+    return type(f"Stage{code.number}", (ManyWays,), members)
+
+
+def make_stage(model: nn.Module, code: StageCode, steps: Sequence[Step]) -> CutStage:
+    """Return a stage that holds all that `steps` use of the model, under the model's names."""
+    stage = _class_of(code)()
+    stage.training = model.training
+    place_used(stage, model, steps)
+    root = _shell(model)
+    root.__dict__["_modules"] = stage._modules
+    root.__dict__["_parameters"] = stage._parameters
+    root.__dict__["_buffers"] = stage._buffers
+    stage.__dict__["root"] = root  # for methods of the model itself; no child
+    names = dict.fromkeys(step.target for step in steps if type(step.target) is str)
+    stage.leaves = tuple(stage.get_submodule(str(name)) for name in names)
+    return stage
+
+
+def place_used(stage: nn.Module, model: nn.Module, steps: Iterable[Step]) -> None:
+    """Put the modules and tensors that `steps` use into a stage."""
+    modules, tensors = dict[str, None](), dict[str, None]()
+    for step in steps:
+        if isinstance(step.target, Method):
+            for name in step.needs:
+                (tensors if _is_tensor(model, name) else modules)[name] = None
+            owner = step.target.rpartition(".")[0]
+            _containers(stage, model, owner.split(".") if owner else [])
+        elif isinstance(step.target, str):
+            modules[step.target] = None
+        modules.update(dict.fromkeys(modules_of(step.args)))
+        tensors.update(dict.fromkeys(tensors_of(step.args)))
+    for name in sorted(modules, key=len):
+        place(stage, model, name)
+    for name in tensors:
+        place(stage, model, name)
+
+
+def place(stage: nn.Module, model: nn.Module, name: str) -> None:
+    """Put a module or a tensor of the model into a stage, under its own name."""
+    *above, leaf = name.split(".")
+    holder = _containers(stage, model, above)
+    owner = model.get_submodule(".".join(above))
+    value = getattr(owner, leaf)
+    if isinstance(value, nn.Module):
+        holder._modules.setdefault(leaf, value)
+    elif leaf in holder._parameters or leaf in holder._buffers or hasattr(holder, leaf):
+        return
+    elif isinstance(value, nn.Parameter):
+        holder.register_parameter(leaf, value)
+    else:
+        kept = leaf in owner._buffers and leaf not in owner._non_persistent_buffers_set
+        holder.register_buffer(leaf, value, persistent=kept)
+
+
+def _containers(stage: nn.Module, model: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Return the module of this name, made of shells where the stage lacks it."""
+    holder = stage
+    for i, name in enumerate(names):
+        if name not in holder._modules:
+            holder._modules[name] = _shell(model.get_submodule(".".join(names[: i + 1])))
+        child = holder._modules[name]
+        if child is None:
+            raise TapeError(f"{'.'.join(names)} is no module of the model")
+        holder = child
+    return holder
+
+
+def _shell(module: nn.Module) -> nn.Module:
+    """Return a copy of a module without its children and tensors."""
+    new = object.__new__(type(module))
+    tensors = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
+    new.__dict__.update({name: v for name, v in vars(module).items() if name not in tensors})
+    new.__dict__.update(_modules={}, _parameters={}, _buffers={})
+    new.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
+    return new
+
+
+def _is_tensor(model: nn.Module, name: str) -> bool:
+    prefix, _, leaf = name.rpartition(".")
+    return leaf not in model.get_submodule(prefix)._modules

@@ -1,0 +1,110 @@
+"""Compares a partition with its model: outputs and gradients, to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..stages.partition import Partition, run_local
+from ..tape.batch import Batch
+from ..tape.compare import equal
+from ..tape.errors import TapeError
+from ..tape.structure import tensors_in
+from .untouched import untouched
+
+__all__ = ["verify_values"]
+
+_SEED = 20260101
+Results = tuple[list[tuple[Any, torch.Tensor]], dict[str, torch.Tensor | None], type]
+
+
+def verify_values(model: nn.Module, part: Partition, batch: Batch, training: bool) -> str | None:
+    """Raise TapeError if a partition's outputs or gradients differ from the model's.
+
+    The model is left as it was. Returns a sentence if the model differs from itself, so that
+    nothing can be compared.
+    """
+
+    def stages(copied: Batch) -> Any:
+        return run_local(part, **copied.inputs)
+
+    def whole(copied: Batch) -> Any:
+        return copied.call(model)
+
+    expected = _results(model, training, whole, batch)
+    found = _results(model, training, stages, batch)
+    difference = _difference(expected, found)
+    if difference is None:
+        return None
+    if _difference(expected, _results(model, training, whole, batch)) is not None:
+        return (
+            "two runs of the model itself differ in bits, so the partition could not be compared "
+            "with it"
+        )
+    raise TapeError(
+        f"the stages were observed and cut, but {difference} is not the model's to the last bit; "
+        f"code between the layers does more than a tape can hold (random numbers of Python, state "
+        f"outside the model). verify=False accepts the partition as it is"
+    )
+
+
+def _results(
+    model: nn.Module, training: bool, call: Callable[[Batch], Any], batch: Batch
+) -> Results:
+    copied = batch.map(_copied)
+    with untouched(model), torch.enable_grad():
+        if model.training is not training:
+            model.train(training)
+        torch.manual_seed(_SEED)
+        output = call(copied)
+        tensors = list(tensors_in(output))
+        losses = _losses(output, [tensor for _, tensor in tensors])
+        if losses:
+            torch.autograd.backward(losses)
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+    return [(path, tensor.detach()) for path, tensor in tensors], gradients, type(output)
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+
+def _losses(output: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    loss = getattr(output, "loss", None)
+    if isinstance(loss, torch.Tensor) and loss.requires_grad and loss.numel() == 1:
+        return [loss]
+    return [t.float().sum() for t in tensors if t.requires_grad and t.is_floating_point()]
+
+
+def _difference(expected: Results, found: Results) -> str | None:
+    (outputs, gradients, kind), (others, other_gradients, other_kind) = expected, found
+    if kind is not other_kind:
+        return f"the output's type ({other_kind.__name__} for {kind.__name__})"
+    if [path for path, _ in outputs] != [path for path, _ in others]:
+        return "the set of tensors in the output"
+    for (path, one), (_, other) in zip(outputs, others, strict=True):
+        if not same_bits(one, other):
+            return f"the output {'.'.join(map(str, path)) or 'itself'}"
+    for name, gradient in gradients.items():
+        other_gradient = other_gradients[name]
+        if (gradient is None) != (other_gradient is None) or (
+            gradient is not None
+            and other_gradient is not None
+            and not same_bits(gradient, other_gradient)
+        ):
+            return f"the gradient of {name}"
+    return None
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are equal; one nan equals another."""
+    if one.shape != other.shape or one.dtype != other.dtype or one.layout != other.layout:
+        return False
+    if one.is_floating_point() and one.layout is torch.strided:
+        return bool(torch.equal(one.nan_to_num(nan=7.25), other.nan_to_num(nan=7.25))) and bool(
+            torch.equal(one.isnan(), other.isnan())
+        )
+    return equal(one, other)

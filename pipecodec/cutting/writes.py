@@ -1,0 +1,66 @@
+"""Refuses cuts across memory that a later stage writes into."""
+
+from __future__ import annotations
+
+from ..tape.errors import TapeError
+from ..tape.tape import Fact, Tape
+from ..tape.templates import tensors_of
+from .plan import Plan
+
+__all__ = ["check_writes"]
+
+
+def check_writes(tape: Tape, plan: Plan) -> None:
+    """Raise TapeError, with all reasons, for writes that other stages would miss.
+
+    Two values over one memory are two tensors after a cut. A buffer that a stage writes to, and a
+    module that writes its buffers, belong to one stage.
+    """
+    problems = [*_shared_memory(tape, plan), *_state(plan)]
+    if problems:
+        raise TapeError("; ".join(dict.fromkeys(problems)))
+
+
+def _shared_memory(tape: Tape, plan: Plan) -> list[str]:
+    problems = []
+    before: set[int] = set(tape.inputs.values())
+    for k, piece in enumerate(plan.pieces):
+        crossing = {key for taken in plan.takes[k:] for key in taken if key in before}
+        for step in piece:
+            for key in step.writes if k else ():
+                fact = tape.facts[key]
+                if not isinstance(fact, Fact):
+                    continue
+                sharing = {other for other in crossing if _memory(tape, other) == fact.memory}
+                if sharing and (sharing != {key} or fact.requires_grad):
+                    problems.append(
+                        f"{step.place} writes ({step.label}) into {tape.names[key]}, whose memory "
+                        f"crosses a cut before; put the cut elsewhere, or write into a copy"
+                    )
+        before |= {key for step in piece for key in step.makes}
+    return problems
+
+
+def _memory(tape: Tape, key: int) -> int | None:
+    fact = tape.facts[key]
+    return fact.memory if isinstance(fact, Fact) else None
+
+
+def _state(plan: Plan) -> list[str]:
+    writers: set[str] = set()
+    users: dict[str, set[int]] = {}
+    places: dict[str, str] = {}
+    for k, piece in enumerate(plan.pieces):
+        for step in piece:
+            called = [str(step.target)] if step.is_module else []
+            for name in [*tensors_of(step.args), *called]:
+                users.setdefault(name, set()).add(k)
+            for name in step.writes_held:
+                writers.add(name)
+                places[name] = step.place
+    return [
+        f"{places[name]} writes into {name}, which stages {sorted(users[name])} use; each would "
+        f"have a copy of its own, so put the cut where one stage has all of it"
+        for name in sorted(writers)
+        if len(users[name]) > 1
+    ]

@@ -1,0 +1,234 @@
+"""Calls of leaves: modules, and methods as a whole, into which the recorder does not look."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .ambient import ambient_now
+from .errors import TapeError
+from .numbers import TracedFloat, TracedInt, plain
+from .place import place
+from .purity import hollow_arguments
+from .recorder import Recorder
+from .structure import take, tensors_in
+from .tape import Method, Out, Step
+
+__all__ = ["intercepted"]
+
+
+@contextmanager
+def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) -> Iterator[None]:
+    """Send each call of a leaf, and of an autograd function, that glue code makes to the recorder.
+
+    A leaf's class is given another ``__call__`` meanwhile, since a layer may override it, and hooks
+    would not see that. `methods` name methods of glue modules that are leaves too.
+    """
+    leaves = {
+        id(module): name for name, module in model.named_modules() if name not in recorder.glue
+    }
+    calls = Leaves(recorder)
+    originals: dict[type, Any] = {}
+    for module in model.modules():
+        if id(module) in leaves:
+            cls = next(c for c in type(module).__mro__ if "__call__" in vars(c))
+            originals.setdefault(cls, vars(cls)["__call__"])
+
+    def calling(original: Callable[..., Any]) -> Callable[..., Any]:
+        def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if recorder.recording and id(self) in leaves:
+                name = leaves[id(self)]
+                return calls.call(name, self, original.__get__(self), args, kwargs)
+            return original(self, *args, **kwargs)
+
+        return __call__
+
+    def whole(owner: nn.Module, name: Method, method: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if not recorder.recording:
+                return method(*args, **kwargs)
+            return calls.call(name, owner, method, args, kwargs)
+
+        return called
+
+    apply = vars(torch.autograd.Function)["apply"]
+
+    def observed_apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not recorder.recording:
+            return apply.__get__(None, cls)(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            return recorder.call_function(cls.apply, args, kwargs)
+
+    wholes = []
+    for name in methods:
+        prefix, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(prefix)
+        wholes.append((owner, attribute, whole(owner, Method(name), getattr(owner, attribute))))
+    torch.autograd.Function.apply = classmethod(observed_apply)  # type: ignore[assignment]
+    for cls, original in originals.items():
+        cls.__call__ = calling(original)  # type: ignore[operator]
+    for owner, attribute, called in wholes:
+        vars(owner)[attribute] = called
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = apply
+        for owner, attribute, _ in wholes:
+            del vars(owner)[attribute]
+        for cls, original in originals.items():
+            cls.__call__ = original  # type: ignore[operator]
+
+
+class Leaves:
+    """Records calls of leaves.
+
+    Inside a leaf every torch function is watched: a leaf that reads a tensor which another one
+    made, or a parameter of another module, would miss it on another rank.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.owner: Any = WeakIdKeyDictionary()  # a tensor made inside a leaf -> the call
+
+    def call(
+        self, name: str, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Call a leaf and record it."""
+        recorder = self.recorder
+        recorder.recording = False
+        try:
+            step = Step(name, place=place(), ambient=ambient_now(recorder.tape.device))
+            step.args = recorder.encode_call(args, kwargs)
+            args, kwargs = _without_traced((args, kwargs))
+            return self._observe(step, module, call, args, kwargs)
+        finally:
+            recorder.recording = True
+
+    def _observe(
+        self, step: Step, module: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        recorder, name = self.recorder, str(step.target)
+        before = {path: (id(t), _version(t)) for path, t in tensors_in((args, kwargs))}
+        buffers = [(buffer, _version(buffer)) for buffer in module.buffers()]
+        is_method = isinstance(step.target, Method)
+        prefix = name.rpartition(".")[0] if is_method else name
+        handle = self._catch_outputs(step, f"{prefix}." if prefix else "", is_method)
+        mine = {id(tensor) for _, tensor in tensors_in((args, kwargs))}
+        mine |= {id(t) for m in module.modules() for _, t in tensors_in(dict(vars(m)))}
+        recorder.watch = self._watching(step, mine)
+        try:
+            started = time.perf_counter()
+            result = call(*args, **kwargs)
+            step.seconds = time.perf_counter() - started
+        finally:
+            recorder.watch = None
+            handle.remove()
+        recorder.last_call.pop(name, None)
+        recorder.last_call[name] = step
+        self._note_arguments(step, before, args, kwargs)
+        if any(_version(buffer) != version for buffer, version in buffers):
+            step.writes_held += (name,)
+        if not is_method:
+            step.pure, step.hollow = hollow_arguments(
+                module, call, args, kwargs, result, step, recorder.keys
+            )
+        recorder.add(step)
+        recorder.outputs(step, result)
+        return result
+
+    def _catch_outputs(self, step: Step, prefix: str, is_method: bool) -> Any:
+        """Note every tensor that a submodule returns: the model's hooks may hand it to glue code."""
+        recorder, counts = self.recorder, dict[str, int]()
+
+        def hook(submodule: nn.Module, _: Any, output: Any) -> None:
+            path = recorder.module_names.get(id(submodule))
+            if path is None or not path.startswith(prefix):
+                return
+            nth = counts[path] = counts.get(path, -1) + 1
+            if is_method:
+                step.needs += (path,)
+            for where, tensor in tensors_in(output):
+                recorder.alive.append(tensor)
+                recorder.inner[id(tensor)] = (step, (path[len(prefix) :], nth), where)
+
+        return nn.modules.module.register_module_forward_hook(hook)
+
+    def _watching(self, step: Step, mine: set[int]) -> Callable[..., Any]:
+        recorder = self.recorder
+
+        def watch(function: Any, args: Any, kwargs: Any) -> Any:
+            for _, tensor in tensors_in((args, kwargs)):
+                if id(tensor) in mine:
+                    if isinstance(step.target, Method) and id(tensor) in recorder.held:
+                        step.needs += (recorder.held[id(tensor)],)
+                    continue
+                self._refuse_foreign(step, tensor)
+            result = function(*args, **kwargs)
+            for _, tensor in tensors_in(result):
+                if id(tensor) not in mine:
+                    self.owner[tensor] = step
+            return result
+
+        return watch
+
+    def _refuse_foreign(self, step: Step, tensor: torch.Tensor) -> None:
+        recorder, owner = self.recorder, self.owner.get(tensor)
+        if owner is step:
+            return
+        if owner is not None:
+            raise TapeError(
+                f"{step.target} reads a tensor at {place()} that {owner.target} made, but not "
+                f"through its arguments, so it would not be there on another rank; pass it"
+            )
+        if id(tensor) in recorder.keys:
+            name = recorder.tape.names[recorder.keys[id(tensor)]]
+            raise TapeError(
+                f"{step.target} reads {name} at {place()}, but not through its arguments, so it "
+                f"would not be there on another rank; pass it"
+            )
+        held = recorder.held.get(id(tensor))
+        if held is not None and isinstance(tensor, nn.Parameter):
+            raise TapeError(
+                f"{step.target} reads {held} at {place()}, which is not its own, so it would not be "
+                f"there on another rank; pass it, or give it to the module under a name"
+            )
+
+    def _note_arguments(self, step: Step, before: dict[Any, Any], args: Any, kwargs: Any) -> None:
+        """Note the tensors that a leaf put into its arguments, and those it wrote into."""
+        recorder = self.recorder
+        for path, tensor in tensors_in((args, kwargs)):
+            same_id, same_version = before.get(path, (None, None))
+            if same_id != id(tensor):
+                label = ".".join([str(step.target), *map(str, path[1:])])
+                step.outs.append(Out("args", path, recorder.new(tensor, label)))
+                holders = [take((args, kwargs), path[:n]) for n in range(1, len(path))]
+                recorder.opened.update(map(id, holders))
+            elif same_version != _version(tensor):
+                if id(tensor) in recorder.keys:
+                    step.writes += (recorder.keys[id(tensor)],)
+                    recorder.written.add(recorder.keys[id(tensor)])
+                elif id(tensor) in recorder.held:
+                    step.writes_held += (recorder.held[id(tensor)],)
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _without_traced(value: Any) -> Any:
+    """Return arguments with plain numbers; containers that a leaf may change stay as they are."""
+    if isinstance(value, (TracedInt, TracedFloat)):
+        return plain(value)
+    if type(value) is tuple:
+        return tuple(map(_without_traced, value))
+    if type(value) is torch.Size:
+        return torch.Size([plain(n) for n in value])
+    if type(value) is dict and all(isinstance(key, str) for key in value):
+        return {key: _without_traced(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,128 @@
+"""Runs a model once and records it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .batch import Batch
+from .leaves import intercepted
+from .numbers import TracedFloat, TracedInt, plain
+from .recorder import Recorder
+from .structure import open_up, take, tensors_in
+from .tape import Out, Tape, step_of
+from .templates import Const, Value
+
+__all__ = ["form_of", "glue_above", "observe"]
+
+
+def observe(
+    model: nn.Module,
+    layers: Sequence[str],
+    batch: Batch,
+    *,
+    methods: Sequence[str] = (),
+) -> Tape:
+    """Run the model once and return the tape of its glue code.
+
+    Glue is the code of the modules that contain one of the `layers`; every other module that it
+    calls is a leaf. `methods` name methods of glue modules ("model.get_image_features") that are
+    leaves too. The model has to be as it will be trained: its precision, and its mode.
+
+    Raises TapeError where a value comes by a way that cannot be replayed.
+    """
+    glue = glue_above(model, layers)
+    recorder = Recorder(model, glue)
+    tape = recorder.tape
+    for name, value in batch.inputs.items():
+        _add_input(recorder, name, value)
+    before = _glue_state(model, glue)
+    with intercepted(recorder, model, methods), recorder:
+        recorder.recording = True
+        try:
+            result = batch.call(model)
+        finally:
+            recorder.recording = False
+    tape.result = recorder.encode(result)
+    if isinstance(result, Mapping):
+        tape.result_type, tape.result_keys = type(result), list(result)
+    for step in tape.steps:
+        step.args = recorder.settle(step.args)  # type: ignore[assignment]
+    tape.result = recorder.settle(tape.result)
+    _drop_traced(model, glue)
+    for name, value in _glue_state(model, glue).items():
+        if name not in before or before[name] != value:
+            tape.notes.append(
+                f"the model sets {name} between its layers; stages compute with the new value, but "
+                f"do not keep it on the module"
+            )
+    return tape
+
+
+def glue_above(model: nn.Module, layers: Sequence[str]) -> set[str]:
+    """Return the names of the modules that contain a layer; "" is the model."""
+    glue = {""}
+    for name in layers:
+        model.get_submodule(name)
+        parts = name.split(".")[:-1]
+        glue |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+    return glue
+
+
+def _add_input(recorder: Recorder, name: str, value: Any) -> None:
+    """Number an input, and guard all that Python may ask of it: its kind, its structure."""
+    tape = recorder.tape
+    key = recorder.new(value, name)
+    tape.inputs[name] = key
+    form = form_of(value)
+    guard = step_of(form_of, [Value(key)])
+    guard.expect, guard.place = (form,), f"the input {name!r}"
+    tape.steps.append(guard)
+    if isinstance(value, torch.Tensor):
+        return
+    for path, tensor in tensors_in(value):
+        item = step_of(take, [Value(key), Const(path)])
+        label = ".".join([name, *map(str, path)])
+        item.outs.append(Out("result", (), recorder.new(tensor, label)))
+        tape.steps.append(item)
+
+
+def form_of(value: Any) -> Any:
+    """Return all that glue code could ask an input without being seen; sizes are no part of it."""
+    if isinstance(value, torch.Tensor):
+        return ("tensor", value.dim(), value.dtype)
+    parts = None if value is None else open_up(value)
+    if parts is None:
+        return (type(value), value)
+    return (type(value), tuple(parts.keys), tuple(map(form_of, parts.children)))
+
+
+def _glue_state(model: nn.Module, glue: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in _attributes(model, glue) if value is not None}
+
+
+def _attributes(model: nn.Module, glue: set[str]) -> Iterator[tuple[str, Any]]:
+    for prefix in sorted(glue):
+        module = model.get_submodule(prefix)
+        for values in (vars(module), module._buffers):
+            for name, value in values.items():
+                if name.startswith("_"):
+                    continue
+                if isinstance(value, torch.Tensor):
+                    yield f"{prefix}.{name}".lstrip("."), id(value)
+                elif isinstance(value, (int, float, str)) and name != "training":
+                    yield f"{prefix}.{name}".lstrip("."), plain(value)
+                elif isinstance(value, (list, set)):
+                    yield f"{prefix}.{name}".lstrip("."), (id(value), len(value))
+
+
+def _drop_traced(model: nn.Module, glue: set[str]) -> None:
+    """Leave no traced number on the modules whose code was observed."""
+    for prefix in glue:
+        values = vars(model.get_submodule(prefix))
+        for name, value in values.items():
+            if isinstance(value, (TracedInt, TracedFloat)):
+                values[name] = plain(value)

@@ -1,0 +1,160 @@
+"""A recorded forward: its steps, its values, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from .ambient import Ambient
+from .templates import Node, Template, keys_of
+
+__all__ = ["Fact", "Method", "Out", "Step", "Tape"]
+
+
+class Fact(NamedTuple):
+    """A tensor as it was observed; ``memory`` tells which tensors share their memory."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    nbytes: int
+    requires_grad: bool
+    memory: int
+
+
+class Method(str):
+    """The name of a method that is called as a whole, as a module is."""
+
+
+class Out(NamedTuple):
+    """A value that a step gives.
+
+    ``where`` is "result", "args" (the step put it into an argument), "attributes" (it left it on a
+    module; ``path`` is (module, attribute)), or (submodule, n): the n-th output of a submodule.
+    """
+
+    where: Any
+    path: tuple[Any, ...]
+    key: int
+
+
+@dataclass(eq=False)
+class Step:
+    """A call of a module, or of a function, that glue code made."""
+
+    target: Any
+    args: Node = field(default_factory=lambda: Node(tuple, []))
+    outs: list[Out] = field(default_factory=list)
+    expect: tuple[Any] | None = None
+    """The result, if Python went on with it: at replay it has to be equal."""
+    lengths: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    """The numbers of items in the lists, tuples and dicts of the result, by path."""
+    ambient: Ambient | None = None
+    writes: tuple[int, ...] = ()
+    """The values that the step writes into."""
+    writes_held: tuple[str, ...] = ()
+    """The model's tensors, or the module, that the step writes into."""
+    place: str = ""
+    needs: tuple[str, ...] = ()
+    """The modules and tensors that a method uses."""
+    methods: tuple[str, ...] = ()
+    """The methods of glue modules from which the call came, outermost first."""
+    hollow: tuple[int, ...] = ()
+    """The arguments, by value, of which a module without parameters takes dtype and device only."""
+    pure: bool = False
+    """Whether a module without parameters computed its result from its arguments alone."""
+    seconds: float = 0.0
+
+    @property
+    def is_module(self) -> bool:
+        """Whether a module, or a method as a whole, is called."""
+        return isinstance(self.target, str)
+
+    @property
+    def mutates(self) -> bool:
+        """Whether the step writes into anything."""
+        return bool(self.writes or self.writes_held)
+
+    @property
+    def label(self) -> str:
+        """The name of the module or function."""
+        if isinstance(self.target, str):
+            return str(self.target)
+        name = str(getattr(self.target, "__name__", self.target))
+        if name in ("apply", "__get__", "__set__"):
+            return str(getattr(self.target.__self__, "__name__", name))
+        return name
+
+    @property
+    def uses(self) -> list[int]:
+        """The values that the step takes, each once."""
+        return list(dict.fromkeys(keys_of(self.args)))
+
+    def guarded_lengths(self, used: Set[int]) -> dict[tuple[Any, ...], int]:
+        """Return the lengths of containers of which items are used one by one."""
+        paths = [out.path for out in self.outs if out.where == "result" and out.key in used]
+        return {
+            path: length
+            for path, length in self.lengths.items()
+            if any(len(p) > len(path) and p[: len(path)] == path for p in paths)
+        }
+
+    @property
+    def makes(self) -> list[int]:
+        """The values that the step gives."""
+        return [out.key for out in self.outs]
+
+
+@dataclass(eq=False)
+class Tape:
+    """All steps of one forward, in order."""
+
+    training: bool | None
+    """The mode in which the model was observed; None: the tape is good for both."""
+    device: torch.device | None
+    entry: Ambient
+    steps: list[Step] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+    facts: dict[int, Any] = field(default_factory=dict)
+    """Value -> its ``Fact``, its number, or None."""
+    makers: dict[int, str] = field(default_factory=dict)
+    """Value -> the place that made it."""
+    inputs: dict[str, int] = field(default_factory=dict)
+    result: Template = field(default_factory=lambda: Node(tuple, []))
+    result_type: type | None = None
+    result_keys: list[Any] | None = None
+    """The type and keys of the result, if it is a mapping."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def used(self) -> set[int]:
+        """The values that any step or the result takes."""
+        return {*keys_of(self.result), *(key for step in self.steps for key in step.uses)}
+
+    def new(self, value: Any, label: str, place: str) -> int:
+        """Number a value."""
+        key = len(self.names)
+        self.names[key], self.makers[key] = label, place
+        self.facts[key] = fact_of(value)
+        return key
+
+
+def fact_of(value: Any) -> Any:
+    """Return the ``Fact`` of a tensor, a number as it is, and None for anything else."""
+    if not isinstance(value, torch.Tensor):
+        return value if isinstance(value, (int, float)) else None
+    strided = value.layout is torch.strided
+    return Fact(
+        value.dtype,
+        tuple(int(n) for n in value.shape),
+        value.numel() * value.element_size(),
+        value.requires_grad,
+        value.untyped_storage()._cdata if strided else id(value),
+    )
+
+
+def step_of(function: Callable[..., Any], args: list[Template]) -> Step:
+    """Return a step that calls `function` with `args`."""
+    return Step(function, Node(tuple, [Node(tuple, args, tuple), Node(dict, [], dict)]))
