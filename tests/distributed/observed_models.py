@@ -141,7 +141,7 @@ class Observed(Training):
     """
 
     model: str
-    grid: Grid = Grid(3)
+    grid: Grid = field(default_factory=lambda: Grid(3))
     options: dict[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
     checkpointed: bool = False
@@ -176,7 +176,6 @@ class Observed(Training):
             yield self.batch(seed, **size, padded=(index + step) % 2 == 0)
 
     def engine(self, model: nn.Module) -> tuple[Any, dict[nn.Parameter, str]]:
-        names = {parameter: name for name, parameter in model.named_parameters()}
         part = pipecodec.partition(
             model,
             kwargs=self.batch(1, rows=2, length=LENGTH, padded=True),

@@ -1,8 +1,6 @@
-"""Models cut by ``pipecodec.partition`` train on the engine as in one process, with their own loss."""
+"""Models that ``pipecodec.partition`` cut train on the engine as in one process."""
 
 from __future__ import annotations
-
-import pytest
 
 from .comparison import check
 from .engines import Grid
