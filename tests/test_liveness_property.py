@@ -41,7 +41,7 @@ def calls_by_liveness(
         stage_output = made.call(index, given, calls)
         if index < last:
             stage.name_outputs(env, stage_output)
-            local.after(env, before)
+            local.after(env, before, liveness[index + 1])
             values = stage.collect(env, liveness[index + 1])
     return calls
 

@@ -96,7 +96,7 @@ def calls_by_liveness(
         output = body(*positional, **keyword)
         if not last:
             stage.name_outputs(env, output)
-            local.after(env, before)
+            local.after(env, before, liveness[index + 1])
             values = stage.collect(env, liveness[index + 1])
     return [body.seen for body in stages]
 

@@ -178,7 +178,9 @@ def build_pipeline(
             "whether there is a loss_fn": loss_fn is not None,
             "the topology": {axis: topology.get_dim(axis) for axis in topology.axes},
             "the number of stages": count,
-            "the model as it was observed and cut": None if part.cut is None else part.cut.fingerprint,
+            "the model as it was observed and cut": None
+            if part.cut is None
+            else part.cut.fingerprint,
             "the values that cross each boundary": part.liveness,
             "tied weights": part.tie_weights,
             **comparable(config),

@@ -69,12 +69,23 @@ def initialize(
 ) -> tuple[Any, ...]:
     """Return ``deepspeed.initialize``'s (engine, optimizer, data loader, scheduler) for ``part``.
 
-    Beside the work of :func:`pipeline_module`, which takes the arguments of the same names:
+    Without ``topology`` the ranks are as many pipelines as they suffice for, without ``loss_fn``
+    the loss is the model's own. Beside the work of :func:`pipeline_module`, which takes the
+    arguments of the same names:
 
+    - torch.distributed is started, if nobody has, from the environment that torchrun or DeepSpeed's
+      launcher sets: gloo on the CPU, NCCL on GPUs;
     - batches may be mappings with the names of the model's inputs and the key "labels", as Hugging
       Face's data loaders give them, or pairs (inputs, labels); None, numbers and nested values are
       fine in both. ``batch_fn`` makes (inputs, labels) of any other batch, and is called
       where the engine loads one, on the first and on the last stage;
+    - the last stage takes the inputs that it names, labels above all, from the batch of its own
+      rank, so that they cross no boundary for it. The first and the last rank of a pipeline load
+      the same micro-batches in the same order; where these inputs differ, it is a ``ValueError`` on
+      all ranks, before any steps;
+    - a model that was cut by :func:`pipecodec.partition` has to be the same on all ranks, and in
+      the precision of ``config``. If other values cross for some kinds of its batches,
+      ``dynamic_shape`` is turned on, and rank 0 logs it;
     - an error on one rank ends set-up, ``train_batch``, ``eval_batch``, ``save_checkpoint`` and
       ``load_checkpoint`` on all ranks, with its text, and all communication of
       ``torch.distributed`` with it, unless ``share_errors`` is False. So does the end of a process,
@@ -105,8 +116,9 @@ def initialize(
     ``kwargs`` are those of ``deepspeed.initialize``, such as ``optimizer`` (also a function of the
     parameters), ``lr_scheduler`` and ``training_data``; ``model_parameters`` are by default all
     that require a gradient. Both may be over the whole model, with groups, of which each rank keeps
-    its own parameters. Raises ``ValueError`` as :func:`pipeline_module` does, and for a parameter
-    in two groups or in no stage.
+    its own parameters. Raises ``ValueError`` as :func:`pipeline_module` does, for a parameter in
+    two groups or in no stage, where the environment does not say how to start the ranks, and where
+    they do not make whole pipelines.
     """
     import deepspeed
 

@@ -204,8 +204,9 @@ class StageModule(nn.Module):
                 return join(output, token)
             return self.ending.send(output, token, self.recomputes)
         self._stage.name_outputs(env, output)
-        self.local.after(env, before)
-        values = self._stage.collect(env, self.liveness[self.stage_id + 1])  # 4
+        following = self.liveness[self.stage_id + 1]
+        self.local.after(env, before, following)
+        values = self._stage.collect(env, following)  # 4
         if self.outgoing is None:
             raise bug("a stage before the last one that sends nothing")
         return self.outgoing.send(tuple(values), token, token.device)  # 5

@@ -8,7 +8,7 @@ changed value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -62,14 +62,18 @@ class LocalInputs:
                 env[name + _MARK] = Local.LOCAL if given else Absent.ABSENT
         return {name: _State(look_up(env, name)) for name in self.marked}
 
-    def after(self, env: dict[str, Any], before: Mapping[str, _State]) -> None:
+    def after(
+        self, env: dict[str, Any], before: Mapping[str, _State], following: Sequence[str]
+    ) -> None:
         """Let the inputs that the stage changed cross: another value, or one that was written to.
 
-        ``env`` holds the stage's outputs by name.
+        So does one whose tensors go on under another name too, as one object. ``env`` holds the
+        stage's outputs by name, and ``following`` names the values that enter the next stage.
         """
         for name, state in before.items():
             value = look_up(env, name)
-            if not state.is_of(value):
+            others = (look_up(env, other) for other in following if not _overlap(name, other))
+            if not state.is_of(value) or state.is_in(others):
                 env[name + _MARK] = value
 
     def resolve(self, env: dict[str, Any], batch: Mapping[str, Any]) -> None:
@@ -153,6 +157,13 @@ class _State:
         return spec == self._spec and all(
             one is other and isinstance(one, (torch.Tensor, *IMMUTABLE)) and _writes(one) == count
             for one, other, count in zip(leaves, self._leaves, self._writes, strict=True)
+        )
+
+    def is_in(self, values: Iterable[Any]) -> bool:
+        """Return whether one of the tensors is in any of ``values``."""
+        own = {id(leaf) for leaf in self._leaves if isinstance(leaf, torch.Tensor)}
+        return bool(own) and any(
+            id(leaf) in own for value in values for leaf in pytree.tree_leaves(value)
         )
 
 

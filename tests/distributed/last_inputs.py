@@ -56,6 +56,11 @@ class Replaces(Embed):
         return {"hidden": self.linear(x).tanh(), "labels": x.argmax(1) % CLASSES}
 
 
+class PassesOn(Embed):
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Any]:
+        return {"hidden": self.linear(x).tanh(), "again": [labels]}
+
+
 class Body(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -100,49 +105,58 @@ class Scored(nn.Module):
         return {"loss": each.mean() * weights["scale"], "logits": logits}
 
 
+class ScoredTwice(Scored):
+    """Writes into one of two values that are one tensor."""
+
+    def forward(
+        self, hidden: Tensor, labels: Tensor, weights: Any, again: list[Tensor]
+    ) -> dict[str, Any]:
+        again[0].add_(1).remainder_(CLASSES)
+        return super().forward(hidden, labels, weights)
+
+
 @dataclass(frozen=True)
 class Kind:
-    """Classes of the first and the middle stages, and the inputs that nobody else holds.
+    """Classes of the stages.
 
-    ``marked`` are the inputs of the last stage for which an entry crosses, ``crossing`` those
-    values, beside "hidden", that cross each of two boundaries.
+    ``declared`` tells whether their outputs are declared. ``crossing`` holds the tensors, beside
+    "hidden", that cross each of two boundaries.
     """
 
     first: type[Embed] = Embed
     middle: type[Body] = Body
+    last: type[Scored] = Scored
     declared: bool = True
-    marked: tuple[str, ...] = ()
     crossing: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
-BOTH = ("labels", "weights")
 KINDS = {
     "only the last": Kind(),
-    "only the last, undeclared": Kind(declared=False, marked=BOTH),
-    "first too": Kind(first=EmbedLabels, marked=("labels",)),
-    "middle too": Kind(middle=Weighted, marked=("weights",), crossing=(("weights['each']",), ())),
-    "first writes": Kind(
-        first=Writes, marked=("labels",), crossing=(("labels@batch",), ("labels@batch",))
+    "only the last, undeclared": Kind(declared=False),
+    "first too": Kind(
+        first=EmbedLabels,
+    ),
+    "middle too": Kind(middle=Weighted, crossing=(("weights['each']",), ())),
+    "first writes": Kind(first=Writes, crossing=(("labels@batch",), ("labels@batch",))),
+    "first passes on": Kind(
+        first=PassesOn,
+        last=ScoredTwice,
+        crossing=(("again[0]",), ("again[0]",)),
     ),
     "first writes into a dict": Kind(
         first=WritesInside,
-        marked=("weights",),
         crossing=(("weights@batch['each']",), ("weights@batch['each']",)),
     ),
     "middle writes": Kind(
         middle=WeightedWrites,
-        marked=("weights",),
         crossing=(("weights['each']",), ("weights@batch['each']",)),
     ),
     "first replaces": Kind(
         first=Replaces,
         declared=False,
-        marked=BOTH,
         crossing=(("labels@batch",), ("labels@batch",)),
     ),
-    "middle replaces": Kind(
-        middle=BodyReplaces, declared=False, marked=BOTH, crossing=((), ("labels@batch",))
-    ),
+    "middle replaces": Kind(middle=BodyReplaces, declared=False, crossing=((), ("labels@batch",))),
 }
 
 
@@ -160,7 +174,7 @@ class Case(Training):
         torch.manual_seed(5)
         kind = KINDS[self.kind]
         middle = [kind.middle() for _ in range(self.grid.stages - 2)]
-        return nn.ModuleList([kind.first(), *middle, Scored()])
+        return nn.ModuleList([kind.first(), *middle, kind.last()])
 
     def batches(self, step: int, replica: int, *, evaluate: bool = False) -> Iterator[Any]:
         for index in range(self.accumulate):
@@ -181,7 +195,7 @@ class Case(Training):
         return loss
 
     def engine(self, model: Any) -> tuple[Any, dict[nn.Parameter, str]]:
-        outputs = [list(stage(**self._example(stage))) for stage in model][:-1]
+        outputs = [list(stage(**self._example(stage))) for stage in model[:-1]]
         engine = engine_for(
             partition_modules(
                 list(model), INPUTS, [*outputs, None] if KINDS[self.kind].declared else None

@@ -81,9 +81,7 @@ def warned(rank: Rank, schedule: str) -> tuple[list[str], bool]:
     return messages.seen, engine.dynamic_shape
 
 
-SEVERAL = (
-    "the model was observed with 2 kinds of batch, and not the same values cross for each"
-)
+SEVERAL = "the model was observed with 2 kinds of batch, and not the same values cross for each"
 
 
 def test_dynamic_shape_is_turned_on_and_said_once() -> None:
@@ -109,11 +107,13 @@ def evaluated(rank: Rank) -> Any:
     outputs = engine.eval_batch(iter(batches), compute_loss=False)
     if rank.rank == 0:
         return outputs
-    return [
-        type(one) is type(other) and list(one) == list(other) and torch.equal(one.logits, other.logits)
-        and torch.equal(one.loss, other.loss)
-        for one, other in zip(outputs, expected, strict=True)
-    ]  # fmt: skip
+    return [same(*both) for both in zip(outputs, expected, strict=True)]
+
+
+def same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other) or list(one) != list(other):
+        return False
+    return torch.equal(one.logits, other.logits) and torch.equal(one.loss, other.loss)
 
 
 def test_an_evaluation_returns_the_outputs_of_the_model() -> None:
