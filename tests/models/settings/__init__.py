@@ -1,0 +1,25 @@
+"""The settings of each model type beside the generic sizes, by mapping."""
+
+from __future__ import annotations
+
+from .causal_lm import CAUSAL_LM
+from .image import IMAGE_CLASSIFICATION
+from .masked_lm import MASKED_LM
+from .model_type import Settings
+from .speech import SPEECH
+
+__all__ = ["Settings", "settings_of"]
+
+BY_MAPPING: dict[str, dict[str, Settings]] = {
+    "causal-lm": CAUSAL_LM,
+    "image-classification": IMAGE_CLASSIFICATION,
+    "masked-lm": MASKED_LM,
+    "ctc": SPEECH,
+    "audio-classification": SPEECH,
+    "speech-seq2seq": SPEECH,
+}
+
+
+def settings_of(mapping: str, model_type: str) -> Settings:
+    """Return the settings of a type in a mapping."""
+    return BY_MAPPING.get(mapping, {}).get(model_type, Settings())

@@ -1,0 +1,57 @@
+"""Inputs of models of speech: samples or spectra, with a mask."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from .tokens import Batch, classes, mask_of, words
+
+__all__ = ["classified", "hearing", "spoken", "transcribed"]
+
+SAMPLES, FRAMES = 320, 8
+"""Samples of raw sound, and frames of a spectrum, for each unit of a length."""
+WIDTHS = ("feature_projection_input_dim", "num_mel_bins", "input_feat_per_channel", "input_dim")
+
+
+def hearing(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
+    """Return "input_values" or "input_features", whichever the model takes, and their mask."""
+    if "input_values" in inspect.signature(model.forward).parameters:
+        mask = mask_of(batch, SAMPLES * length, padded, SAMPLES * 2)
+        samples = torch.randn(batch, SAMPLES * length, generator=generator)
+        return {"input_values": samples * mask, "attention_mask": mask}
+    mask = mask_of(batch, FRAMES * length, padded, FRAMES * 2)
+    spectrum = torch.randn(batch, FRAMES * length, width_of(model.config), generator=generator)
+    return {"input_features": spectrum * mask[..., None], "attention_mask": mask}
+
+
+def width_of(config: Any) -> int:
+    config = getattr(config, "encoder_config", config)
+    return int(next(getattr(config, name) for name in WIDTHS if hasattr(config, name)))
+
+
+def transcribed(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
+    """Return sound and labels of `length - 8` words."""
+    labels = torch.randint(3, 20, (batch, length - 8), generator=generator)
+    return hearing(model, batch, length, generator, padded) | {"labels": labels}
+
+
+def classified(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
+    """Return sound and a class."""
+    return hearing(model, batch, length, generator, padded) | {
+        "labels": classes(batch, generator)
+    }
+
+
+def spoken(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
+    """Return a whole spectrum, int64 words as labels, of models like Whisper."""
+    frames = 2 * model.config.max_source_positions
+    return {
+        "input_features": torch.randn(
+            batch, model.config.num_mel_bins, frames, generator=generator
+        ),
+        "labels": words(batch, length - 4, generator),
+    }
