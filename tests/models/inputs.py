@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .pictures import captioned
 from .sound import classified, transcribed
 from .tokens import Batch, classes, mask_of, words
 
@@ -121,4 +122,6 @@ MAKERS: dict[str, Callable[..., Batch]] = {
     "image-classification": image,
     "ctc": transcribed,
     "audio-classification": classified,
+    "speech-seq2seq": transcribed,
+    "image-text-to-text": captioned,
 }

@@ -10,7 +10,7 @@ from torch import nn
 
 from .tokens import Batch, classes, mask_of, words
 
-__all__ = ["classified", "hearing", "spoken", "transcribed"]
+__all__ = ["classified", "hearing", "spectrogram", "transcribed", "whole_spectrum"]
 
 SAMPLES, FRAMES = 320, 8
 """Samples of raw sound, and frames of a spectrum, for each unit of a length."""
@@ -46,12 +46,22 @@ def classified(model: nn.Module, batch: int, length: int, generator: Any, padded
     }
 
 
-def spoken(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
-    """Return a whole spectrum, int64 words as labels, of models like Whisper."""
-    frames = 2 * model.config.max_source_positions
+def spectrogram(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
+    """Return spectra of the only length that the model takes, and a class."""
+    shape = (batch, model.config.max_length, model.config.num_mel_bins)
     return {
-        "input_features": torch.randn(
-            batch, model.config.num_mel_bins, frames, generator=generator
-        ),
-        "labels": words(batch, length - 4, generator),
+        "input_values": torch.randn(shape, generator=generator),
+        "labels": classes(batch, generator),
+    }
+
+
+def whole_spectrum(
+    model: nn.Module, batch: int, length: int, generator: Any, padded: bool
+) -> Batch:
+    """Return spectra of the only length that the model takes, with classes or words as labels."""
+    shape = (batch, model.config.num_mel_bins, 2 * model.config.max_source_positions)
+    classifies = not hasattr(model, "get_output_embeddings") or hasattr(model, "classifier")
+    return {
+        "input_features": torch.randn(shape, generator=generator),
+        "labels": classes(batch, generator) if classifies else words(batch, length - 4, generator),
     }
