@@ -6,6 +6,7 @@ from .causal_lm import CAUSAL_LM
 from .image import IMAGE_CLASSIFICATION
 from .masked_lm import MASKED_LM
 from .model_type import Settings
+from .pictures import IMAGE_TEXT
 from .speech import SPEECH
 
 __all__ = ["Settings", "settings_of"]
@@ -14,6 +15,7 @@ BY_MAPPING: dict[str, dict[str, Settings]] = {
     "causal-lm": CAUSAL_LM,
     "image-classification": IMAGE_CLASSIFICATION,
     "masked-lm": MASKED_LM,
+    "image-text-to-text": IMAGE_TEXT,
     "ctc": SPEECH,
     "audio-classification": SPEECH,
     "speech-seq2seq": SPEECH,
