@@ -38,8 +38,10 @@ MAPPINGS: dict[str, dict[str, Any]] = {
 COMMON: dict[str, dict[str, Any]] = {
     "causal-lm": {"is_decoder": True},
     "masked-lm": {"is_decoder": False},
+    "seq2seq": {"decoder_start_token_id": 1},
+    "speech-seq2seq": {"decoder_start_token_id": 1},
 }
-"""Overrides for all types of a mapping whose configs have such fields."""
+"""Overrides for all types of a mapping."""
 
 Inputs = Callable[[int, int, int, bool], dict[str, Any]]
 

@@ -14,7 +14,7 @@ from pipecodec.stages.stage import Stage, bind_inputs
 
 from .build import loss_of
 
-__all__ = ["facts", "difference", "run_detached", "run_model", "run_stages"]
+__all__ = ["difference", "facts", "run_detached", "run_model", "run_stages"]
 
 Run = tuple[Any, dict[str, torch.Tensor | None]]
 Record = Callable[[int, dict[str, Any]], None]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["assistant", "captions", "codebooks", "inputs_for", "words"]
 
+
 def inputs_for(
     mapping: str, model: nn.Module, settings: Settings
 ) -> Callable[[int, int, int, bool], Batch]:

@@ -71,7 +71,9 @@ def token(name: str) -> int:
     return 4 + TOKENS.index(name) if name in TOKENS else FIRST_WORD - 1
 
 
-def small_config(model_type: str | type[PreTrainedConfig], overrides: Overrides) -> PreTrainedConfig:
+def small_config(
+    model_type: str | type[PreTrainedConfig], overrides: Overrides
+) -> PreTrainedConfig:
     """Return a config with small sizes.
 
     `overrides` are values of fields; ``...`` leaves the default. The value of a config inside is a
@@ -116,7 +118,9 @@ def inner_config(
 
 def small_value(name: str, default: Any) -> Any:
     """Return a small value for the field, or None if it is no size and no token."""
-    if isinstance(default, bool) or not (default is None or isinstance(default, int | list | tuple)):
+    if isinstance(default, bool) or not (
+        default is None or isinstance(default, int | list | tuple)
+    ):
         return None
     if isinstance(default, list | tuple):
         sizes = LISTS.get(name)
@@ -127,5 +131,12 @@ def small_value(name: str, default: Any) -> Any:
     return SMALL.get(name) if default is not None or name in OFTEN_NONE else None
 
 
-OFTEN_NONE = {"num_experts_per_tok", "num_key_value_heads", "head_dim", "n_inner", "q_lora_rank", "sliding_window"}
+OFTEN_NONE = {
+    "num_experts_per_tok",
+    "num_key_value_heads",
+    "head_dim",
+    "n_inner",
+    "q_lora_rank",
+    "sliding_window",
+}
 """Sizes that are given although their default is None."""

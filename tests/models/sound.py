@@ -41,9 +41,7 @@ def transcribed(model: nn.Module, batch: int, length: int, generator: Any, padde
 
 def classified(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
     """Return sound and a class."""
-    return hearing(model, batch, length, generator, padded) | {
-        "labels": classes(batch, generator)
-    }
+    return hearing(model, batch, length, generator, padded) | {"labels": classes(batch, generator)}
 
 
 def spectrogram(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:

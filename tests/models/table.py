@@ -23,7 +23,7 @@ output's type and structure, every tensor in it, and the gradients of all parame
 dropout {dropout}) and in evaluation, two batch sizes and lengths, with and without padding; once in one graph, and once over detached
 boundaries, with backward stage by stage, as on an engine. Types and classes are those of transformers' own mappings.
 
-*Right*: equal in all of these. *Refused*: `partition` or a stage raised the error that is shown, in at least one of them.
+*Right*: equal in all of these; those with an asterisk need a batch of each kind in `examples=`. *Refused*: `partition` or a stage raised the error that is shown, in at least one of them.
 *Not built*: no small model could be made, so nothing is known of the type.
 """
 
@@ -62,7 +62,8 @@ def page(outcomes: Mapping[Type, Outcome], crossings: Mapping[Type, Crossing]) -
     for mapping in mappings:
         text += f"\n## {mapping}\n\n"
         named = {name: o for (where, name), o in outcomes.items() if where == mapping}
-        text += "Right: " + ", ".join(n for n, o in named.items() if o.verdict == "right") + ".\n"
+        right = [f"{n}{'*' * bool(o.text)}" for n, o in named.items() if o.verdict == "right"]
+        text += f"Right: {', '.join(right)}.\n"
         others = {name: o for name, o in named.items() if o.verdict != "right"}
         if others:
             text += "\n| type | | |\n|---|---|---|\n"

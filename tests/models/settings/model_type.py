@@ -31,8 +31,6 @@ class Settings:
     """Whether the model can be built with dropout."""
 
 
-def fields(
-    attention: str | None = None, sizes: Sizes = SIZES, **overrides: Any
-) -> Settings:
+def fields(attention: str | None = None, sizes: Sizes = SIZES, **overrides: Any) -> Settings:
     """Return settings that override fields of the config."""
     return Settings(overrides, attention, sizes=sizes)

@@ -14,7 +14,7 @@ SPEECH: dict[str, Settings] = {
     ),
     "sew": fields(conv_dim=(8,) * 13),
     "sew-d": fields(conv_dim=(8,) * 13),
-    "whisper": Settings({"decoder_start_token_id": 1}, inputs=whole_spectrum),
+    "whisper": Settings(inputs=whole_spectrum),
     "wav2vec2-bert": fields(vocab_size=97),
     "wav2vec2-conformer": fields(vocab_size=97),
 }
