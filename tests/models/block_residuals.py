@@ -1,4 +1,4 @@
-"""A model whose layers read the outputs of all blocks before them, as Kimi K3's attention residuals do.
+"""A model whose layers read the outputs of all blocks before them, as those of Kimi K3 do.
 
 Every few layers end a block, whose sum joins a list. Each layer attends over that list, so the list
 crosses every cut, is longer at each, and gets gradients from all stages behind it.

@@ -1,4 +1,4 @@
-"""Runs a partition and its model on the same inputs, and compares outputs and gradients bit for bit."""
+"""Runs a partition and its model on the same inputs, and compares them bit for bit."""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ def translation(model: nn.Module, batch: int, length: int, generator: Any, padde
 
 
 def image(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
-    config = getattr(model.config, "vision_config", model.config)
+    config = model.config
+    for name in ("vision_config", "encoder"):
+        config = getattr(config, name, config)
     size = getattr(config, "image_size", 32)
     height, width = size if isinstance(size, list | tuple) else (size, size)
     channels = getattr(config, "num_channels", 3)

@@ -1,15 +1,15 @@
-"""Inputs of models of images and text: as many image tokens as the model makes features of images."""
+"""Inputs of models of images and text: one image token for each feature of an image."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from .tokens import Batch, mask_of, words
+from .media import text_with
+from .tokens import Batch
 
 __all__ = [
     "captioned",
@@ -18,10 +18,7 @@ __all__ = [
     "several_images",
     "siglip_patches",
     "tiled_images",
-    "with_images",
 ]
-
-Pictures = Callable[[nn.Module, int, torch.Generator], Batch]
 
 
 SIZED = {"mistral3", "lighton_ocr", "llava_next", "llava_next_video", "llava_onevision"}
@@ -35,7 +32,7 @@ def image_size(config: Any) -> tuple[int, int]:
 
 
 def image_batch(model: nn.Module, batch: int, generator: torch.Generator) -> Batch:
-    """Return an image for each row, in the form in which most models, or those like Qwen, take it."""
+    """Return an image for each row, in the usual form, or in that of models like Qwen."""
     if "image_grid_thw" in inspect.signature(model.forward).parameters:
         return flat_pixels(model, batch, generator)
     config = getattr(model.config, "vision_config", model.config)
@@ -90,58 +87,4 @@ def siglip_patches(model: nn.Module, batch: int, generator: torch.Generator) -> 
     }
 
 
-def captioned(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
-    """Return images and text with their tokens in it."""
-    return text_of(model, image_batch(model, batch, generator), batch, length, generator, padded)
-
-
-def with_images(pictures: Pictures) -> Callable[..., Batch]:
-    """Return a maker of images, as `pictures` gives them, and text with their tokens in it."""
-
-    def make(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
-        return text_of(model, pictures(model, batch, generator), batch, length, generator, padded)
-
-    return make
-
-
-def text_of(
-    model: nn.Module, pictures: Batch, batch: int, length: int, generator: Any, padded: bool
-) -> Batch:
-    count = features(model, pictures) // batch
-    length = 2 + count + length
-    ids, labels = (words(batch, length, generator) for _ in range(2))
-    config = model.config
-    for name in ("image_token_id", "image_token_index"):
-        if (special := getattr(config, name, None)) is not None and count:
-            ids[:, 1 : 1 + count] = special
-            labels[:, 1 : 1 + count] = -100
-            break
-    if (start := getattr(config, "vision_start_token_id", None)) is not None and count:
-        ids[:, 0] = start
-    mask = mask_of(batch, length, padded)
-    kinds = torch.zeros_like(ids)
-    kinds[:, 1 : 1 + count] = 1
-    return pictures | {
-        "input_ids": ids.masked_fill(mask == 0, 0),
-        "attention_mask": mask,
-        "labels": labels.masked_fill(mask == 0, -100),
-        "mm_token_type_ids": kinds,
-        "token_type_ids": kinds,
-    }
-
-
-def features(model: nn.Module, pictures: Batch) -> int:
-    """Return the number of hidden states that the model makes of the images: one for each token."""
-    owner = model if hasattr(model, "get_image_features") else getattr(model, "model", None)
-    make = getattr(owner, "get_image_features", None)
-    if make is None:
-        return 0
-    taken = inspect.signature(make).parameters
-    training = model.training
-    with torch.no_grad(), torch.random.fork_rng():
-        made = make(**{name: value for name, value in pictures.items() if name in taken})
-    model.train(training)
-    made = getattr(made, "pooler_output", made)
-    leaves = made if isinstance(made, list | tuple) else [made]
-    width = model.config.get_text_config().hidden_size
-    return sum(leaf.numel() for leaf in leaves) // width
+captioned = text_with("image", image_batch)

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from .media import text_with
 from .tokens import Batch, classes, mask_of, words
 
-__all__ = ["classified", "hearing", "spectrogram", "transcribed", "whole_spectrum"]
+__all__ = ["classified", "heard", "hearing", "spectrogram", "transcribed", "whole_spectrum"]
 
 SAMPLES, FRAMES = 320, 8
 """Samples of raw sound, and frames of a spectrum, for each unit of a length."""
-WIDTHS = ("feature_projection_input_dim", "num_mel_bins", "input_feat_per_channel", "input_dim")
+WIDTHS = ("input_dim", "feature_projection_input_dim", "num_mel_bins", "input_feat_per_channel")
 
 
 def hearing(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:
@@ -63,3 +64,21 @@ def whole_spectrum(
         "input_features": torch.randn(shape, generator=generator),
         "labels": classes(batch, generator) if classifies else words(batch, length - 4, generator),
     }
+
+
+def spectra(model: nn.Module, batch: int, generator: torch.Generator) -> Batch:
+    """Return a spectrum for each row of a language model that hears, and its mask."""
+    config = getattr(model.config, "audio_config", None) or model.config.encoder_config
+    frames = 2 * getattr(config, "max_source_positions", 32)
+    shape = (batch, width_of(config), frames)
+    if hasattr(config, "input_dim"):  # frames come first
+        shape = (batch, frames, config.input_dim)
+    mask = torch.ones(batch, frames, dtype=torch.long)
+    return {
+        "input_features": torch.randn(shape, generator=generator),
+        "input_features_mask": mask,
+        "feature_attention_mask": mask,
+    }
+
+
+heard = text_with("audio", spectra)

@@ -17,22 +17,25 @@ Type = tuple[str, str]
 
 HEAD = """# Models that are cut
 
-`python -m tests.models --write` wrote this page, with transformers {transformers} and torch {torch}. It builds a small
-random model of each type, cuts it in {stages} stages with `pipecodec.partition`, and compares the stages with the model: the
-output's type and structure, every tensor in it, and the gradients of all parameters, bit for bit; in training (with
-dropout {dropout}) and in evaluation, two batch sizes and lengths, with and without padding; once in one graph, and once over detached
-boundaries, with backward stage by stage, as on an engine. Types and classes are those of transformers' own mappings.
+`python -m tests.models --write` wrote this page, with transformers {transformers} and torch
+{torch}. It builds a small random model of each type, cuts it in {stages} stages with
+`pipecodec.partition`, and compares the stages with the model: the output's type and structure,
+every tensor in it, and the gradients of all parameters, bit for bit; in training (with dropout
+{dropout}) and in evaluation, two batch sizes and lengths, with and without padding; once in one
+graph, and once over detached boundaries, with backward stage by stage, as on an engine. Types and
+classes are those of transformers' own mappings.
 
-*Right*: equal in all of these; those with an asterisk need a batch of each kind in `examples=`. *Refused*: `partition` or a stage raised the error that is shown, in at least one of them.
-*Not built*: no small model could be made, so nothing is known of the type.
+*Right*: equal in all of these; types with an asterisk need a batch of each kind in `examples=`.
+*Refused*: `partition` or a stage raised the error that is shown, in at least one of them.
+*Not built*: no small model was made, so nothing is known of the type.
 """
 
 SECTION = """
 ## What crosses the middle
 
-At the second cut of four, batch {batch}, length {length}, float32; `+g`: with a gradient. A naive wrapper sends the hidden states and
-every keyword argument that the first layer is called with, from stage to stage, which is also not enough where later
-layers are called with other values.
+At the second cut of four, batch {batch}, length {length}, float32; `+g`: with a gradient. A naive
+wrapper sends the hidden states and every keyword argument that the first layer is called with,
+from stage to stage; that is also not enough where later layers are called with other values.
 
 | model | what crosses | bytes | naive |
 |---|---|---|---|

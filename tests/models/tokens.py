@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .shrink import FIRST_WORD, VOCABULARY
+from .sizes import FIRST_WORD, VOCABULARY
 
 __all__ = ["Batch", "classes", "mask_of", "words"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .causal_lm import CAUSAL_LM
 from .image import IMAGE_CLASSIFICATION
-from .masked_lm import MASKED_LM
+from .masked_lm import MASKED_LM, SEQ2SEQ
 from .model_type import Settings
 from .pictures import IMAGE_TEXT
 from .speech import SPEECH
@@ -19,6 +19,7 @@ BY_MAPPING: dict[str, dict[str, Settings]] = {
     "ctc": SPEECH,
     "audio-classification": SPEECH,
     "speech-seq2seq": SPEECH,
+    "seq2seq": SPEECH | SEQ2SEQ,
 }
 
 

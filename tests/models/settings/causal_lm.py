@@ -1,6 +1,6 @@
-"""Settings of causal language models whose generic small config is not enough, or not interesting.
+"""Settings of causal language models whose generic config does not fit, or is not interesting.
 
-Sliding windows are shorter than the inputs, routers give their logits to the loss, layers share keys
+Sliding windows are shorter than the inputs, routers give logits to the loss, layers share keys
 and values, and layer types alternate, so that more than hidden states cross.
 """
 

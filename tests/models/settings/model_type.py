@@ -26,7 +26,7 @@ class Settings:
     sizes: Sizes = SIZES
     """Batch sizes and lengths."""
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Overrides of configs inside of another "model_type", where transformers' own needs a package that is not there."""
+    """Overrides of configs inside that have another "model_type" than transformers allows."""
     dropout: bool = True
     """Whether the model can be built with dropout."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..pictures import several_images, tiled_images, with_images
-from ..pictures import siglip_patches as siglip
+from ..inputs import captions
+from ..media import text_with
+from ..pictures import several_images, siglip_patches, tiled_images
 from .causal_lm import CAUSAL_LM
 from .model_type import Settings, fields
 
@@ -39,9 +40,9 @@ IMAGE_TEXT: dict[str, Settings] = {
     "glm_ocr": fields(**rotary(2, 1, 1)),
     "glmga": fields(**rotary(2, 1, 1)),
     "hunyuan_vl": fields(vision_config={"max_image_size": 64}),
-    "idefics2": Settings(inputs=with_images(several_images)),
-    "idefics3": Settings(inputs=with_images(several_images)),
-    "lfm2_vl": Settings(inputs=with_images(siglip)),
+    "idefics2": Settings(inputs=text_with("image", several_images)),
+    "idefics3": Settings(inputs=text_with("image", several_images)),
+    "lfm2_vl": Settings(inputs=text_with("image", siglip_patches)),
     "llama4": fields(
         vision_config={
             "intermediate_size": 128,
@@ -51,12 +52,22 @@ IMAGE_TEXT: dict[str, Settings] = {
         }
     ),
     "llava_next": fields(image_grid_pinpoints=[[16, 16]]),
-    "mllama": Settings(inputs=with_images(tiled_images)),
+    "mllama": Settings(inputs=text_with("image", tiled_images)),
     "muse_glimmer": fields(vision_config={"projector_hidden_size": 32}),
     "qwen2_5_vl": fields(**rotary(2, 1, 1)),
     "qwen2_vl": fields(**rotary(2, 1, 1)),
     "qwen4_exp": CAUSAL_LM["qwen4_exp"],
     "shieldgemma2": fields(mm_tokens_per_image=4),
-    "smolvlm": Settings(inputs=with_images(several_images)),
+    "smolvlm": Settings(inputs=text_with("image", several_images)),
+    "vision-encoder-decoder": Settings(
+        {
+            "encoder": {"model_type": "vit"},
+            "decoder": {"model_type": "gpt2", "is_decoder": True, "add_cross_attention": True},
+            "pad_token_id": 0,
+            "decoder_start_token_id": 1,
+        },
+        inputs=captions,
+    ),
+    "udop": fields(decoder_start_token_id=1),
     "vipllava": fields(vision_feature_layers=[-1, -2]),
 }
