@@ -12,7 +12,17 @@ import pipecodec
 from .build import Case, build
 from .compare import Run, difference, run_detached, run_model, run_stages
 
-__all__ = ["STAGES", "Outcome", "check", "check_case", "first_difference", "uses"]
+__all__ = [
+    "DROPOUT",
+    "STAGES",
+    "Outcome",
+    "check",
+    "check_case",
+    "cut_and_compare",
+    "first_difference",
+    "half_of_uses",
+    "uses",
+]
 
 STAGES = 3
 DROPOUT = 0.1
@@ -28,9 +38,17 @@ class Outcome:
     crossing: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def uses(case: Case) -> list[tuple[bool, bool, tuple[int, int]]]:
+Use = tuple[bool, bool, tuple[int, int]]
+
+
+def uses(case: Case) -> list[Use]:
     """Return all (training, padded, size) that a partition is compared for."""
     return list(itertools.product((True, False), (True, False), case.sizes))
+
+
+def half_of_uses(case: Case) -> list[Use]:
+    """Return as few as have each pair of mode, padding and size."""
+    return [use for i, use in enumerate(uses(case)) if i in (0, 3, 5, 6)]
 
 
 def check(mapping: str, model_type: str) -> Outcome:
@@ -45,28 +63,32 @@ def check(mapping: str, model_type: str) -> Outcome:
 
 def check_case(case: Case) -> Outcome:
     """Cut a model with one batch, and compare; if that is refused, with a batch of every kind."""
-    batches = [case.inputs(*size, 1, padded) for _, padded, size in uses(case)]
     first = case.inputs(*case.sizes[0], 1, True)
-    outcome = cut_and_compare(case, first, ())
+    outcome = cut_and_compare(case, first, (), uses(case))
     if outcome.verdict != "refused":
         return outcome
-    again = cut_and_compare(case, first, batches[: len(batches) // 2])
+    kinds = dict.fromkeys((padded, size) for _, padded, size in uses(case))
+    batches = [case.inputs(*size, 1, padded) for padded, size in kinds]
+    again = cut_and_compare(case, first, batches, uses(case))
     if again.verdict == "right":
         return Outcome("right", WITH_EXAMPLES)
     return outcome if again.verdict == "refused" else again
 
 
 def cut_and_compare(
-    case: Case, first: dict[str, Any], examples: Sequence[dict[str, Any]]
+    case: Case,
+    first: dict[str, Any],
+    examples: Sequence[dict[str, Any]],
+    compared: Sequence[Use],
 ) -> Outcome:
-    """Cut a model and compare the stages with it in every use."""
+    """Cut a model with a batch and examples, and compare the stages with it in some uses."""
     case.model.train()
     try:
         part = pipecodec.partition(case.model, kwargs=first, n_stages=STAGES, examples=examples)
     except Exception as error:
         return Outcome("refused", told(error))
     refusals = []
-    for training, padded, size in uses(case):
+    for training, padded, size in compared:
         use = f"{'train' if training else 'eval'} {'padded' if padded else 'full'} {size}"
         case.model.train(training)
         for stage in part.stages:
