@@ -11,7 +11,8 @@ import transformers
 
 import pipecodec
 from pipecodec.cutting.partition import partition
-from pipecodec.demo.models import build_model, cut_into_stages
+from pipecodec.demo.by_hand import cut_into_stages
+from pipecodec.demo.models import build_model
 
 
 def batch(rows=2, length=12):
