@@ -186,6 +186,7 @@ def test_stages_and_memory():
             self.fp16 = nn.Linear(3, 3, bias=False).half()  # 9
             self.frozen = nn.Linear(2, 2).requires_grad_(False)  # 6
             self.again = self.wide
+            self.over = nn.Parameter(self.wide.weight.detach())  # the same memory
             self.register_buffer("seen", torch.zeros(5))
 
         def forward(self, x):

@@ -46,8 +46,9 @@ class Leaf:
     shape: tuple[int, ...] | None = None
     nbytes: int = 0
     tensor: torch.Tensor | None = None
-    """As the next stage gets it: one that requires a gradient is an alias, whose gradient is that
-    of later stages alone."""
+    """As the stage before the boundary gives it."""
+    received: torch.Tensor | None = None
+    """As the stage after it gets it: a copy, whose gradient is that of later stages alone."""
     alias: bool = False
 
 
@@ -84,19 +85,19 @@ class Packer:
                 faults.append(error)
                 tensors = Codec(transport="tunnel", dynamic_shape=True).pack(list(good.values()))
         *apart, frame = pack(list(good.values()))
-        aliases = [torch.ops.aten.alias(leaf) if leaf.requires_grad else leaf for leaf in apart]
-        leaves = list(_leaves(list(good), tensors, aliases))
+        copies = [leaf.clone() for leaf in apart]
+        whole = len(good) == len(values)
+        leaves = list(_leaves(list(good), tensors, apart, copies if whole else apart))
         leaves += [
             Leaf(name, name, type(value).__name__, "cannot")
             for name, value in values.items()
             if name not in good
         ]
-        whole = len(good) == len(values)
         return Packed(
             leaves,
             sizes=[] if faults else [each.numel() * each.element_size() for each in tensors],
             faults=faults,
-            passed=unpack((*aliases, frame)) if whole else list(values.values()),
+            passed=unpack((*copies, frame)) if whole else list(values.values()),
         )
 
     def _pack(self, values: Mapping[str, Any]) -> tuple[tuple[torch.Tensor, ...], str | None]:
@@ -127,9 +128,12 @@ def _faults(value: Any, path: str) -> Iterator[str]:
 
 
 def _leaves(
-    names: Sequence[str], tensors: Sequence[torch.Tensor], aliases: Sequence[torch.Tensor]
+    names: Sequence[str],
+    tensors: Sequence[torch.Tensor],
+    sent: Sequence[torch.Tensor],
+    received: Sequence[torch.Tensor],
 ) -> Iterator[Leaf]:
-    place, slots = -1, iter(aliases)
+    place, ends = -1, zip(sent, received, strict=True)
     for depth, path, _, kind, text, children, tensor in _C.ReceivedFrame(tensors).rows():
         place += depth == 1
         if depth == 0 or (kind in _CONTAINERS and children):
@@ -138,10 +142,11 @@ def _leaves(
         path = name + path.removeprefix(f"outputs[{place}]")
         if tensor is not None:
             dtype, shape, route, _, nbytes, _ = tensor
-            own = next(slots) if kind == "TORCH_TENSOR" else None
+            own, copy = next(ends) if kind == "TORCH_TENSOR" else (None, None)
             yield Leaf(
                 name, path, "tensor", _ROUTES[route], dtype=dtype, shape=shape,
-                nbytes=nbytes if own is not None else 0, tensor=own, alias=own is None,
+                nbytes=nbytes if own is not None else 0, tensor=own, received=copy,
+                alias=own is None,
             )  # fmt: skip
         elif text.endswith("Absent.ABSENT"):
             yield Leaf(name, path, "absent", "structure", text)
