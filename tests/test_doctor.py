@@ -30,7 +30,7 @@ class First(nn.Module):
             "mask": {"rows": rows.float(), "causal": None},
             "scale": 0.5,
             "wide": torch.zeros(len(x), 2000, dtype=torch.bool),
-            "bias": torch.zeros(len(x), 8).t(),
+            "bias": torch.zeros(len(x), 1).expand(-1, 8).t(),
             "spare": self.linear(x).sum(1),
         }
 
@@ -79,7 +79,8 @@ def test_values_that_cross(report):
     assert (causal.kind, causal.travels, causal.nbytes) == ("None", "structure", 0)
     assert (scale.kind, scale.travels) == ("float", "number")
     assert (wide.travels, wide.nbytes, wide.used_by) == ("own message", 3 * 2000, (2,))
-    assert (bias.shape, bias.nbytes) == ((8, 3), 4 * 8 * 3)
+    assert (bias.shape, bias.nbytes) == ((8, 3), 4 * 3)  # expanded
+    assert by_path(report, 1)["bias"].nbytes == 4 * 3
     assert (spare.travels, spare.gradient, spare.used) == ("tunnel", True, False)
     assert all(crossing.maker is None for crossing in found.values())
 
@@ -100,7 +101,7 @@ def test_messages_and_bytes(report):
     sent, back = first.nbytes
     frame = sent - back - 3 * 2000
     assert back >= 4 * (3 * 8 + 3)
-    assert frame >= 4 * 3 * 8 + 4 * 8 * 3
+    assert frame >= 4 * 3 * 8 + 4 * 3
     assert frame % 256 == 0
     assert (first.sent_bytes, first.recomputed_bytes) == (None, None)
 

@@ -264,6 +264,13 @@ def test_a_weight_that_no_stage_holds():
         assert all(stage is None for stage, _, _ in found)
 
 
+def test_lines_are_not_too_long():
+    value = {f"a_long_key_{k}": Unknown() for k in range(3)}
+    text = str(diagnose(give(value)))
+    assert text.count("cannot cross a stage boundary") == 3
+    assert max(map(len, text.splitlines())) <= 110
+
+
 def test_problems_are_in_the_text():
     text = str(diagnose([nn.Linear(4, 4), Function("h", lambda v: v["h"] * 2), Hidden(4, 4)]))
     assert "\nproblems\n  stage 1: it has no parameter" in text

@@ -85,7 +85,7 @@ class Packer:
                 faults.append(error)
                 tensors = Codec(transport="tunnel", dynamic_shape=True).pack(list(good.values()))
         *apart, frame = pack(list(good.values()))
-        copies = [leaf.clone() for leaf in apart]
+        copies = list(map(_copy, apart))
         whole = len(good) == len(values)
         leaves = list(_leaves(list(good), tensors, apart, copies if whole else apart))
         leaves += [
@@ -106,6 +106,15 @@ class Packer:
             return self._codec.pack(list(values.values())), None
         except CodecError as error:
             return (), str(error)
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy with memory of its own, in which expanded dimensions stay expanded."""
+    small = tensor
+    for dim, (elements, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if elements > 1 and stride == 0:
+            small = small.narrow(dim, 0, 1)
+    return small.clone().expand_as(tensor) if small is not tensor else tensor.clone()
 
 
 def _faults(value: Any, path: str) -> Iterator[str]:

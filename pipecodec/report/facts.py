@@ -118,7 +118,7 @@ class Report:
     notes: list[str]
 
     def __str__(self) -> str:
-        """Return the report as text of at most about 110 columns."""
+        """Return the report as text; lines that are no row of a table have at most 110 columns."""
         from .text import as_text
 
         return as_text(self)

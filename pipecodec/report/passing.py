@@ -60,7 +60,7 @@ def passing_values(
 def _ways_to(
     tensors: Iterable[torch.Tensor], crossings: Sequence[Sequence[tuple[Crossing, Leaf]]]
 ) -> set[int]:
-    """Return the ids of the received tensors that become one of `tensors`, passed on as they are."""
+    """Return the ids of the received tensors that become one of `tensors` as they are."""
     found = set(map(id, tensors))
     for pairs in reversed(crossings):
         found |= {id(leaf.tensor) for _, leaf in pairs if id(leaf.received) in found}
