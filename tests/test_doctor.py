@@ -306,6 +306,53 @@ def test_the_model_is_left_as_it_was():
     assert x.grad is not None
 
 
+def masked(change):
+    """Stages of which the first takes the mask too, and may change it; labels are the last's."""
+
+    class Embed(nn.Linear):
+        def forward(self, x, mask):
+            return {"h": super().forward(x), **change(mask)}
+
+    class Head(nn.Linear):
+        def forward(self, h, mask, labels):
+            return (super().forward(h) * mask["m"] - labels).sum()
+
+    stages = [Embed(4, 4), Middles(4, 4), Head(4, 4)]
+    return pipecodec.partition_modules(stages, ["x", "mask", "labels"])
+
+
+class Middles(nn.Linear):
+    def forward(self, h):
+        return {"h": super().forward(h)}
+
+
+@pytest.mark.parametrize(
+    ("change", "crosses"),
+    [
+        (lambda mask: {}, False),
+        (lambda mask: mask["m"].mul_(1) is None or {}, True),
+        (lambda mask: {"mask": {"m": mask["m"] * 1}}, True),
+    ],
+)
+def test_inputs_of_the_last_stage_do_not_cross_unless_they_change(change, crosses):
+    labels = torch.ones(2000, 4, 4)
+    report = pipecodec.doctor(
+        masked(change), torch.ones(4, 4), {"m": torch.ones(4, 4)}, labels=labels
+    )
+    assert report.problems == []
+    for k, boundary in enumerate(report.boundaries):
+        found = by_path(report, k)
+        assert sorted(found) == ["h", "labels", "mask['m']"]
+        assert (found["labels"].travels, found["labels"].used_by) == ("own batch", (2,))
+        assert found["labels"].nbytes == labels.nbytes
+        assert boundary.nbytes[0] < 4096
+        mask = found["mask['m']"]
+        assert (mask.travels, mask.used_by) == ("frame" if crosses else "own batch", (2,))
+        assert bool(mask.rules) == crosses  # a float without a gradient
+        assert boundary.tuple_messages == ((2, 2) if crosses else (1, 1))
+    assert "own batch" in str(report)
+
+
 def test_optional_inputs():
     part = pipecodec.partition_modules(four_stages(), INPUTS, OUTPUTS)
     report = pipecodec.doctor(part, torch.tensor([[1, 2, 3]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from ..codec import Codec, pack, unpack
 from ..describe import type_name
 from ..errors import CodecError
 
-__all__ = ["Leaf", "Packed", "Packer"]
+__all__ = ["Leaf", "Packed", "Packer", "own_leaves"]
 
 _CONTAINERS = {
     "DATACLASS",
@@ -63,6 +64,18 @@ class Packed:
     """Why values cannot be packed, or not as the first batch's were; each with its path."""
     passed: Sequence[Any]
     """The values that the next stage gets."""
+
+
+def own_leaves(values: Mapping[str, Any]) -> list[Leaf]:
+    """Return the leaves of inputs that the last stage takes from its own batch."""
+    try:
+        *apart, frame = pack(list(values.values()))
+    except CodecError:
+        return [
+            Leaf(name, name, type(value).__name__, "own batch") for name, value in values.items()
+        ]
+    leaves = _leaves(list(values), [*apart, frame], apart, apart)
+    return [dataclasses.replace(leaf, travels="own batch") for leaf in leaves]
 
 
 class Packer:
@@ -147,7 +160,9 @@ def _leaves(
         place += depth == 1
         if depth == 0 or (kind in _CONTAINERS and children):
             continue
-        name = names[place]
+        name, mark, _ = names[place].partition("@")
+        if mark and text.endswith((".LOCAL", ".ABSENT")):
+            continue  # an input that no stage changed: it is that of the last stage's own batch
         path = name + path.removeprefix(f"outputs[{place}]")
         if tensor is not None:
             dtype, shape, route, _, nbytes, _ = tensor

@@ -33,7 +33,8 @@ class Crossing:
     """Of a tensor's elements; 0 where that is unknown, and for a value that is no tensor."""
     travels: str
     """"tunnel" (with all other leaves that have gradients), "frame", "own message", "number" or
-    "static number" (equal in all batches given), "structure", "cannot", or "unknown"."""
+    "static number" (equal in all batches given), "structure", "cannot", "unknown", or "own batch":
+    an input that the last stage takes from the batch of its own rank, and that does not cross."""
     gradient: bool
     used: bool | None
     """Whether the loss gives it a gradient; None where that is unknown, or it requires none."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..cutting.untouched import untouched
 from ..stages.partition import Partition
-from .crossings import Leaf, Packed, Packer
+from .crossings import Leaf, Packed, Packer, own_leaves
 from .facts import Boundary, Crossing, Problem
 from .gradients import used_tensors
 from .local_run import At, Failure, run_stages
@@ -96,10 +96,14 @@ def _pairs(
     at, packed = runs[0][k]
     others = [{leaf.path: leaf for leaf in run[k][1].leaves} for run in runs[1:] if len(run) > k]
     remade = {(n, made) for later, _ in runs[0] for n, made in later.made_by.items() if made}
-    users = {name: users_of(part, name, k, remade) for name in at.values}
-    return [
+    names = [name.partition("@")[0] for name in at.values]
+    users = {name: users_of(part, name, k, remade) for name in names}
+    pairs = [
         (_crossing(part, at, leaf, users[leaf.name], others, used), leaf) for leaf in packed.leaves
     ]
+    last = (len(part.stages) - 1,)
+    owned = own_leaves(at.own)
+    return pairs + [(_crossing(part, at, leaf, last, (), {}), leaf) for leaf in owned]
 
 
 def _crossing(
@@ -126,7 +130,7 @@ def _crossing(
         gradient=gradient,
         used=needed,
         used_by=users,
-        made_by=at.made_by[leaf.name],
+        made_by=at.made_by.get(leaf.name),
         maker=None if cut is None else cut.makers.get(leaf.name),
         varies=varies,
         rules=leaf_rules(leaf, needed, varies),

@@ -30,7 +30,7 @@ def passing_values(
     cached = _ways_to(_tensors(held, _DEEPEST), crossings)
     given = _ways_to(_tensors(output, _DEEPEST), crossings)
     for k, pairs in enumerate(crossings):
-        total = sum(crossing.nbytes for crossing, _ in pairs)
+        total = sum(each.nbytes for each, _ in pairs if each.travels != "own batch")
         caches = [each for each, leaf in pairs if id(leaf.received) in cached or _is_cache(leaf)]
         if caches:
             nbytes = sum(each.nbytes for each in caches)
