@@ -40,6 +40,7 @@ from .legacy import (  # noqa: E402
 from .loading import load_stage, materialize_stage  # noqa: E402
 from .logger import get_logger  # noqa: E402
 from .registry import get_dialect, register_framework_dialect  # noqa: E402
+from .report import doctor  # noqa: E402
 from .stages import Partition, partition_modules, run_local  # noqa: E402
 from .types import register  # noqa: E402
 
@@ -58,6 +59,7 @@ __all__ = [
     "deepspeed",
     "deepspeed_pipe_engine",
     "describe",
+    "doctor",
     "encode_metadata",
     "flat_and_name_tensor_list",
     "flatten",

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pipecodec import partition_modules
+from pipecodec.codec import TunnelCodec
 from pipecodec.deepspeed import DeepSpeedPipeStageWrapper
 from pipecodec.engine.batch import packing_batch_fn
 from pipecodec.engine.loss import Labels
+from pipecodec.options import BoundaryOptions
+from pipecodec.stages.local_inputs import find_local_inputs
 
 from .test_deepspeed_wrapper import carried
 
@@ -94,6 +97,77 @@ def test_labels_that_the_model_takes_stay_among_its_inputs() -> None:
     assert labels is LABELS
     values = first.incoming.unpack(tensors)
     assert torch.equal(values[first.batches.names.index("labels")], LABELS)
+
+
+class Loss(nn.Module):
+    def forward(self, given: Any, labels: Any, segment: Any = None) -> Any:
+        if isinstance(labels, Tensor):
+            labels += 1
+        return {"given": given, "labels": labels, "segment": segment}
+
+
+def last_of(inputs: list[str]) -> tuple[Any, Any]:
+    """Return the partition of a model that makes its loss, and its last stage."""
+    part = partition_modules([First(), Loss()], inputs, ["given", None])
+    local = find_local_inputs(part.liveness, part.stage_id_2_arg_names, part.outputs)
+    last = DeepSpeedPipeStageWrapper(
+        Loss(), 1, "submod_1", 2, part.liveness, part.stage_id_2_arg_names, local=local
+    )
+    return part, last
+
+
+GIVEN = {"input_ids": IDS, "attention_mask": None}
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {**GIVEN, "labels": LABELS, "segment": "b"},
+        ((IDS, None, "b", LABELS), None),
+        ((IDS, None, "b"), LABELS),
+        ({**GIVEN, "segment": "b"}, LABELS),
+    ],
+)
+def test_the_last_stage_takes_its_own_inputs_of_any_form_of_batch(batch: Any) -> None:
+    part, last = last_of(["input_ids", "attention_mask", "segment", "labels"])
+    pack = packing_batch_fn(
+        None, part.input_names, CPU, last=last, needed=part.liveness[0], own_loss=True
+    )
+    _, labels = pack(batch)
+    last.last_batches.take(labels.inputs)
+    assert last.liveness[1] == ["given"]
+    sent = TunnelCodec.of(BoundaryOptions(), "sent").pack((("ids", None, 3),))
+    out = last(sent)
+    assert out["segment"] == "b" and torch.equal(out["labels"], LABELS + 1)
+
+
+def test_the_last_stage_may_write_into_its_inputs_and_the_batch_stays() -> None:
+    part, last = last_of(["input_ids", "attention_mask", "labels"])
+    labels = torch.arange(2000)  # too large for the frame
+    pack = packing_batch_fn(None, part.input_names, CPU, last=last, needed=part.liveness[0])
+    _, packed = pack({**GIVEN, "labels": labels})
+    for recomputes in (True, True, False):
+        last.recomputes = recomputes
+        last.last_batches.take(packed.inputs)
+        out = last(TunnelCodec.of(BoundaryOptions(), "sent").pack((("ids", None, 3),)))
+        assert torch.equal(out["labels"], torch.arange(2000) + 1)
+    assert torch.equal(labels, torch.arange(2000))
+
+
+def test_labels_of_a_model_that_makes_its_loss_are_an_input_alone() -> None:
+    part, last = last_of(["input_ids", "attention_mask", "labels"])
+    pack = packing_batch_fn(None, part.input_names, CPU, last=last, own_loss=True)
+    assert pack({**GIVEN, "labels": LABELS})[1].value is None
+    pack = packing_batch_fn(None, part.input_names, CPU, last=last)
+    assert torch.equal(pack({**GIVEN, "labels": LABELS})[1].value, LABELS)
+
+
+def test_says_that_the_last_stage_lacks_an_input() -> None:
+    part, last = last_of(["input_ids", "attention_mask", "labels"])
+    pack = packing_batch_fn(None, part.input_names, CPU, last=last)
+    last.last_batches.take(pack(GIVEN)[1].inputs)
+    with pytest.raises(ValueError, match="takes 'labels' from the batch of its own rank, which"):
+        last(TunnelCodec.of(BoundaryOptions(), "sent").pack((("ids", None, 3),)))
 
 
 def test_nested_labels_reach_the_loss_as_they_are() -> None:

@@ -22,6 +22,7 @@ from pipecodec import Codec, partition_modules
 from pipecodec.deepspeed import DeepSpeedPipeStageWrapper
 from pipecodec.demo.launch import Rank
 from pipecodec.engine.batch import packing_batch_fn
+from pipecodec.stages.local_inputs import find_local_inputs
 
 from .corpus import same
 from .distributed.harness import values
@@ -123,7 +124,10 @@ def gradients(rank: Rank) -> None:
 
 
 def stages(rank: Rank) -> None:
-    """As the engine runs them: a batch is packed on the host, and its tensors go to the device."""
+    """As the engine runs them: batches are packed on the host, and their tensors go to the device.
+
+    The last stage takes the labels from its own, and the mask that the first one replaces does not.
+    """
     device = load()
 
     class First(nn.Module):
@@ -131,11 +135,14 @@ def stages(rank: Rank) -> None:
             return {"hidden": ids.float() * weight, "mask": mask, "none": None}
 
     class Last(nn.Module):
-        def forward(self, hidden: torch.Tensor, mask: torch.Tensor, none: None) -> torch.Tensor:
-            return hidden.masked_fill(mask, 0.0).sum()
+        def forward(
+            self, hidden: torch.Tensor, mask: torch.Tensor, none: None, labels: torch.Tensor
+        ) -> torch.Tensor:
+            return hidden.masked_fill(mask, 0.0).sum() + labels.float().sum()
 
     weight = torch.ones(4, 8).to("sim").requires_grad_()
-    part = partition_modules([First(), Last()], ["ids", "mask", "step"])
+    part = partition_modules([First(), Last()], ["ids", "mask", "step", "labels"])
+    local = find_local_inputs(part.liveness, part.stage_id_2_arg_names, part.outputs)
     first, last = (
         DeepSpeedPipeStageWrapper(
             stage,
@@ -145,14 +152,16 @@ def stages(rank: Rank) -> None:
             part.liveness,
             part.stage_id_2_arg_names,
             packed_batches=True,
+            local=local,
         ).to("sim")
         for k, stage in enumerate(part.stages)
     )
-    load_batch = packing_batch_fn(first, part.input_names, torch.device("sim"))
+    load_batch = packing_batch_fn(first, part.input_names, torch.device("sim"), last=last)
 
     def loaded(step: int) -> list[torch.Tensor]:
         given = {"ids": torch.ones(4, 8, dtype=torch.long), "mask": torch.arange(8) > 3}
-        tensors, _ = load_batch(({**given, "step": step}, None))
+        tensors, labels = load_batch({**given, "step": step, "labels": torch.arange(4)})
+        last.last_batches.take(labels.inputs)
         return [tensor.to("sim") for tensor in tensors]
 
     def micro_batch(tensors: list[torch.Tensor]) -> None:

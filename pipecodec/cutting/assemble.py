@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..tape.tape import Tape
+from .code import Code
 from .plan import Plan
 from .question import Question, question, without_asked
-from .source import Code, Writer
+from .source import Writer
 from .stage import OBSERVATION, CutStage, StageCode, Way, make_stage, place
 
 __all__ = ["assemble", "value_names"]
@@ -89,7 +90,7 @@ def value_names(tape: Tape, plan: Plan) -> dict[int, str]:
         if key in names:
             continue
         base = "".join(c if c.isalnum() else "_" for c in tape.names[key]).strip("_") or "value"
-        if not base.isidentifier() or keyword.iskeyword(base):
+        if not base.isidentifier() or keyword.iskeyword(base) or base.startswith("submod_"):
             base = f"value_{base}"
         name, number = base, 1
         while name in taken:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
+import numpy
 import torch
 from torch import nn
 
@@ -46,6 +49,7 @@ class Observations:
     """Places at which numbers of tensors, that differ with the size, go on the tape."""
     found: list[Observation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    _draws: Iterator[int] = field(default_factory=count)
     limits: list[str] = field(default_factory=list)
     """Reasons why batches of another size take another way, or cannot be compared."""
 
@@ -124,6 +128,7 @@ class Observations:
     def _observe(self, batch: Batch, training: bool) -> Tape:
         model = self.model
         with untouched(model):
+            _draw_other_numbers(next(self._draws))
             if model.training is not training:
                 model.train(training)
             tape = observe(model, self.layers, batch, methods=self.methods, numbers=self.numbers)
@@ -162,6 +167,12 @@ class Observations:
                 f"{difference.text}, for one and the same batch: Python code between the layers "
                 f"depends on chance, or on state that it keeps, which no stage would have"
             )
+
+
+def _draw_other_numbers(seed: int) -> None:
+    """Let Python's chance fall in another way in each observation, so that it is seen."""
+    random.seed(seed)
+    numpy.random.seed(seed)
 
 
 def _pin(tape: Tape, reason: str) -> None:

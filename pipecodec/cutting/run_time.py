@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -49,7 +49,7 @@ def wrong_precision(name: str, expected: Any, found: Any) -> NoReturn:
 
 
 @contextmanager
-def tapped(module: nn.Module, wanted: frozenset[tuple[str, int]]) -> Iterator[dict[Any, Any]]:
+def tapped(module: nn.Module, wanted: Sequence[tuple[str, int]]) -> Iterator[dict[Any, Any]]:
     """Catch the outputs of submodules that hooks of the model handed to code between the layers.
 
     `wanted` has pairs (name below `module`, number of the call).
@@ -66,7 +66,7 @@ def tapped(module: nn.Module, wanted: frozenset[tuple[str, int]]) -> Iterator[di
 
         return hook
 
-    for name in {name for name, _ in wanted}:
+    for name in dict.fromkeys(name for name, _ in wanted):
         handles.append(module.get_submodule(name).register_forward_hook(catching(name)))
     try:
         yield taps

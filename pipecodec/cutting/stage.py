@@ -14,11 +14,11 @@ from torch import nn
 from ..tape.arguments import modules_of, tensors_of
 from ..tape.errors import TapeError
 from ..tape.tape import Method, Step
-from .source import Code
+from .code import Code
 
 __all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]
 
-OBSERVATION = "observation"
+OBSERVATION = "pipecodec_observation"
 """The name of the number, sent with the values, of the observation that a batch is like."""
 
 

@@ -18,7 +18,9 @@ from ..engine.together import raise_on_all_ranks
 from ..logger import get_logger
 from ..options import BoundaryOptions, one_of
 from ..registry import register_framework_dialect
+from ..stages.local_inputs import find_local_inputs
 from .guards import comparable, protect_frames, settings_of
+from .observed import allow_observed_sizes, refuse_other_precision
 from .stage_groups import name_groups_by_stage
 from .tied_module import TiedWeights
 from .wrapper import DeepSpeedPipeStageWrapper
@@ -156,16 +158,18 @@ def build_pipeline(
 ) -> tuple[Any, BoundaryOptions]:
     """Return the module of :func:`pipeline_module`, and the options that all ranks agreed on.
 
-    With ``packed_batches`` stage 0 takes batches as :func:`.batch.packing_batch_fn` packs them.
+    With ``packed_batches`` stage 0 takes batches as :func:`.batch.packing_batch_fn` packs them, and
+    the last stage takes inputs from the batch of its own rank.
     """
     count = len(part.stages)
     options: BoundaryOptions
 
     def describe() -> dict[str, Any]:
         nonlocal options
-        options = make_options()
+        options = allow_observed_sizes(part, make_options(), schedule)
         one_of("differentiable", options.differentiable, "auto", "by-dtype")
         one_of("schedule", schedule, "1f1b", "dualpipev")
+        refuse_other_precision(part, settings_of(config))
         return {
             "frame format": _C.FORMAT_VERSION,
             "torch": torch.__version__,
@@ -174,6 +178,9 @@ def build_pipeline(
             "whether there is a loss_fn": loss_fn is not None,
             "the topology": {axis: topology.get_dim(axis) for axis in topology.axes},
             "the number of stages": count,
+            "the model as it was observed and cut": None
+            if part.cut is None
+            else part.cut.fingerprint,
             "the values that cross each boundary": part.liveness,
             "tied weights": part.tie_weights,
             **comparable(config),
@@ -189,6 +196,9 @@ def build_pipeline(
     own = topology.get_coord(torch.distributed.get_rank()).pipe
     raise_on_all_ranks(_on_meta(part, {own, count - 1 - own} if schedule == "dualpipev" else {own}))
     align_group_names()
+    local = None
+    if packed_batches:
+        local = find_local_inputs(part.liveness, part.stage_id_2_arg_names, part.outputs)
     stages = [
         DeepSpeedPipeStageWrapper(
             stage,
@@ -202,6 +212,7 @@ def build_pipeline(
             options=options,
             packed_batches=packed_batches,
             in_loss=True,
+            local=local,
         )
         for stage_id, stage in enumerate(part.stages)
     ]

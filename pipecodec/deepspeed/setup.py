@@ -12,9 +12,11 @@ from ..engine.agree import agree
 from ..engine.batch import packing_batch_fn
 from ..engine.check import frame_check
 from ..engine.process_groups import align_group_names
+from ..engine.same_batches import SameBatches
 from ..engine.stage_module import StageModule
 from ..engine.tie_check import steps_between_checks
 from ..options import BoundaryOptions
+from .batch_check import drop_wrong_batches
 from .checkpoint_load import loading
 from .checkpoint_save import saving
 from .clipping import allow_empty_grad_norm, tag_gradients, tag_parameters_for_grad_norm
@@ -25,7 +27,7 @@ from .gradients import donate_gradients
 from .guards import say_default_clipping
 from .hooks import Around, Hooks, install
 from .inner import correct_optimizer
-from .loss_check import drop_wrong_losses
+from .last_inputs import comparison, take_inputs
 from .loss_scale import scale_gradients
 from .outputs import give_outputs
 from .parameter_groups import groups_of_this_rank
@@ -33,6 +35,7 @@ from .phases import Phases
 from .presence import Presence, clipping_on_idle_ranks
 from .put_back import put_unused_back
 from .shared_errors import SharedErrors, no_shared_errors
+from .start import pipelines_over_all_ranks, starts_ranks
 from .tied_gradients import sum_tied_gradients
 from .tied_module import TiedWeights, tie_check
 from .trained import require_gradients
@@ -43,12 +46,13 @@ if TYPE_CHECKING:
 __all__ = ["initialize"]
 
 
+@starts_ranks
 @failure.set_up_on_all_ranks
 def initialize(
     part: Partition,
     *,
-    topology: Any,
-    loss_fn: Callable[[Any, Any], torch.Tensor] | None,
+    topology: Any = None,
+    loss_fn: Callable[[Any, Any], torch.Tensor] | None = None,
     config: Any,
     batch_fn: Callable[[Any], tuple[Any, Any]] | None = None,
     capacity: int | None = None,
@@ -65,12 +69,23 @@ def initialize(
 ) -> tuple[Any, ...]:
     """Return ``deepspeed.initialize``'s (engine, optimizer, data loader, scheduler) for ``part``.
 
-    Beside the work of :func:`pipeline_module`, which takes the arguments of the same names:
+    Without ``topology`` the ranks are as many pipelines as they suffice for, without ``loss_fn``
+    the loss is the model's own. Beside the work of :func:`pipeline_module`, which takes the
+    arguments of the same names:
 
+    - torch.distributed is started, if nobody has, from the environment that torchrun or DeepSpeed's
+      launcher sets: gloo on the CPU, NCCL on GPUs;
     - batches may be mappings with the names of the model's inputs and the key "labels", as Hugging
       Face's data loaders give them, or pairs (inputs, labels); None, numbers and nested values are
       fine in both. ``batch_fn`` makes (inputs, labels) of any other batch, and is called
       where the engine loads one, on the first and on the last stage;
+    - the last stage takes the inputs that it names, labels above all, from the batch of its own
+      rank, so that they cross no boundary for it. The first and the last rank of a pipeline load
+      the same micro-batches in the same order; where these inputs differ, it is a ``ValueError`` on
+      all ranks, before any steps;
+    - a model that was cut by :func:`pipecodec.partition` has to be the same on all ranks, and in
+      the precision of ``config``. If other values cross for some kinds of its batches,
+      ``dynamic_shape`` is turned on, and rank 0 logs it;
     - an error on one rank ends set-up, ``train_batch``, ``eval_batch``, ``save_checkpoint`` and
       ``load_checkpoint`` on all ranks, with its text, and all communication of
       ``torch.distributed`` with it, unless ``share_errors`` is False. So does the end of a process,
@@ -101,19 +116,24 @@ def initialize(
     ``kwargs`` are those of ``deepspeed.initialize``, such as ``optimizer`` (also a function of the
     parameters), ``lr_scheduler`` and ``training_data``; ``model_parameters`` are by default all
     that require a gradient. Both may be over the whole model, with groups, of which each rank keeps
-    its own parameters. Raises ``ValueError`` as :func:`pipeline_module` does, and for a parameter
-    in two groups or in no stage.
+    its own parameters. Raises ``ValueError`` as :func:`pipeline_module` does, for a parameter in
+    two groups or in no stage, where the environment does not say how to start the ranks, and where
+    they do not make whole pipelines.
     """
     import deepspeed
 
-    agree(
-        lambda: {
+    def describe() -> dict[str, Any]:
+        nonlocal topology
+        if topology is None:
+            topology = pipelines_over_all_ranks(len(part.stages), schedule)
+        return {
             "correct_clipping": correct_clipping,
             "share_errors": share_errors,
             "check_ties_every": steps_between_checks(check_ties_every),
             "stall_timeout": stall_timeout,
         }
-    )
+
+    agree(describe)
     parameters = [parameter for stage in part.stages for parameter in stage.parameters()]
     module, options = build_pipeline(
         part,
@@ -138,8 +158,19 @@ def initialize(
     initialized: tuple[Any, ...] = deepspeed.initialize(model=module, config=config, **kwargs)
     align_group_names()
     engine = initialized[0]
-    first = next((stage for stage in stages if stage.stage_id == 0), None)
-    engine.set_batch_fn(packing_batch_fn(first, part.input_names, engine.device, batch_fn))
+    same = comparison(engine, stages, compare=share_errors and schedule == "1f1b")
+    engine.set_batch_fn(
+        packing_batch_fn(
+            next((stage for stage in stages if stage.stage_id == 0), None),
+            part.input_names,
+            engine.device,
+            batch_fn,
+            last=next((stage for stage in stages if stage.last), None),
+            needed=sorted(part.liveness[0], key=part.input_names.index),
+            own_loss=loss_fn is None,
+            same=same,
+        )
+    )
     undo_first_step(engine)
     correct_optimizer(engine)
     if engine.using_bf16_optimizer:
@@ -151,7 +182,7 @@ def initialize(
     presence = Presence(engine)
     put_unused_back(engine, presence)
     hooks = _hooks(
-        engine, stages, part, options, presence, schedule, share_errors, check_ties_every
+        engine, stages, part, options, presence, same, schedule, share_errors, check_ties_every
     )
     install(engine, hooks)
     return initialized
@@ -163,6 +194,7 @@ def _hooks(
     part: Partition,
     options: BoundaryOptions,
     presence: Presence,
+    same: SameBatches,
     schedule: str,
     share_errors: bool,
     check_ties_every: int,
@@ -181,21 +213,23 @@ def _hooks(
     shared = SharedErrors(engine) if share_errors else None
     before_collectives = [
         frame_check(engine.device, stages, tell_others=not share_errors) if unread else None,
-        drop_wrong_losses(engine, stages, shared.meet) if shared else None,
+        drop_wrong_batches(engine, stages, same, shared.meet) if shared else None,
     ]
+    take = take_inputs(engine, next((stage for stage in stages if stage.last), None))
     return Hooks(
         call=shared.call if shared else no_shared_errors,
         evaluation=give_outputs(engine, stages),
         evaluating=phases.evaluating,
-        before_batch=[phases.before_batch],
+        before_batch=[phases.before_batch, lambda _: same.start()],
         reset=[phases.reset],
         before_schedule=[
             shared.before_schedule if shared else None,
             engine.module.check_replaced if tied else None,
         ],
         instructions={
+            instructions.ForwardPass: Around(before=[take]),
             instructions.BackwardPass: Around(
-                before=[scale_gradients(engine), flags.before_backward],
+                before=[take, scale_gradients(engine), flags.before_backward],
                 after=[flags.after_backward],
                 failed=[flags.after_backward],
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -33,8 +33,6 @@ class SharedErrors:
         own.watcher.engines += 1
         self._which = f"engine {own.watcher.engines}'s " if own.watcher.engines > 1 else ""
         self._group: Any = dist.new_group(backend="gloo")
-        self._anywhere = torch.zeros(1, dtype=torch.uint8)
-        self._seen = self._anywhere.numpy()  # the same memory
 
     def call(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -48,12 +46,12 @@ class SharedErrors:
         """Note that this batch's messages are about to begin."""
         self._calls.busy = self._engine.num_stages > 1
 
-    def meet(self, found: bool) -> bool:
-        """Meet all ranks on the host; returns whether any of them gave True."""
+    def meet(self, numbers: Sequence[int]) -> list[int]:
+        """Meet all ranks on the host; returns the sums of their numbers."""
         self._calls.busy = True
-        self._seen[0] = found
-        dist.all_reduce(self._anywhere, dist.ReduceOp.MAX, self._group)
-        return bool(self._seen[0])
+        sums = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(sums, group=self._group)
+        return sums.tolist()
 
 
 def no_shared_errors(

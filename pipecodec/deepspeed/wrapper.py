@@ -11,6 +11,7 @@ from ..engine.stage_module import StageModule
 from ..options import BoundaryOptions, Differentiable
 from ..registry import register_framework_dialect
 from ..stages.liveness import Arg
+from ..stages.local_inputs import LocalInputs
 
 __all__ = ["DeepSpeedPipeStageWrapper"]
 
@@ -43,6 +44,7 @@ class DeepSpeedPipeStageWrapper(StageModule):
         options: BoundaryOptions | None = None,
         packed_batches: bool = False,
         in_loss: bool = False,
+        local: LocalInputs | None = None,
     ) -> None:
         if options is None:
             options = BoundaryOptions(
@@ -64,4 +66,5 @@ class DeepSpeedPipeStageWrapper(StageModule):
             recomputes=recomputes,
             packed_batches=packed_batches,
             in_loss=in_loss,
+            local=local,
         )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import bug
+from .last_batches import PackedInputs
 from .stage_module import StageModule
 from .token import join_loss
 
@@ -17,10 +18,14 @@ LossFn = Callable[[Any, Any], Any]
 
 
 class Labels:
-    """Labels of any form: the engine looks into tensors, tuples and lists only."""
+    """Labels of any form: the engine looks into tensors, tuples and lists only.
 
-    def __init__(self, value: Any) -> None:
+    ``inputs`` are those of the same micro-batch that the last stage takes itself, if there are any.
+    """
+
+    def __init__(self, value: Any, inputs: PackedInputs | None = None) -> None:
         self.value = value
+        self.inputs = inputs
 
 
 def loss_of(last: StageModule, loss_fn: LossFn) -> LossFn:

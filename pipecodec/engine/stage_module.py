@@ -24,8 +24,10 @@ from ..codec import TunnelCodec
 from ..errors import bug
 from ..options import BoundaryOptions
 from ..stages.liveness import Arg, arg_name
+from ..stages.local_inputs import LocalInputs
 from ..stages.stage import Stage, bind_inputs
 from .ending import Ending
+from .last_batches import LastBatches
 from .packed_batches import PackedBatches
 from .recompute import statistics_kept
 from .token import join
@@ -44,8 +46,10 @@ class StageModule(nn.Module):
     left as they are. With ``packed_batches`` stage 0 takes batches as ``batches`` packs them, else
     the model's inputs. With ``in_loss`` the last stage ends in the loss that ``loss.loss_of`` makes
     of ``ending``, else it ties every floating-point tensor of its output to its input itself.
-    ``batches`` and ``ending`` are None on all other stages. ``incoming`` and ``outgoing`` are the
-    codecs of the stage's inputs and outputs, None where nothing is packed.
+    With ``local`` the last stage takes these inputs out of ``last_batches``, and ``liveness`` is
+    that of ``local``. ``batches``, ``ending`` and ``last_batches`` are None on all other stages.
+    ``incoming`` and ``outgoing`` are the codecs of the stage's inputs and outputs, None where
+    nothing is packed.
 
     A module without a trainable parameter gets one of one element, ``anchor``, whose gradient is
     always zero: an engine needs a parameter in every stage. ``add_filler`` makes others for the
@@ -66,6 +70,7 @@ class StageModule(nn.Module):
         recomputes: bool,
         packed_batches: bool,
         in_loss: bool,
+        local: LocalInputs | None = None,
     ) -> None:
         super().__init__()
         self.mod = mod
@@ -73,7 +78,8 @@ class StageModule(nn.Module):
         self.name = name
         self.total_stages = total_stages
         self.last = stage_id == total_stages - 1
-        self.liveness = liveness
+        self.local = LocalInputs.none(liveness) if local is None else local
+        self.liveness = liveness = self.local.liveness
         self.stage_id_2_arg_names = stage_id_2_arg_names
         self._inputs = [arg_name(arg) for arg in stage_id_2_arg_names[-1]]
         self._stage = Stage(
@@ -88,6 +94,7 @@ class StageModule(nn.Module):
         self.recomputes = recomputes
         self.batches: PackedBatches | None = None
         self.ending: Ending | None = None
+        self.last_batches: LastBatches | None = None
         self.incoming: TunnelCodec | None = None
         self.outgoing: TunnelCodec | None = None
         if stage_id > 0:
@@ -100,6 +107,8 @@ class StageModule(nn.Module):
         elif in_loss:
             self.ending = Ending()
             self.outgoing = self.ending.codec
+        if self.last and self.local.names:
+            self.last_batches = LastBatches(self.local.roots)
         if not any(parameter.requires_grad for parameter in mod.parameters()):
             self.anchor = nn.Parameter(torch.zeros(1))
 
@@ -134,6 +143,8 @@ class StageModule(nn.Module):
             self.batches.clear()
         if self.ending is not None:
             self.ending.clear()
+        if self.last_batches is not None:
+            self.last_batches.take(None)
         if self.outgoing is not None and self.outgoing.in_flight is not None:
             self.outgoing.in_flight.clear()
 
@@ -181,6 +192,9 @@ class StageModule(nn.Module):
         anchor = self._parameters.get("anchor")
         if anchor is not None:
             token = torch.cat([token, anchor[:0].to(token.dtype)])
+        if self.last_batches is not None:
+            self.local.resolve(env, self.last_batches.values(self.recomputes))
+        before = {} if self.last else self.local.before(env, self.stage_id)
         positional, keyword = self._stage.arguments(env)
         again = self.recomputes and _C.in_backward()
         with statistics_kept(self.mod) if again else nullcontext():
@@ -190,7 +204,9 @@ class StageModule(nn.Module):
                 return join(output, token)
             return self.ending.send(output, token, self.recomputes)
         self._stage.name_outputs(env, output)
-        values = self._stage.collect(env, self.liveness[self.stage_id + 1])  # 4
+        following = self.liveness[self.stage_id + 1]
+        self.local.after(env, before, following)
+        values = self._stage.collect(env, following)  # 4
         if self.outgoing is None:
             raise bug("a stage before the last one that sends nothing")
         return self.outgoing.send(tuple(values), token, token.device)  # 5

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 from .liveness import Arg, OptionalArg, arg_name
 
-__all__ = ["Absent", "Stage", "bind_inputs"]
+__all__ = ["Absent", "Stage", "bind_inputs", "canonical_names", "look_up"]
 
 _CANONICAL = re.compile(r"submod_\d+(\.|$)")
 
@@ -38,6 +38,11 @@ def bind_inputs(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, 
             raise TypeError(f"input {name!r} is given twice, by position and by name")
         values[name] = value
     return [values.get(name, Absent.ABSENT) for name in names]
+
+
+def canonical_names(liveness: Iterable[Sequence[str]]) -> bool:
+    """Return whether results are named by their stages alone, as in a split graph."""
+    return any(_CANONICAL.match(name) for names in liveness for name in names)
 
 
 class Stage:
@@ -69,9 +74,9 @@ class Stage:
         self._next_args = list(stage_id_2_arg_names.get(stage_id + 1, ()))
         # In a split graph the next stage's first argument need not be this stage's result,
         # and a key of a returned dict may be the name of an unrelated input.
-        lists = liveness.values() if isinstance(liveness, Mapping) else liveness
-        self._canonical = any(
-            self._is_own(name) or _CANONICAL.match(name) for names in lists for name in names
+        lists = list(liveness.values() if isinstance(liveness, Mapping) else liveness)
+        self._canonical = canonical_names(lists) or any(
+            self._is_own(name) for names in lists for name in names
         )
 
     def bind(self, values: Sequence[Any]) -> dict[str, Any]:
@@ -98,7 +103,7 @@ class Stage:
         positional: list[Any] = []
         keyword: dict[str, Any] = {}
         for arg in self.args:
-            value = _look_up(env, arg_name(arg))
+            value = look_up(env, arg_name(arg))
             if value is Absent.ABSENT:
                 if isinstance(arg, OptionalArg):
                     continue
@@ -143,7 +148,7 @@ class Stage:
         required = {arg_name(arg) for arg in self._next_args if not isinstance(arg, OptionalArg)}
         values = []
         for name in next_liveness:
-            value = _look_up(env, name)
+            value = look_up(env, name)
             if value is Absent.ABSENT and (name in required or self._is_own(name)):
                 raise ValueError(
                     f"stage {self.stage_id} has to pass on {name!r}, but there is only "
@@ -190,7 +195,7 @@ def _several(output: Any) -> tuple[Any, ...]:
     return output if isinstance(output, tuple) else (output,)
 
 
-def _look_up(env: Mapping[str, Any], name: str) -> Any:
+def look_up(env: Mapping[str, Any], name: str) -> Any:
     """Return the value of `name`, taken out of the value of a prefix if need be, or ABSENT."""
     prefix, keys = name, []
     while prefix not in env:

@@ -130,7 +130,7 @@ class Leaves:
         recorder.recording = False
         try:
             step = Step(name, place=place(), ambient=ambient_now(recorder.tape.device))
-            step.args = recorder.encode_call(args, kwargs)
+            step.args = recorder.values.encode_call(args, kwargs)
             args = _without_traced(args)
             kwargs = {name: _without_traced(value) for name, value in kwargs.items()}
             return self._observe(step, module, call, args, kwargs)
@@ -156,17 +156,17 @@ class Leaves:
         finally:
             recorder.watch = None
             handle.remove()
-        recorder.last_call.pop(name, None)
-        recorder.last_call[name] = step
+        recorder.values.last_call.pop(name, None)
+        recorder.values.last_call[name] = step
         self._note_arguments(step, before, args, kwargs)
         if any(_version(buffer) != version for buffer, version in buffers):
             step.writes_held += (name,)
         if not is_method:
             step.pure, step.hollow = hollow_arguments(
-                module, call, args, kwargs, result, step, recorder.keys
+                module, call, args, kwargs, result, step, recorder.values.keys
             )
         recorder.add(step)
-        recorder.outputs(step, result)
+        recorder.values.outputs(step, result)
         return result
 
     def _catch_outputs(self, step: Step, prefix: str, is_method: bool) -> Any:
@@ -174,15 +174,15 @@ class Leaves:
         recorder, counts = self.recorder, dict[str, int]()
 
         def hook(submodule: nn.Module, _: Any, output: Any) -> None:
-            path = recorder.module_names.get(id(submodule))
+            path = recorder.values.module_names.get(id(submodule))
             if path is None or not path.startswith(prefix):
                 return
             nth = counts[path] = counts.get(path, -1) + 1
             if is_method:
                 step.needs += (path,)
             for where, tensor in tensors_in(output):
-                recorder.alive.append(tensor)
-                recorder.inside[id(tensor)] = (step, (path[len(prefix) :], nth), where)
+                recorder.values.alive.append(tensor)
+                recorder.values.inside[id(tensor)] = (step, (path[len(prefix) :], nth), where)
 
         return nn.modules.module.register_module_forward_hook(hook)
 
@@ -192,8 +192,8 @@ class Leaves:
         def watch(function: Any, args: Any, kwargs: Any) -> Any:
             for _, tensor in tensors_in((args, kwargs)):
                 if id(tensor) in mine:
-                    if isinstance(step.target, Method) and id(tensor) in recorder.held:
-                        step.needs += (recorder.held[id(tensor)],)
+                    if isinstance(step.target, Method) and id(tensor) in recorder.values.held:
+                        step.needs += (recorder.values.held[id(tensor)],)
                     continue
                 self._refuse_foreign(step, tensor)
             result = function(*args, **kwargs)
@@ -213,13 +213,13 @@ class Leaves:
                 f"{step.target} reads a tensor at {place()} that {owner.target} made, but not "
                 f"through its arguments, so it would not be there on another rank; pass it"
             )
-        if id(tensor) in recorder.keys:
-            name = recorder.tape.names[recorder.keys[id(tensor)]]
+        if id(tensor) in recorder.values.keys:
+            name = recorder.tape.names[recorder.values.keys[id(tensor)]]
             raise TapeError(
                 f"{step.target} reads {name} at {place()}, but not through its arguments, so it "
                 f"would not be there on another rank; pass it"
             )
-        held = recorder.held.get(id(tensor))
+        held = recorder.values.held.get(id(tensor))
         if held is not None and isinstance(tensor, nn.Parameter):
             raise TapeError(
                 f"{step.target} reads {held} at {place()}, which is not its own, so it would not "
@@ -233,15 +233,15 @@ class Leaves:
             same_id, same_version = before.get(path, (None, None))
             if same_id != id(tensor):
                 label = ".".join([str(step.target), *map(str, path[1:])])
-                step.outs.append(Out("args", path, recorder.new(tensor, label)))
+                step.outs.append(Out("args", path, recorder.values.new(tensor, label)))
                 holders = [take((args, kwargs), path[:n]) for n in range(1, len(path))]
-                recorder.opened.update(map(id, holders))
+                recorder.values.opened.update(map(id, holders))
             elif same_version != _version(tensor):
-                if id(tensor) in recorder.keys:
-                    step.writes += (recorder.keys[id(tensor)],)
-                    recorder.written.add(recorder.keys[id(tensor)])
-                elif id(tensor) in recorder.held:
-                    step.writes_held += (recorder.held[id(tensor)],)
+                if id(tensor) in recorder.values.keys:
+                    step.writes += (recorder.values.keys[id(tensor)],)
+                    recorder.values.written.add(recorder.values.keys[id(tensor)])
+                elif id(tensor) in recorder.values.held:
+                    step.writes_held += (recorder.values.held[id(tensor)],)
 
 
 def _version(tensor: torch.Tensor) -> int | None:

@@ -65,12 +65,12 @@ def _observe(
             result = batch.call(model)
         finally:
             recorder.recording = False
-    tape.result = recorder.encode(result)
+    tape.result = recorder.values.encode(result)
     if isinstance(result, Mapping):
         tape.result_type, tape.result_keys = type(result), list(result)
     for step in tape.steps:
-        step.args = recorder.settle(step.args)  # type: ignore[assignment]
-    tape.result = recorder.settle(tape.result)
+        step.args = recorder.values.settle(step.args)  # type: ignore[assignment]
+    tape.result = recorder.values.settle(tape.result)
     _drop_traced(model, glue)
     for name, value in _glue_state(model, glue).items():
         if name not in before or before[name] != value:
@@ -94,7 +94,7 @@ def glue_above(model: nn.Module, layers: Sequence[str]) -> set[str]:
 def _add_input(recorder: Recorder, name: str, value: Any) -> None:
     """Number an input, and guard all that Python may ask of it: its kind, its structure."""
     tape = recorder.tape
-    key = recorder.new(value, name)
+    key = recorder.values.new(value, name)
     tape.inputs[name] = key
     form = form_of(value)
     guard = step_of(form_of, [Value(key)])
@@ -105,7 +105,7 @@ def _add_input(recorder: Recorder, name: str, value: Any) -> None:
     for path, tensor in tensors_in(value):
         item = step_of(take, [Value(key), Const(path)])
         label = ".".join([name, *map(str, path)])
-        item.outs.append(Out("result", (), recorder.new(tensor, label)))
+        item.outs.append(Out("result", (), recorder.values.new(tensor, label)))
         tape.steps.append(item)
 
 
