@@ -37,8 +37,10 @@ from .legacy import (  # noqa: E402
     unwrap_torch_tensor,
     wrap_to_torch_tensor,
 )
+from .loading import load_stage, materialize_stage  # noqa: E402
 from .logger import get_logger  # noqa: E402
 from .registry import get_dialect, register_framework_dialect  # noqa: E402
+from .report import doctor  # noqa: E402
 from .stages import Partition, partition_modules, run_local  # noqa: E402
 from .types import register  # noqa: E402
 
@@ -57,12 +59,15 @@ __all__ = [
     "deepspeed",
     "deepspeed_pipe_engine",
     "describe",
+    "doctor",
     "encode_metadata",
     "flat_and_name_tensor_list",
     "flatten",
     "get_dialect",
     "get_logger",
     "get_simple_nested_list_str",
+    "load_stage",
+    "materialize_stage",
     "pack",
     "partition",
     "partition_modules",

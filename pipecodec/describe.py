@@ -10,7 +10,7 @@ from torch import Tensor
 from . import _C
 from .codec import pack
 
-__all__ = ["Leaf", "describe", "leaves"]
+__all__ = ["Leaf", "describe", "leaves", "type_name"]
 
 _DEEPEST = 40
 """Levels that are indented; a frame may have a thousand, with any number of lines in the last."""
@@ -82,6 +82,11 @@ def describe(frame_or_obj: Any) -> str:
     return "\n".join([head, *map(_line, opened.rows())])
 
 
+def type_name(kind: str) -> str:
+    """Return the type of a frame's node as its users write it, such as "tensor" or "int"."""
+    return _NAMES.get(kind, kind.removeprefix("CONST_").lower())
+
+
 def _is_frame(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 1 and str(value.dtype) == "torch.uint8"
 
@@ -97,7 +102,7 @@ def _is_packed(value: tuple[Any, ...]) -> bool:
 
 def _line(row: tuple[int, str, str, str, str, int, Any]) -> str:
     depth, _, label, kind, text, children, leaf = row
-    name = _NAMES.get(kind, kind.removeprefix("CONST_").lower())
+    name = type_name(kind)
     indent = "  " * min(depth, _DEEPEST)
     parts = [f"{indent}{label}:", name] if name != text else [f"{indent}{label}:"]
     if leaf is not None:

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import nn
 
-from ..tape.tape import Step, Tape
-from ..tape.templates import tensors_of
-from .plan import Plan, is_random, live_steps, missing
+from ..tape.tape import Tape
+from .code import Code
+from .plan import Plan
+from .question import Question, question, without_asked
 from .source import Writer
 from .stage import OBSERVATION, CutStage, StageCode, Way, make_stage, place
 
 __all__ = ["assemble", "value_names"]
-
-
-@dataclass(frozen=True)
-class _Question:
-    """The guards of a tape that inputs alone decide, and the inputs they take."""
-
-    steps: list[Step]
-    takes: list[int]
 
 
 def assemble(
@@ -35,10 +27,10 @@ def assemble(
     """
     several = len(tapes) > 1
     names = [value_names(tape, plan) for tape, plan in zip(tapes, plans, strict=True)]
-    questions = [_question(tape) if several else _Question([], []) for tape in tapes]
+    questions = [question(tape) if several else Question([], [], set()) for tape in tapes]
     plans = [
-        _without_asked(plan, question) if several else plan
-        for plan, question in zip(plans, questions, strict=True)
+        without_asked(plan, asked) if several else plan
+        for plan, asked in zip(plans, questions, strict=True)
     ]
     count = len(plans[0].pieces)
     gives = _gives(tapes, plans, names)
@@ -46,7 +38,7 @@ def assemble(
     for k in range(count):
         ways = []
         wanted = []
-        for tape, plan, known, question in zip(tapes, plans, names, questions, strict=True):
+        for tape, plan, known, asked in zip(tapes, plans, names, questions, strict=True):
             known = known | {key: name for name, key in tape.inputs.items()}
             takes = plan.takes[k]
             writer = Writer(tape, known)
@@ -54,11 +46,12 @@ def assemble(
                 writer.guard_precision(takes)
             given = None if k == count - 1 else plan.gives[k]
             run = writer.piece(f"stage {k}", plan.pieces[k], takes, given)
-            like, asks = None, ()
+            like: Code | None = None
+            asks: tuple[str, ...] = ()
             if several and k == 0:
                 asking = Writer(tape, known)
-                like = asking.question("choice of an observation", question.steps, question.takes)
-                asks = tuple(known[key] for key in question.takes)
+                like = asking.question("choice of an observation", asked.steps, asked.takes)
+                asks = tuple(known[key] for key in asked.takes)
             way = Way(run, [known[key] for key in takes], tape.training, like, asks)
             ways.append(way)
             wanted.append(list(dict.fromkeys([*way.takes, *asks])))
@@ -89,36 +82,15 @@ def _gives(
     return [*gives, None]
 
 
-def _question(tape: Tape) -> _Question:
-    """Return the guards of a tape that inputs alone decide."""
-    good, kept = set(tape.inputs.values()), []
-    for step in tape.steps:
-        alone = good.issuperset(step.uses) and not tensors_of(step.args)
-        if alone and not (step.is_module or step.mutates or is_random(step)):
-            good.update(step.makes)
-            kept.append(step)
-    steps = live_steps(kept, ())
-    return _Question(steps, missing(steps))
-
-
-def _without_asked(plan: Plan, question: _Question) -> Plan:
-    """Return a plan whose first stage does not ask again."""
-    asked = {id(step) for step in question.steps if step.expect is not None}
-    pieces = [[step for step in piece if id(step) not in asked] for piece in plan.pieces]
-    pieces[0] = live_steps(pieces[0], plan.gives[0] if len(pieces) > 1 else ())
-    takes = [missing(pieces[0]), *plan.takes[1:]] if len(pieces) > 1 else plan.takes
-    return Plan(pieces, takes, plan.gives)
-
-
 def value_names(tape: Tape, plan: Plan) -> dict[int, str]:
-    """Return a name for each value that crosses or is an input: its maker's, numbered if need be."""
+    """Return a name for each value that crosses or is an input, after its maker."""
     names = {key: name for name, key in tape.inputs.items()}
     taken = {*names.values(), OBSERVATION, "self"}
     for key in sorted({key for each in plan.takes for key in each}):
         if key in names:
             continue
         base = "".join(c if c.isalnum() else "_" for c in tape.names[key]).strip("_") or "value"
-        if not base.isidentifier() or keyword.iskeyword(base):
+        if not base.isidentifier() or keyword.iskeyword(base) or base.startswith("submod_"):
             base = f"value_{base}"
         name, number = base, 1
         while name in taken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from ..tape.errors import TapeError
 from ..tape.tape import Method, Step, Tape
 from .layers import names_above_split
-from .plan import calls_of
+from .plan import called, calls_of
 
 __all__ = ["Balance", "choose_cuts", "given_cuts"]
 
@@ -32,11 +33,9 @@ def given_cuts(model: nn.Module, tape: Tape, split: Sequence[str]) -> list[Step]
         if nth:
             later = [step for step in calls[int(nth) :] if tape.steps.index(step) > at]
         if not later:
+            after = f" after {split[len(cuts) - 1]!r}" if cuts else ""
             order = ", ".join(dict.fromkeys(str(s.target) for s in tape.steps if s.is_module))
-            raise TapeError(
-                f"split: {entry!r} is not called {'after ' + repr(split[len(cuts) - 1]) if cuts else ''}"
-                f"; the model calls {order}"
-            )
+            raise TapeError(f"split: {entry!r} is not called{after}; the model calls {order}")
         cuts.append(later[0])
         at = tape.steps.index(later[0])
     if at >= 0 and not any(step.is_module for step in tape.steps[: tape.steps.index(cuts[0])]):
@@ -56,18 +55,18 @@ def choose_cuts(
     enough layers.
     """
     weights = [1.0] * n_stages if isinstance(balance, str) else [float(w) for w in balance]
-    steps = [step for step in tape.steps if step.is_module]
+    steps = [step for step in tape.steps if called(step)]
     costs = _costs(model, steps, balance == "time")
     known = set(layers)
     # Positions in `steps` at which a stage may begin.
-    starts = [0, *(i for i, step in enumerate(steps) if i and step.target in known)]
+    starts = [0, *(i for i, step in enumerate(steps) if i and known & set(called(step)))]
     if len(starts) < n_stages:
         raise TapeError(
             f"the model calls {len(starts)} layers between which it can be cut, too few for "
             f"{n_stages} stages; name others in split="
         )
     bounds = [*starts, len(steps)]
-    sums = [sum(costs[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    sums = [sum(costs[a:b]) for a, b in pairwise(bounds)]
     return [steps[starts[i]] for i in _least_maximum(sums, weights)]
 
 
@@ -76,7 +75,7 @@ def _costs(model: nn.Module, steps: Sequence[Step], by_time: bool) -> list[float
         return [step.seconds for step in steps]
     costs = []
     for step in steps:
-        names = step.needs if isinstance(step.target, Method) else (str(step.target),)
+        names = step.needs if isinstance(step.target, Method) else called(step)
         modules = [dict(model.named_modules()).get(name) for name in names]
         weights = {p: p.numel() for m in modules if m is not None for p in m.parameters()}
         costs.append(float(sum(weights.values())) or 1.0)
@@ -104,7 +103,8 @@ def _least_maximum(costs: Sequence[float], weights: Sequence[float]) -> list[int
                 options.append((max(before[0], share), before[1] + share * share, begin))
             row.append(min(options, default=(float("inf"), 0.0, 0)))
         best.append(row)
-    cuts, end = [], count
+    cuts: list[int] = []
+    end = count
     for k in reversed(range(len(weights))):
         begin = best[k][end][2]
         if k:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Cut", "Crossing"]
+__all__ = ["Crossing", "Cut"]
 
 
 class Crossing(NamedTuple):
@@ -26,9 +26,10 @@ class Cut:
     ``split`` names the call with which each stage but the first begins ("model.layers.8", and
     "layers.0#1" for its second call). ``fingerprint`` is a checksum of all that was observed and
     cut: ranks whose fingerprints differ may not train together. ``observations`` counts the kinds
-    of batch that have a way of their own; where there are several, ``alike`` tells whether the same
-    values cross for each. ``notes`` are sentences for the user. ``makers`` gives for each value that
-    crosses its place in the model's code. ``crossing["send"]`` and ``crossing["recompute"]`` list
+    of batch that have a way of their own; where there are several, ``alike`` tells whether tensors
+    of the same names, dtypes and shapes cross for each. ``notes`` are sentences for the user.
+    ``makers`` gives for each value that crosses its place in the model's code.
+    ``crossing["send"]`` and ``crossing["recompute"]`` list
     for each boundary the values that cross it, by name; ``recomputed`` tells which was taken.
     ``dtype`` is that of the model's floating-point parameters, None if there are several.
     """

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..tape.batch import Batch
 from ..tape.errors import TapeError
+from ..tape.fake import run_fake
 from .untouched import untouched
 
 __all__ = ["called_modules", "layer_lists", "names_above_split"]
@@ -31,7 +32,7 @@ def called_modules(model: nn.Module, batch: Batch) -> set[str]:
     handle = nn.modules.module.register_module_forward_pre_hook(hook)
     try:
         with untouched(model), torch.no_grad():
-            batch.call(model)
+            run_fake(model, lambda run: (batch.map(run.input) if run else batch).call(model))
     finally:
         handle.remove()
     return called

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
+import numpy
 import torch
 from torch import nn
 
+from ..tape.arguments import Value
 from ..tape.batch import Batch
 from ..tape.compare import Difference, merge
 from ..tape.errors import TapeError
 from ..tape.observe import observe
 from ..tape.tape import Fact, Tape, step_of
-from ..tape.templates import Value
 from .examples import other_padding, other_sizes
 from .untouched import untouched
 
@@ -42,10 +45,18 @@ class Observations:
     model: nn.Module
     layers: Sequence[str]
     methods: list[str] = field(default_factory=list)
+    numbers: set[str] = field(default_factory=set)
+    """Places at which numbers of tensors, that differ with the size, go on the tape."""
     found: list[Observation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    _draws: Iterator[int] = field(default_factory=count)
     limits: list[str] = field(default_factory=list)
     """Reasons why batches of another size take another way, or cannot be compared."""
+
+    @property
+    def learned(self) -> int:
+        """The number of things by which observing differs from the first time."""
+        return len(self.methods) + len(self.numbers)
 
     def add_kinds(self, batch: Batch) -> None:
         """Observe a batch as it is and with other padding, in the model's mode and in the other."""
@@ -99,10 +110,7 @@ class Observations:
                 shown = other.batch if shown is batch else shown
                 open_axes -= axes
                 continue
-            method = self._method_of(difference, tape)
-            if method is not None:
-                self.methods.append(method)
-                self.found.clear()
+            if self._learn(difference, tape):
                 return self._observe_sizes(batch, training)
             reasons.append(difference.text)
             if not difference.told:
@@ -113,19 +121,30 @@ class Observations:
         if open_axes:
             self.limits += dict.fromkeys(reasons)
             if shown is batch:
-                _pin(
-                    tape,
-                    f"no batch of another size could be compared: {'; '.join(dict.fromkeys(reasons))}",
-                )
+                told = "; ".join(dict.fromkeys(reasons))
+                _pin(tape, f"no batch of another size could be compared: {told}")
         return tape, shown
 
     def _observe(self, batch: Batch, training: bool) -> Tape:
         model = self.model
         with untouched(model):
+            _draw_other_numbers(next(self._draws))
             if model.training is not training:
                 model.train(training)
-            tape = observe(model, self.layers, batch, methods=self.methods)
+            tape = observe(model, self.layers, batch, methods=self.methods, numbers=self.numbers)
         return tape
+
+    def _learn(self, difference: Difference, tape: Tape) -> bool:
+        """Whether observing in another way may end a difference: all tapes are made anew then."""
+        method = self._method_of(difference, tape)
+        if method is not None:
+            self.methods.append(method)
+        elif difference.item and difference.place not in self.numbers:
+            self.numbers.add(difference.place)
+        else:
+            return False
+        self.found.clear()
+        return True
 
     def _method_of(self, difference: Difference, tape: Tape) -> str | None:
         """Return the outermost method at a difference that calls no layer; it can be a leaf."""
@@ -148,6 +167,12 @@ class Observations:
                 f"{difference.text}, for one and the same batch: Python code between the layers "
                 f"depends on chance, or on state that it keeps, which no stage would have"
             )
+
+
+def _draw_other_numbers(seed: int) -> None:
+    """Let Python's chance fall in another way in each observation, so that it is seen."""
+    random.seed(seed)
+    numpy.random.seed(seed)
 
 
 def _pin(tape: Tape, reason: str) -> None:

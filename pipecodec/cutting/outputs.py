@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..tape.arguments import Node
 from ..tape.errors import TapeError
 from ..tape.tape import Tape
-from ..tape.templates import Node
 
 __all__ = ["keep_outputs"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,14 +13,15 @@ from ..logger import get_logger
 from ..stages.partition import Partition, partition_modules
 from ..tape.batch import Batch
 from ..tape.errors import TapeError
-from ..tape.tape import Fact, Step, Tape
-from .assemble import assemble, value_names
+from ..tape.tape import Step, Tape
+from .assemble import assemble
 from .balance import Balance, choose_cuts, given_cuts
-from .cut import Crossing, Cut
+from .cut import Cut
+from .describe import alike, crossing, crossing_bytes, fingerprint, makers
 from .layers import called_modules, layer_lists, names_above_split
 from .observations import Observation, Observations
 from .outputs import keep_outputs
-from .plan import Plan, call_name, make_plan
+from .plan import call_name, make_plan
 from .recompute import recompute as recomputing
 from .verify import verify_values
 from .writes import check_writes
@@ -155,9 +155,9 @@ def _batch_of(model: nn.Module, example: Example) -> Batch:
 def _observe(
     observations: Observations, batch: Batch, others: Sequence[Batch]
 ) -> list[Observation]:
-    methods: list[str] | None = None
-    while methods != observations.methods:  # a new leaf makes all tapes anew
-        methods = list(observations.methods)
+    learned = -1
+    while learned != observations.learned:  # all tapes are made anew then
+        learned = observations.learned
         observations.found.clear()
         observations.notes.clear()
         observations.limits.clear()
@@ -176,12 +176,12 @@ def _cut(
 ) -> Partition:
     sent = [make_plan(tape, steps) for tape, steps in zip(tapes, cuts, strict=True)]
     made = [recomputing(tape, plan) for tape, plan in zip(tapes, sent, strict=True)]
-    crossing = {
-        way: _crossing(tapes[0], plans[0]) for way, plans in (("send", sent), ("recompute", made))
+    prices = {
+        way: crossing(tapes[0], plans[0]) for way, plans in (("send", sent), ("recompute", made))
     }
     if recompute is None:
-        fewer = _bytes(crossing["recompute"]) < _bytes(crossing["send"])
-        recompute = fewer or (_alike(tapes, made) and not _alike(tapes, sent))
+        fewer = crossing_bytes(prices["recompute"]) < crossing_bytes(prices["send"])
+        recompute = fewer or (alike(tapes, made) and not alike(tapes, sent))
     plans = made if recompute else sent
     for tape, plan in zip(tapes, plans, strict=True):
         check_writes(tape, plan)
@@ -191,67 +191,16 @@ def _cut(
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     cut = Cut(
         split=list(names),
-        fingerprint=_fingerprint(part),
+        fingerprint=fingerprint(part),
         observations=len(tapes),
-        alike=_alike(tapes, plans),
+        alike=alike(tapes, plans),
         notes=_notes(observations, tapes),
-        makers=_makers(tapes, plans),
-        crossing=crossing,
+        makers=makers(tapes, plans),
+        crossing=prices,
         recomputed=recompute,
         dtype=dtypes.pop() if len(dtypes) == 1 else None,
     )
     return dataclasses.replace(part, cut=cut)
-
-
-def _crossing(tape: Tape, plan: Plan) -> list[dict[str, Crossing]]:
-    names = value_names(tape, plan)
-    return [{names[key]: _crossed(tape.facts[key]) for key in keys} for keys in plan.crossing]
-
-
-def _crossed(fact: Any) -> Crossing:
-    if isinstance(fact, Fact):
-        return Crossing(fact.dtype, fact.shape, fact.nbytes, fact.requires_grad)
-    return Crossing(None, (), 8 if fact is not None else 0, False)
-
-
-def _bytes(boundaries: Sequence[Mapping[str, Crossing]]) -> int:
-    return sum(value.nbytes for values in boundaries for value in values.values())
-
-
-def _alike(tapes: Sequence[Tape], plans: Sequence[Plan]) -> bool:
-    """Whether the same tensors cross each boundary in every observation."""
-    kinds = []
-    for tape, plan in zip(tapes, plans, strict=True):
-        inputs = set(tape.inputs)
-        kinds.append(
-            [
-                {name: one[:2] for name, one in values.items() if one.dtype and name not in inputs}
-                for values in _crossing(tape, plan)
-            ]
-        )
-    return all(kind == kinds[0] for kind in kinds)
-
-
-def _makers(tapes: Sequence[Tape], plans: Sequence[Plan]) -> dict[str, str]:
-    makers: dict[str, str] = {}
-    for tape, plan in zip(tapes, plans, strict=True):
-        for key, name in value_names(tape, plan).items():
-            if key not in tape.inputs.values():
-                makers.setdefault(name, f"{tape.makers[key]} {tape.names[key]}")
-    return makers
-
-
-def _fingerprint(part: Partition) -> str:
-    """Return a checksum of the stages' code, and of the names of all that they hold and exchange."""
-    digest = hashlib.sha256()
-    for stage in part.stages:
-        for way in stage.code.ways:  # type: ignore[union-attr]
-            digest.update(way.run.text().encode())
-            if way.like is not None:
-                digest.update(way.like.text().encode())
-        digest.update(repr(list(stage.state_dict(keep_vars=True))).encode())
-    digest.update(repr((part.liveness, part.outputs, part.input_names)).encode())
-    return digest.hexdigest()
 
 
 def _verified(

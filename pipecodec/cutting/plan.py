@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from ..tape.arguments import keys_of, modules_of
 from ..tape.errors import TapeError
 from ..tape.structure import take
 from ..tape.tape import Step, Tape
-from ..tape.templates import keys_of, modules_of
 
-__all__ = ["Plan", "call_name", "calls_of", "changed_keys", "is_random", "live_steps", "make_plan"]
+__all__ = [
+    "Plan",
+    "call_name",
+    "called",
+    "calls_of",
+    "changed_keys",
+    "is_random",
+    "live_steps",
+    "make_plan",
+]
 
 _RANDOM = (
     "rand",
@@ -29,7 +38,7 @@ _RANDOM = (
 
 @dataclass(frozen=True)
 class Plan:
-    """For each stage its steps, the values it takes from before, and those it gives to later ones."""
+    """For each stage its steps, the values it takes, and those it gives to later stages."""
 
     pieces: list[list[Step]]
     takes: list[list[int]]
@@ -123,17 +132,18 @@ def changed_keys(steps: Iterable[Step]) -> set[int]:
 
 def calls_of(steps: Sequence[Step], name: str) -> list[Step]:
     """Return the steps that call a module, or one inside it, first call first."""
-    return [s for s in steps if any(f"{n}.".startswith(f"{name}.") for n in _called(s))]
+    return [s for s in steps if any(f"{n}.".startswith(f"{name}.") for n in called(s))]
 
 
 def call_name(steps: Sequence[Step], step: Step) -> str:
     """Return the name of a module's call: "layers.4", or "layers.4#1" for its second."""
-    name = str(step.target)
+    name = called(step)[0]
     nth = calls_of(steps, name).index(step)
     return f"{name}#{nth}" if nth else name
 
 
-def _called(step: Step) -> list[str]:
+def called(step: Step) -> list[str]:
+    """Return the modules that a step calls, itself or through a function that it hands them to."""
     return [str(step.target)] if step.is_module else modules_of(step.args)
 
 

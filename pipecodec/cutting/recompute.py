@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import torch
 
+from ..tape.arguments import Argument, Const, Device, Node, Value, keys_of, tensors_of
 from ..tape.tape import Fact, Step, Tape
-from ..tape.templates import Const, Device, Node, Template, Value, keys_of, tensors_of
 from .plan import Plan, changed_keys, is_random, live_steps, plan_of
 
 __all__ = ["recompute"]
@@ -78,13 +78,13 @@ def _hollowed(tape: Tape, step: Step) -> Step:
     return replace(step, args=args) if isinstance(args, Node) else step
 
 
-def _without(tape: Tape, template: Template, hollow: set[int]) -> Template:
+def _without(tape: Tape, template: Argument, hollow: set[int]) -> Argument:
     if isinstance(template, Node):
         children = [_without(tape, child, hollow) for child in template.children]
         return replace(template, children=children)
     if isinstance(template, Value) and template.key in hollow:
         fact = tape.facts[template.key]
-        parts: list[Template] = [Const((0,) * len(fact.shape)), Const(fact.dtype), Device()]
+        parts: list[Argument] = [Const((0,) * len(fact.shape)), Const(fact.dtype), Device()]
         return Node(_empty, parts)
     return template
 

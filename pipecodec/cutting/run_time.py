@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -18,15 +18,16 @@ _OBSERVE = "pass such a batch in examples= to pipecodec.partition"
 def other_way(place: str, label: str, expected: Any, found: Any) -> NoReturn:
     """Raise for a guard that does not hold."""
     raise TapeError(
-        f"{place}: when the model was observed, Python was told {_short(expected)} (by {label}), and "
-        f"now {_short(found)}, so it could go another way; {_OBSERVE}"
+        f"{place}: when the model was observed, Python was told {_short(expected)} (by {label}), "
+        f"and now {_short(found)}, so it could go another way; {_OBSERVE}"
     )
 
 
 def other_input(place: str, form: Any, value: Any) -> NoReturn:
     """Raise for an input of another kind than the observed one."""
     raise TapeError(
-        f"{place} is {_short(value)}, but was {_short(form)} when the model was observed; {_OBSERVE}"
+        f"{place} is {_short(value)}, but was {_short(form)} when the model was observed; "
+        f"{_OBSERVE}"
     )
 
 
@@ -48,7 +49,7 @@ def wrong_precision(name: str, expected: Any, found: Any) -> NoReturn:
 
 
 @contextmanager
-def tapped(module: nn.Module, wanted: frozenset[tuple[str, int]]) -> Iterator[dict[Any, Any]]:
+def tapped(module: nn.Module, wanted: Sequence[tuple[str, int]]) -> Iterator[dict[Any, Any]]:
     """Catch the outputs of submodules that hooks of the model handed to code between the layers.
 
     `wanted` has pairs (name below `module`, number of the call).
@@ -65,7 +66,7 @@ def tapped(module: nn.Module, wanted: frozenset[tuple[str, int]]) -> Iterator[di
 
         return hook
 
-    for name in {name for name, _ in wanted}:
+    for name in dict.fromkeys(name for name, _ in wanted):
         handles.append(module.get_submodule(name).register_forward_hook(catching(name)))
     try:
         yield taps

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import linecache
 import operator
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..tape.ambient import ambient
+from ..tape.arguments import Argument, Const, Device, Held, Node, Sub, Training, Value, keys_of
 from ..tape.compare import equal
 from ..tape.observe import form_of
 from ..tape.structure import take
 from ..tape.tape import Fact, Method, Step, Tape
-from ..tape.templates import Const, Device, Held, Node, Sub, Template, Training, Value, keys_of
 from . import run_time
+from .code import Code
 
-__all__ = ["Code", "Writer"]
+__all__ = ["Writer"]
 
 _INFIX = {
     operator.add: "+",
@@ -37,35 +34,6 @@ _INFIX = {
     operator.eq: "==",
     operator.ne: "!=",
 }
-_numbers = count()
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-
-
-@dataclass(frozen=True, eq=False)
-class Code:
-    """The source of one function and the objects that it names; it can be pickled."""
-
-    name: str
-    source: str
-    names: dict[str, Any]
-
-    def __deepcopy__(self, memo: Any) -> Code:
-        return self
-
-    def text(self) -> str:
-        """Return the source with the objects that it names, without their addresses."""
-        names = [f"{name} = {_ADDRESS.sub('', repr(value))}" for name, value in self.names.items()]
-        return "\n".join([self.source, *names])
-
-    def function(self) -> Callable[..., Any]:
-        """Return the function. A traceback shows its lines, each with its place in the model."""
-        file = f"<pipecodec {self.name} {next(_numbers)}>"
-        lines = self.source.splitlines(keepends=True)
-        linecache.cache[file] = (len(self.source), None, lines, file)
-        scope = dict(self.names)
-        exec(compile(self.source, file, "exec"), scope)
-        made: Callable[..., Any] = scope["run"]
-        return made
 
 
 @dataclass
@@ -150,13 +118,12 @@ class Writer:
             return
         outs = [out for out in step.outs if out.key in used]
         wheres = {out.where for out in outs}
-        call = self._callee(step)
         args, kwargs = step.args.children
         if "args" in wheres:
             self.lines.append(f"    _args, _kwargs = {self._write(args)}, {self._write(kwargs)}")
-            call += "(*_args, **_kwargs)"
+            call = f"{self._callee(step)}(*_args, **_kwargs)"
         else:
-            call = self._call(step, call, args, kwargs)
+            call = self._call(step, args, kwargs)
         only = outs[0].key if len(outs) == 1 and outs[0][:2] == ("result", ()) else None
         target = self._value(only) if only is not None else "_r"
         line = f"{target} = {call}" if outs or step.expect is not None else call
@@ -173,7 +140,7 @@ class Writer:
             self.lines.append(f"{indent}with {self._constant(ambient)}({state}, {entry}):")
             indent += "    "
         if taps:
-            module, wanted = self._module(str(step.target)), self._constant(frozenset(taps))
+            module, wanted = self._module(str(step.target)), self._constant(tuple(sorted(taps)))
             self.lines.append(
                 f"{indent}with {self._constant(run_time.tapped)}({module}, {wanted}) as _taps:"
             )
@@ -181,8 +148,8 @@ class Writer:
         self.lines.append(indent + line)
 
     def _outputs(self, step: Step, outs: Sequence[Any]) -> None:
-        for path, length in step.guarded_lengths({out.key for out in outs}).items():
-            items = f"{self._constant(take)}(_r, {self._constant(path)})" if path else "_r"
+        for at, length in step.guarded_lengths({out.key for out in outs}).items():
+            items = f"{self._constant(take)}(_r, {self._constant(at)})" if at else "_r"
             told = f"{step.place!r}, {step.label!r}, {length}, len({items})"
             self.lines.append(f"    if len({items}) != {length}:")
             self.lines.append(f"        {self._constant(run_time.miscounted)}({told})")
@@ -223,7 +190,7 @@ class Writer:
 
     def _input_guard(self, step: Step) -> None:
         value = self._write(step.args.children[0].children[0])  # type: ignore[union-attr]
-        form = step.expect[0] if step.expect else None
+        form: Any = step.expect[0] if step.expect else None
         other = self._constant(run_time.other_input)
         if form[0] == "tensor":
             tensor, dtype = self._constant(torch.Tensor), self._constant(form[2])
@@ -246,7 +213,7 @@ class Writer:
             return self._module(step.target)
         return self._constant(step.target)
 
-    def _call(self, step: Step, callee: str, args: Template, kwargs: Template) -> str:
+    def _call(self, step: Step, args: Argument, kwargs: Argument) -> str:
         positional = _items(args)
         if positional is not None and not step.is_module:
             infix = _INFIX.get(step.target)
@@ -264,14 +231,14 @@ class Writer:
             words += [f"{key}={self._write(value)}" for key, value in pairs]
         else:
             words.append(f"**{self._write(kwargs)}")
-        return f"{callee}({', '.join(words)})"
+        return f"{self._callee(step)}({', '.join(words)})"
 
     # -- expressions
 
     def _value(self, key: int) -> str:
         return self.names[key] if key in self.taken else f"_{key}"
 
-    def _write(self, template: Template) -> str:
+    def _write(self, template: Argument) -> str:
         match template:
             case Value(key):
                 return self._value(key)
@@ -321,7 +288,7 @@ class Writer:
         return name
 
 
-def _items(args: Template) -> Sequence[Template] | None:
+def _items(args: Argument) -> Sequence[Argument] | None:
     if isinstance(args, Const) and isinstance(args.value, tuple):
         return [Const(value) for value in args.value]
     return args.children if isinstance(args, Node) and args.kind is tuple else None

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..tape.arguments import modules_of, tensors_of
 from ..tape.errors import TapeError
 from ..tape.tape import Method, Step
-from ..tape.templates import modules_of, tensors_of
-from .source import Code
+from .code import Code
 
 __all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]
 
-OBSERVATION = "observation"
+OBSERVATION = "pipecodec_observation"
 """The name of the number, sent with the values, of the observation that a batch is like."""
 
 
@@ -117,8 +117,8 @@ class ManyWays(CutStage):
             else:
                 return i
         raise TapeError(
-            f"the batch is like none of the {len(reasons)} that were observed: {'; '.join(reasons)}. "
-            f"Pass such a batch in examples= to pipecodec.partition"
+            f"the batch is like none of the {len(reasons)} that were observed: "
+            f"{'; '.join(reasons)}. Pass such a batch in examples= to pipecodec.partition"
         )
 
 
@@ -193,11 +193,12 @@ def place(stage: nn.Module, model: nn.Module, name: str) -> None:
     value = getattr(owner, leaf)
     if isinstance(value, nn.Module):
         holder._modules.setdefault(leaf, value)
-    elif leaf in holder._parameters or leaf in holder._buffers or hasattr(holder, leaf):
+    elif leaf in holder._parameters or leaf in holder._buffers:
         return
     elif isinstance(value, nn.Parameter):
         holder.register_parameter(leaf, value)
     else:
+        holder.__dict__.pop(leaf, None)
         kept = leaf in owner._buffers and leaf not in owner._non_persistent_buffers_set
         holder.register_buffer(leaf, value, persistent=kept)
 
@@ -216,10 +217,11 @@ def _containers(stage: nn.Module, model: nn.Module, names: Sequence[str]) -> nn.
 
 
 def _shell(module: nn.Module) -> nn.Module:
-    """Return a copy of a module without its children and tensors."""
+    """Return a copy of a module without its children, parameters and buffers."""
     new = object.__new__(type(module))
-    tensors = [name for name, value in vars(module).items() if isinstance(value, torch.Tensor)]
-    new.__dict__.update({name: v for name, v in vars(module).items() if name not in tensors})
+    for name, value in vars(module).items():
+        if not (isinstance(value, torch.Tensor) and value.requires_grad):  # of an earlier forward
+            new.__dict__[name] = value
     new.__dict__.update(_modules={}, _parameters={}, _buffers={})
     new.__dict__["_non_persistent_buffers_set"] = set(module._non_persistent_buffers_set)
     return new

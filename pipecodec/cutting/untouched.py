@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +16,7 @@ __all__ = ["untouched"]
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Put back buffers, gradients, modes, attributes and the random state afterwards."""
+    """Put back buffers, gradients, modes, attributes and the random states afterwards."""
     buffers = [
         (module, name, buffer, None if _unreal(buffer) else buffer.detach().clone())
         for module in model.modules()
@@ -27,6 +29,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
     attributes = [(module, _plain_attributes(module)) for module in model.modules()]
     for parameter, _ in gradients:
         parameter.grad = None
+    drawn = random.getstate()
+    numpy = sys.modules.get("numpy")
+    drawn_by_numpy = None if numpy is None else numpy.random.get_state()
     try:
         with torch.random.fork_rng(devices):
             yield
@@ -36,6 +41,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 module._buffers[name] = buffer
                 if value is not None and not torch.equal(buffer, value):
                     buffer.copy_(value)
+        random.setstate(drawn)
+        if numpy is not None:
+            numpy.random.set_state(drawn_by_numpy)
         for parameter, gradient in gradients:
             parameter.grad = gradient
         for module, mode in modes:
@@ -47,7 +55,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def _plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return what a forward may leave on a module: tensors, numbers and None, under public names."""
+    """Return all that a forward may leave on a module: tensors and numbers under public names."""
     kinds = (torch.Tensor, int, float, type(None))
     return {
         name: value

@@ -35,7 +35,15 @@ def verify_values(model: nn.Module, part: Partition, batch: Batch, training: boo
         return copied.call(model)
 
     expected = _results(model, training, whole, batch)
-    found = _results(model, training, stages, batch)
+    try:
+        found = _results(model, training, stages, batch)
+    except TapeError:
+        raise
+    except Exception as error:
+        raise TapeError(
+            f"the stages were observed and cut, but they raise {type(error).__name__} where the "
+            f"model does not: {error}"
+        ) from error
     difference = _difference(expected, found)
     if difference is None:
         return None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..tape.arguments import tensors_of
 from ..tape.errors import TapeError
 from ..tape.tape import Fact, Tape
-from ..tape.templates import tensors_of
 from .plan import Plan
 
 __all__ = ["check_writes"]

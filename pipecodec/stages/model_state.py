@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .no_memory import without_memory
 from .ties import memory_of
 
 __all__ = ["ModelState", "Place", "copied_from", "locate"]
@@ -162,12 +163,14 @@ def _said(where: str | Place) -> str:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Compare to the last bit; of values that are no tensors the types, and no two on meta."""
+    """Compare to the last bit; of values that are no tensors the types; none without memory."""
     if not (isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)):
         return type(one) is type(other)
     if one is other:
         return True
-    if one.dtype != other.dtype or one.shape != other.shape or one.is_meta or other.is_meta:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if without_memory(one) or without_memory(other):
         return False
     return torch.equal(_bits(one), _bits(other).to(one.device))
 

@@ -15,6 +15,7 @@ from ..codec import Codec
 from ..cutting.cut import Cut
 from .liveness import Arg, analyze_signatures
 from .model_state import ModelState, Place, copied_from, locate
+from .no_memory import has_no_memory
 from .signature import forward_parameters
 from .stage import Stage, bind_inputs
 from .ties import find_ties, memory_of
@@ -33,7 +34,8 @@ class Partition:
     value, or None. ``tie_weights`` maps a name to the (parameter path, stage id) pairs that are
     one weight, one pair per stage. ``model_state`` says where the model's state dict is in the
     stages, if that is known. ``cut`` tells how :func:`pipecodec.partition` cut the model, and is
-    None for hand-made stages.
+    None for hand-made stages. ``model`` is the model itself where it has no memory (it is on meta,
+    or fake): ``load_stage`` and ``materialize_stage`` ask it for names and initial values.
     """
 
     stages: list[nn.Module]
@@ -44,6 +46,7 @@ class Partition:
     tie_weights: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     model_state: ModelState | None = None
     cut: Cut | None = None
+    model: nn.Module | None = field(default=None, repr=False, compare=False)
 
     def state_dict_to_model(
         self, stage_state_dicts: Sequence[Mapping[str, Any]], *, strict: bool = True
@@ -135,6 +138,7 @@ def partition_modules(
         outputs=declared,
         tie_weights=find_ties(_originals(stages, model, ties)),
         model_state=None if model is None else locate(stages, model),
+        model=model if model is not None and has_no_memory(model) else None,
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy
 import torch
 
+from .arguments import Argument, Const, Node, Training, Value
 from .structure import open_up
 from .tape import Fact, Step, Tape
-from .templates import Const, Node, Template, Training, Value
 
 __all__ = ["Difference", "equal", "merge"]
 
@@ -27,6 +27,8 @@ class Difference:
     place: str
     methods: tuple[str, ...]
     told: bool
+    item: bool = False
+    """Whether the guard took a number out of a tensor."""
 
 
 def merge(one: Tape, other: Tape) -> Difference | None:
@@ -66,8 +68,10 @@ class _Match:
     def __init__(self, one: Tape, other: Tape) -> None:
         self.one, self.other = one, other
         self.used = one.used, other.used
-        self.keys = {key: one.inputs.get(name) for name, key in other.inputs.items()}
-        self.arguments: Template = Const(None)
+        self.keys: dict[int, int | None] = {
+            key: one.inputs.get(name) for name, key in other.inputs.items()
+        }
+        self.arguments: Argument = Const(None)
 
     def steps(self, a: Step, b: Step) -> Difference | None:
         """Return how two steps differ, and match the values that they give."""
@@ -81,7 +85,7 @@ class _Match:
             return Difference(text, a.place, a.methods, False)
         if not equal(a.expect, b.expect):
             text = f"{a.place}: Python got {_said(a)} and {_said(b)} of {a.label}"
-            return Difference(text, a.place, a.methods, True)
+            return Difference(text, a.place, a.methods, True, a.label == "item")
         lengths = a.guarded_lengths(self.used[0]), b.guarded_lengths(self.used[1])
         if lengths[0] != lengths[1]:
             text = f"{a.place}: {a.label} gives {lengths[0]} and {lengths[1]} values"
@@ -109,7 +113,25 @@ class _Match:
                 grad = mine.requires_grad or fact.requires_grad
                 self.one.facts[key] = mine._replace(requires_grad=grad)
 
-    def templates(self, a: Template, b: Template, found: list[str], path: str = "") -> Template:
+        self._find_same_sizes()
+
+    def _find_same_sizes(self) -> None:
+        """Note each size that changed as one size of an input did."""
+        one, other = self.one, self.other
+        dimensions: dict[tuple[int, int], tuple[int, int]] = {}
+        for name, source in one.inputs.items():
+            a, b = one.facts[source], other.facts[other.inputs[name]]
+            if isinstance(a, Fact) and isinstance(b, Fact):
+                for i, pair in enumerate(zip(a.shape, b.shape, strict=True)):
+                    if pair[0] != pair[1]:
+                        dimensions.setdefault(pair, (source, i))
+        for theirs, key in self.keys.items():
+            if key is not None and one.names[key] == "size":
+                found = dimensions.get((one.facts[key], other.facts[theirs]))
+                if found is not None:
+                    one.same_size.setdefault(key, found)
+
+    def templates(self, a: Argument, b: Argument, found: list[str], path: str = "") -> Argument:
         """Return a template that is good for both, or note in `found` how they differ."""
         one, other = self.one, self.other
         if isinstance(a, Node) and isinstance(b, Node) and len(a.children) == len(b.children):
@@ -156,7 +178,7 @@ def equal(one: Any, other: Any) -> bool:
         return list(parts.keys) == list(others.keys) and all(
             map(equal, parts.children, others.children)
         )
-    if type(one).__eq__ is object.__eq__:
+    if getattr(type(one), "__eq__", None) is object.__eq__:
         return _alike(one, other)
     return bool(one == other)
 
@@ -178,7 +200,7 @@ def _said(step: Step) -> str:
     return "nothing" if step.expect is None else repr(step.expect[0])[:60]
 
 
-def _short(template: Template) -> str:
+def _short(template: Argument) -> str:
     match template:
         case Const(value):
             return repr(value)[:60]

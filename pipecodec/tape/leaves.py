@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,11 +44,18 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
     def calling(original: Callable[..., Any]) -> Callable[..., Any]:
         def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if recorder.recording and id(self) in leaves:
-                name = leaves[id(self)]
-                return calls.call(name, self, original.__get__(self), args, kwargs)
+                name, call = leaves[id(self)], original.__get__(self)
+                return calls.call(name, self, in_leaf(call), args, kwargs)
             return original(self, *args, **kwargs)
 
         return __call__
+
+    def in_leaf(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            with recorder.in_leaf():
+                return call(*args, **kwargs)
+
+        return called
 
     def whole(owner: nn.Module, name: Method, method: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -63,26 +71,44 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
         if not recorder.recording:
             return apply.__get__(None, cls)(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            return recorder.call_function(cls.apply, args, kwargs)
+            return recorder.call_function(Applied(cls, apply), args, kwargs)
 
     wholes = []
     for name in methods:
         prefix, _, attribute = name.rpartition(".")
         owner = model.get_submodule(prefix)
         wholes.append((owner, attribute, whole(owner, Method(name), getattr(owner, attribute))))
-    torch.autograd.Function.apply = classmethod(observed_apply)  # type: ignore[assignment]
+    setattr(torch.autograd.Function, "apply", classmethod(observed_apply))  # noqa: B010
     for cls, original in originals.items():
-        cls.__call__ = calling(original)  # type: ignore[operator]
+        setattr(cls, "__call__", calling(original))  # noqa: B010
     for owner, attribute, called in wholes:
         vars(owner)[attribute] = called
     try:
         yield
     finally:
-        torch.autograd.Function.apply = apply
+        setattr(torch.autograd.Function, "apply", apply)  # noqa: B010
         for owner, attribute, _ in wholes:
             del vars(owner)[attribute]
         for cls, original in originals.items():
-            cls.__call__ = original  # type: ignore[operator]
+            setattr(cls, "__call__", original)  # noqa: B010
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The ``apply`` of an autograd function."""
+
+    function: Any
+    apply: Any = field(compare=False, repr=False)
+
+    @property
+    def __name__(self) -> str:
+        return str(self.function.__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.apply.__get__(None, self.function)(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.function, "apply")
 
 
 class Leaves:
@@ -104,8 +130,9 @@ class Leaves:
         recorder.recording = False
         try:
             step = Step(name, place=place(), ambient=ambient_now(recorder.tape.device))
-            step.args = recorder.encode_call(args, kwargs)
-            args, kwargs = _without_traced((args, kwargs))
+            step.args = recorder.values.encode_call(args, kwargs)
+            args = _without_traced(args)
+            kwargs = {name: _without_traced(value) for name, value in kwargs.items()}
             return self._observe(step, module, call, args, kwargs)
         finally:
             recorder.recording = True
@@ -129,33 +156,33 @@ class Leaves:
         finally:
             recorder.watch = None
             handle.remove()
-        recorder.last_call.pop(name, None)
-        recorder.last_call[name] = step
+        recorder.values.last_call.pop(name, None)
+        recorder.values.last_call[name] = step
         self._note_arguments(step, before, args, kwargs)
         if any(_version(buffer) != version for buffer, version in buffers):
             step.writes_held += (name,)
         if not is_method:
             step.pure, step.hollow = hollow_arguments(
-                module, call, args, kwargs, result, step, recorder.keys
+                module, call, args, kwargs, result, step, recorder.values.keys
             )
         recorder.add(step)
-        recorder.outputs(step, result)
+        recorder.values.outputs(step, result)
         return result
 
     def _catch_outputs(self, step: Step, prefix: str, is_method: bool) -> Any:
-        """Note every tensor that a submodule returns: the model's hooks may hand it to glue code."""
+        """Note each tensor that a submodule returns: hooks may hand it to glue code."""
         recorder, counts = self.recorder, dict[str, int]()
 
         def hook(submodule: nn.Module, _: Any, output: Any) -> None:
-            path = recorder.module_names.get(id(submodule))
+            path = recorder.values.module_names.get(id(submodule))
             if path is None or not path.startswith(prefix):
                 return
             nth = counts[path] = counts.get(path, -1) + 1
             if is_method:
                 step.needs += (path,)
             for where, tensor in tensors_in(output):
-                recorder.alive.append(tensor)
-                recorder.inner[id(tensor)] = (step, (path[len(prefix) :], nth), where)
+                recorder.values.alive.append(tensor)
+                recorder.values.inside[id(tensor)] = (step, (path[len(prefix) :], nth), where)
 
         return nn.modules.module.register_module_forward_hook(hook)
 
@@ -165,8 +192,8 @@ class Leaves:
         def watch(function: Any, args: Any, kwargs: Any) -> Any:
             for _, tensor in tensors_in((args, kwargs)):
                 if id(tensor) in mine:
-                    if isinstance(step.target, Method) and id(tensor) in recorder.held:
-                        step.needs += (recorder.held[id(tensor)],)
+                    if isinstance(step.target, Method) and id(tensor) in recorder.values.held:
+                        step.needs += (recorder.values.held[id(tensor)],)
                     continue
                 self._refuse_foreign(step, tensor)
             result = function(*args, **kwargs)
@@ -186,17 +213,17 @@ class Leaves:
                 f"{step.target} reads a tensor at {place()} that {owner.target} made, but not "
                 f"through its arguments, so it would not be there on another rank; pass it"
             )
-        if id(tensor) in recorder.keys:
-            name = recorder.tape.names[recorder.keys[id(tensor)]]
+        if id(tensor) in recorder.values.keys:
+            name = recorder.tape.names[recorder.values.keys[id(tensor)]]
             raise TapeError(
                 f"{step.target} reads {name} at {place()}, but not through its arguments, so it "
                 f"would not be there on another rank; pass it"
             )
-        held = recorder.held.get(id(tensor))
+        held = recorder.values.held.get(id(tensor))
         if held is not None and isinstance(tensor, nn.Parameter):
             raise TapeError(
-                f"{step.target} reads {held} at {place()}, which is not its own, so it would not be "
-                f"there on another rank; pass it, or give it to the module under a name"
+                f"{step.target} reads {held} at {place()}, which is not its own, so it would not "
+                f"be there on another rank; pass it, or give it to the module under a name"
             )
 
     def _note_arguments(self, step: Step, before: dict[Any, Any], args: Any, kwargs: Any) -> None:
@@ -206,15 +233,15 @@ class Leaves:
             same_id, same_version = before.get(path, (None, None))
             if same_id != id(tensor):
                 label = ".".join([str(step.target), *map(str, path[1:])])
-                step.outs.append(Out("args", path, recorder.new(tensor, label)))
+                step.outs.append(Out("args", path, recorder.values.new(tensor, label)))
                 holders = [take((args, kwargs), path[:n]) for n in range(1, len(path))]
-                recorder.opened.update(map(id, holders))
+                recorder.values.opened.update(map(id, holders))
             elif same_version != _version(tensor):
-                if id(tensor) in recorder.keys:
-                    step.writes += (recorder.keys[id(tensor)],)
-                    recorder.written.add(recorder.keys[id(tensor)])
-                elif id(tensor) in recorder.held:
-                    step.writes_held += (recorder.held[id(tensor)],)
+                if id(tensor) in recorder.values.keys:
+                    step.writes += (recorder.values.keys[id(tensor)],)
+                    recorder.values.written.add(recorder.values.keys[id(tensor)])
+                elif id(tensor) in recorder.values.held:
+                    step.writes_held += (recorder.values.held[id(tensor)],)
 
 
 def _version(tensor: torch.Tensor) -> int | None:
@@ -229,6 +256,4 @@ def _without_traced(value: Any) -> Any:
         return tuple(map(_without_traced, value))
     if type(value) is torch.Size:
         return torch.Size([plain(n) for n in value])
-    if type(value) is dict and all(isinstance(key, str) for key in value):
-        return {key: _without_traced(item) for key, item in value.items()}
     return value

@@ -22,7 +22,7 @@ class Records(Protocol):
     def arithmetic(
         self, function: Callable[..., Any], operands: tuple[Any, ...], result: Any, guard: bool
     ) -> Any:
-        """Record that ``function(*operands)`` gave `result`, and return the number to go on with."""
+        """Record that ``function(*operands)`` gave `result`; return the number to go on with."""
 
 
 class TracedInt(int):
@@ -96,7 +96,7 @@ def _overload(cls: type, base: type) -> None:
     for name in _COMPARISONS:
         setattr(cls, f"__{name}__", _operator(getattr(operator, name), True, False))
     cls.__bool__ = _operator(bool, True, False)  # type: ignore[attr-defined]
-    cls.__hash__ = base.__hash__  # type: ignore[method-assign, assignment]
+    cls.__hash__ = base.__hash__  # type: ignore[method-assign]
     for name in _CONVERSIONS:
         if hasattr(base, f"__{name}__"):
             setattr(cls, f"__{name}__", _conversion(getattr(base, f"__{name}__")))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
 from torch import nn
 
+from .arguments import Const, Value
 from .batch import Batch
+from .fake import FakeRun, run_fake
 from .leaves import intercepted
 from .numbers import TracedFloat, TracedInt, plain
 from .recorder import Recorder
 from .structure import open_up, take, tensors_in
 from .tape import Out, Tape, step_of
-from .templates import Const, Value
 
 __all__ = ["form_of", "glue_above", "observe"]
 
@@ -25,18 +26,36 @@ def observe(
     batch: Batch,
     *,
     methods: Sequence[str] = (),
+    numbers: Set[str] = frozenset(),
 ) -> Tape:
     """Run the model once and return the tape of its glue code.
 
     Glue is the code of the modules that contain one of the `layers`; every other module that it
     calls is a leaf. `methods` name methods of glue modules ("model.get_image_features") that are
-    leaves too. The model has to be as it will be trained: its precision, and its mode.
+    leaves too. At the places `numbers` ("file:line") a number that is taken out of a tensor goes
+    on the tape; elsewhere it is a guard. The model has to be as it will be trained: its precision,
+    and its mode.
+
+    A model on meta or of fake tensors is observed as :mod:`.fake` says.
 
     Raises TapeError where a value comes by a way that cannot be replayed.
     """
+    return run_fake(model, lambda run: _observe(model, layers, batch, methods, numbers, run))
+
+
+def _observe(
+    model: nn.Module,
+    layers: Sequence[str],
+    batch: Batch,
+    methods: Sequence[str],
+    numbers: Set[str],
+    fake: FakeRun | None,
+) -> Tape:
     glue = glue_above(model, layers)
-    recorder = Recorder(model, glue)
+    recorder = Recorder(model, glue, numbers)
     tape = recorder.tape
+    if fake is not None:
+        batch, recorder.in_leaf = batch.map(fake.input), fake.leaf
     for name, value in batch.inputs.items():
         _add_input(recorder, name, value)
     before = _glue_state(model, glue)
@@ -46,12 +65,12 @@ def observe(
             result = batch.call(model)
         finally:
             recorder.recording = False
-    tape.result = recorder.encode(result)
+    tape.result = recorder.values.encode(result)
     if isinstance(result, Mapping):
         tape.result_type, tape.result_keys = type(result), list(result)
     for step in tape.steps:
-        step.args = recorder.settle(step.args)  # type: ignore[assignment]
-    tape.result = recorder.settle(tape.result)
+        step.args = recorder.values.settle(step.args)  # type: ignore[assignment]
+    tape.result = recorder.values.settle(tape.result)
     _drop_traced(model, glue)
     for name, value in _glue_state(model, glue).items():
         if name not in before or before[name] != value:
@@ -75,7 +94,7 @@ def glue_above(model: nn.Module, layers: Sequence[str]) -> set[str]:
 def _add_input(recorder: Recorder, name: str, value: Any) -> None:
     """Number an input, and guard all that Python may ask of it: its kind, its structure."""
     tape = recorder.tape
-    key = recorder.new(value, name)
+    key = recorder.values.new(value, name)
     tape.inputs[name] = key
     form = form_of(value)
     guard = step_of(form_of, [Value(key)])
@@ -86,7 +105,7 @@ def _add_input(recorder: Recorder, name: str, value: Any) -> None:
     for path, tensor in tensors_in(value):
         item = step_of(take, [Value(key), Const(path)])
         label = ".".join([name, *map(str, path)])
-        item.outs.append(Out("result", (), recorder.new(tensor, label)))
+        item.outs.append(Out("result", (), recorder.values.new(tensor, label)))
         tape.steps.append(item)
 
 

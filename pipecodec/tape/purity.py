@@ -6,7 +6,7 @@ the hidden states. Such an argument is **hollow**: a tensor without elements doe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import torch
@@ -51,10 +51,10 @@ def hollow_arguments(
         for key in dict.fromkeys(
             keys[id(t)] for _, t in tensors_in((args, kwargs)) if id(t) in keys
         ):
-            swapped = _swapped((args, kwargs), lambda t, key=key: keys.get(id(t)) == key)
+            swapped = _swapped((args, kwargs), {key}, keys)
             if _same(_call_again(call, *swapped), results):
                 hollow.append(key)
-        everything = _swapped((args, kwargs), lambda t: keys.get(id(t)) in hollow)
+        everything = _swapped((args, kwargs), set(hollow), keys)
         return (
             (True, tuple(hollow)) if _same(_call_again(call, *everything), results) else (True, ())
         )
@@ -78,10 +78,11 @@ def _same(found: list[torch.Tensor] | None, results: list[torch.Tensor]) -> bool
     )
 
 
-def _swapped(value: Any, hollow: Callable[[torch.Tensor], bool]) -> Any:
+def _swapped(value: Any, hollow: Set[int], keys: dict[int, int]) -> Any:
     if isinstance(value, torch.Tensor):
-        return value.new_empty((0,) * value.dim()) if hollow(value) else value
+        empty = keys.get(id(value)) in hollow
+        return value.new_empty((0,) * value.dim()) if empty else value
     parts = None if value is None else open_up(value)
     if parts is None:
         return value
-    return parts.rebuild([_swapped(child, hollow) for child in parts.children])
+    return parts.rebuild([_swapped(child, hollow, keys) for child in parts.children])

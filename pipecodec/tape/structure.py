@@ -112,7 +112,7 @@ def _named_tuple_of(kind: Callable[..., Any], children: list[Any]) -> Any:
 
 
 def _object_of(kind: type, keys: list[str], children: list[Any]) -> Any:
-    new = object.__new__(kind)
+    new: Any = object.__new__(kind)
     vars(new).update(zip(keys, children, strict=True))
     return new
 
@@ -166,10 +166,10 @@ def containers_in(
     """Yield (path, container) for every list or tuple of several tensors and nothing else."""
     if isinstance(value, torch.Tensor) or value is None or id(value) in above:
         return
-    if type(value) in (tuple, list) and len(value) > 1:
-        if all(isinstance(item, torch.Tensor) for item in value):
-            yield path, value
-            return
+    several = type(value) in (tuple, list) and len(value) > 1
+    if several and all(isinstance(item, torch.Tensor) for item in value):
+        yield path, value
+        return
     if parts := open_up(value):
         for key, child in zip(parts.keys, parts.children, strict=True):
             yield from containers_in(child, (*path, key), (*above, id(value)))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .ambient import Ambient
-from .templates import Node, Template, keys_of
+from .arguments import Argument, Node, keys_of
 
 __all__ = ["Fact", "Method", "Out", "Step", "Tape"]
 
@@ -83,7 +83,7 @@ class Step:
         if isinstance(self.target, str):
             return str(self.target)
         name = str(getattr(self.target, "__name__", self.target))
-        if name in ("apply", "__get__", "__set__"):
+        if name in ("__get__", "__set__"):
             return str(getattr(self.target.__self__, "__name__", name))
         return name
 
@@ -122,11 +122,14 @@ class Tape:
     makers: dict[int, str] = field(default_factory=dict)
     """Value -> the place that made it."""
     inputs: dict[str, int] = field(default_factory=dict)
-    result: Template = field(default_factory=lambda: Node(tuple, []))
+    result: Argument = field(default_factory=lambda: Node(tuple, []))
     result_type: type | None = None
     result_keys: list[Any] | None = None
     """The type and keys of the result, if it is a mapping."""
     notes: list[str] = field(default_factory=list)
+
+    same_size: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """A size -> (input, dimension): in two observations it was that size of that input."""
 
     @property
     def used(self) -> set[int]:
@@ -155,6 +158,6 @@ def fact_of(value: Any) -> Any:
     )
 
 
-def step_of(function: Callable[..., Any], args: list[Template]) -> Step:
+def step_of(function: Callable[..., Any], args: list[Argument]) -> Step:
     """Return a step that calls `function` with `args`."""
     return Step(function, Node(tuple, [Node(tuple, args, tuple), Node(dict, [], dict)]))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Const", "Device", "Held", "Node", "Sub", "Template", "Training", "Value"]
+__all__ = ["Argument", "Const", "Device", "Held", "Node", "Sub", "Training", "Value"]
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,16 @@ class Node:
     """
 
     rebuild: Callable[[list[Any]], Any]
-    children: list[Template]
+    children: list[Argument]
     kind: type | None = None
     keys: tuple[Any, ...] = ()
     source: Any = None
 
 
-Template = Value | Held | Sub | Const | Device | Training | Node
+Argument = Value | Held | Sub | Const | Device | Training | Node
 
 
-def parts_of(template: Template) -> Iterator[Template]:
+def parts_of(template: Argument) -> Iterator[Argument]:
     """Yield all templates that are no containers, in order."""
     if isinstance(template, Node):
         for child in template.children:
@@ -73,16 +73,16 @@ def parts_of(template: Template) -> Iterator[Template]:
         yield template
 
 
-def keys_of(template: Template) -> list[int]:
+def keys_of(template: Argument) -> list[int]:
     """Return the values that a template takes, in order, once for each use."""
     return [part.key for part in parts_of(template) if isinstance(part, Value)]
 
 
-def modules_of(template: Template) -> list[str]:
+def modules_of(template: Argument) -> list[str]:
     """Return the names of the modules that are arguments."""
     return [part.name for part in parts_of(template) if isinstance(part, Sub)]
 
 
-def tensors_of(template: Template) -> list[str]:
+def tensors_of(template: Argument) -> list[str]:
     """Return the names of the model's tensors that are arguments."""
     return [part.name for part in parts_of(template) if isinstance(part, Held)]

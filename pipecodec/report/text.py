@@ -1,0 +1,154 @@
+"""The report as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .facts import Boundary, Crossing, Report, StageReport
+
+__all__ = ["as_text", "size"]
+
+
+def as_text(report: Report) -> str:
+    """Return the whole report: stages, schedule, each boundary, problems, notes."""
+    lines = [*_stages(report), "", *_schedule(report)]
+    for boundary in report.boundaries:
+        lines += ["", *_boundary(boundary)]
+    lines += ["", *_problems(report)]
+    if report.notes:
+        lines += ["", "notes", *(f"  {note}" for note in report.notes)]
+    return "\n".join(lines)
+
+
+def size(nbytes: int) -> str:
+    """Return a number of bytes with three digits or so, such as 1.5 MiB."""
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
+        value /= 1024
+    return f"{value:.4g} TiB"
+
+
+def _stages(report: Report) -> Iterator[str]:
+    head = ["stage", "begins with", "parameters", "trained", "weights", "gradients",
+            report.optimizer, "forward"]  # fmt: skip
+    yield from _table([head, *map(_stage_row, report.stages)], right={2, 4, 5, 6, 7})
+    tied = [f"stage {each.index}: {', '.join(each.tied)}" for each in report.stages if each.tied]
+    if tied:
+        yield f"tied: {'; '.join(tied)}"
+
+
+def _stage_row(stage: StageReport) -> list[str]:
+    if stage.trainable == stage.parameters:
+        trained = "all" if stage.parameters else "-"
+    else:
+        trained = "none" if stage.frozen else f"{stage.trainable:,}"
+    return [
+        str(stage.index),
+        stage.module,
+        f"{stage.parameters:,}",
+        trained,
+        size(stage.weight_bytes),
+        size(stage.gradient_bytes),
+        size(stage.optimizer_bytes),
+        "-" if stage.share is None else f"{100 * stage.share:.0f} %",
+    ]
+
+
+def _schedule(report: Report) -> Iterator[str]:
+    each = report.schedule
+    text = (
+        f"1F1B with {each.micro_batches} micro-batches: ranks wait {100 * each.bubble:.0f} % of "
+        f"the time if stages take equal time"
+    )
+    if each.measured_bubble is not None:
+        text += f", {100 * each.measured_bubble:.0f} % with these times"
+    yield text
+    yield f"  {each.source}"
+
+
+def _boundary(boundary: Boundary) -> Iterator[str]:
+    k = boundary.index
+    yield f"boundary {k}→{k + 1}: " + _messages(boundary)
+    if boundary.crossings:
+        head = ["value", "type", "bytes", "travels", "gradient", "made by", "used by"]
+        rows = [head, *map(_crossing_row, boundary.crossings)]
+        yield from (f"  {line}" for line in _table(rows, right={2}))
+    else:
+        yield "  nothing crosses"
+    yield from _prices(boundary)
+    places = {c.maker: None for c in boundary.crossings if c.maker is not None}
+    if places:
+        yield "  made at"
+        yield from (f"    {place}" for place in places)
+    rules: dict[str, list[str]] = {}
+    for crossing in boundary.crossings:
+        for rule in crossing.rules:
+            rules.setdefault(rule, []).append(crossing.path)
+    if rules or boundary.tuple_rules:
+        yield "  rules of the engine that a plain tuple breaks, met here"
+        yield from (f"    {rule}: {_listed(paths)}" for rule, paths in rules.items())
+        yield from (f"    {rule}" for rule in boundary.tuple_rules)
+
+
+def _messages(boundary: Boundary) -> str:
+    if boundary.messages is None or boundary.nbytes is None:
+        text = "not packed"
+    else:
+        (forward, back), (sent, returned) = boundary.messages, boundary.nbytes
+        text = f"{forward} messages forward ({size(sent)}), {back} back ({size(returned)})"
+    if boundary.tuple_messages is not None:
+        text += "; a plain tuple of its tensors: {} and {}".format(*boundary.tuple_messages)
+    return text
+
+
+def _prices(boundary: Boundary) -> Iterator[str]:
+    if boundary.sent_bytes is not None and boundary.recomputed_bytes is not None:
+        yield (
+            f"  observed by partition: {size(boundary.sent_bytes)} if masks, positions and rotary "
+            f"tables are sent, {size(boundary.recomputed_bytes)} if they are recomputed"
+        )
+
+
+def _crossing_row(crossing: Crossing) -> list[str]:
+    if crossing.dtype is None:
+        kind = crossing.kind
+    else:
+        kind = f"{crossing.dtype}{list(crossing.shape or ())}"
+    kind += " (varies)" if crossing.varies else ""
+    gradient = "yes" if crossing.gradient else "no"
+    if crossing.used is False:
+        gradient = "unused"
+    return [
+        crossing.path,
+        kind,
+        size(crossing.nbytes) if crossing.dtype is not None else "-",
+        crossing.travels,
+        gradient if crossing.dtype is not None else "-",
+        "input" if crossing.made_by is None else f"stage {crossing.made_by}",
+        ", ".join(map(str, crossing.used_by)),
+    ]
+
+
+def _problems(report: Report) -> Iterator[str]:
+    yield "problems" if report.problems else "no problems"
+    for stage, fault, remedy in report.problems:
+        yield f"  {'all stages' if stage is None else f'stage {stage}'}: {fault}"
+        if remedy:
+            yield f"    → {remedy}"
+
+
+def _listed(paths: Sequence[str]) -> str:
+    names = list(dict.fromkeys(paths))
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _table(rows: Sequence[Sequence[str]], right: set[int]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()

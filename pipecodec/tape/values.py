@@ -1,0 +1,188 @@
+"""Turns the tensors, sizes and objects of a running forward into numbered values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .arguments import Argument, Const, Device, Held, Node, Sub, Training, Value
+from .errors import TapeError
+from .numbers import TracedFloat, TracedInt, plain
+from .place import place
+from .structure import containers_in, hidden_in, is_object, lengths_in, open_up, tensors_in
+from .tape import Method, Out, Step, Tape
+
+__all__ = ["Values"]
+
+_SIMPLE = (str, bytes, int, float, complex, torch.dtype, torch.layout, torch.memory_format)
+
+
+class Values:
+    """The values of one observation, found by the identity of their tensors.
+
+    ``inside`` are the tensors that a submodule of a leaf returned, ``opened`` the objects that hold
+    tensors at some time, ``written`` the values that a step wrote into. ``alive`` keeps all
+    tensors, so that identities stay unique.
+    """
+
+    def __init__(self, model: nn.Module, tape: Tape) -> None:
+        self.model, self.tape = model, tape
+        self.module_names = {id(module): name for name, module in model.named_modules()}
+        self.held = held_tensors(model)
+        self.keys: dict[int, int] = {}
+        self.inside: dict[int, tuple[Step, Any, Any]] = {}
+        self.alive: list[Any] = []
+        self.containers: dict[int, tuple[Step, Any, list[int]]] = {}
+        self.opened: set[int] = set()
+        self.written: set[int] = set()
+        self.last_call: dict[str, Step] = {}
+
+    def new(self, value: Any, label: str) -> int:
+        """Number a value, and find it again by its identity if it is a tensor."""
+        key = self.tape.new(plain(value), label, place())
+        if isinstance(value, torch.Tensor):
+            self.keys[id(value)] = key
+            self.alive.append(value)
+        return key
+
+    def encode(self, value: Any, above: tuple[int, ...] = ()) -> Argument:
+        """Return the template of an argument."""
+        if isinstance(value, torch.Tensor):
+            return self.refer(value)
+        if isinstance(value, (TracedInt, TracedFloat)):
+            return Value(value.key)
+        if isinstance(value, nn.Module) and id(value) in self.module_names:
+            return Sub(self.module_names[id(value)])
+        if isinstance(value, torch.device):
+            return Device() if value == self.tape.device else Const(value)
+        if value is None or isinstance(value, _SIMPLE) or id(value) in above:
+            return Const(value)
+        if id(value) in self.containers and (whole := self._whole(value)) is not None:
+            return whole
+        parts = open_up(value)
+        if parts is None:
+            self._refuse_hidden(value)
+            return Const(value)
+        children = [self.encode(child, (*above, id(value))) for child in parts.children]
+        if isinstance(value, (tuple, slice)) and all(isinstance(c, Const) for c in children):
+            return Const(value)
+        node = Node(parts.rebuild, children, parts.kind, tuple(parts.keys))
+        if is_object(value):
+            node.source = value
+            if _varies(node):
+                self.opened.add(id(value))
+        return node
+
+    def encode_call(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Node:
+        """Return the template of (positional arguments, keyword arguments)."""
+        return Node(tuple, [self.encode(tuple(args)), self.encode(kwargs)], tuple)
+
+    def _refuse_hidden(self, value: Any) -> None:
+        def travels(one: Any) -> bool:
+            if isinstance(one, torch.Tensor):
+                return id(one) in self.keys or id(one) in self.inside
+            return isinstance(one, (TracedInt, TracedFloat))
+
+        found = hidden_in(value, travels)
+        if found is not None:
+            kind = "a tensor" if isinstance(found, torch.Tensor) else "a size"
+            raise TapeError(
+                f"{place()}: {kind} is hidden in a {type(value).__name__} that a module or "
+                f"function is called with, so it would stay as it was observed; pass it as an "
+                f"argument, or in a list, dict or dataclass"
+            )
+
+    def _whole(self, value: Any) -> Value | None:
+        """Return the value that is all of a list that a call gave, however long it may be."""
+        step, path, ids = self.containers[id(value)]
+        if ids != [id(item) for item in value]:
+            return None
+        for out in step.outs:
+            if (out.where, out.path) == ("result", path):
+                return Value(out.key)
+        key = self.new(value, ".".join([step.label, *map(str, path)]))
+        step.outs.append(Out("result", path, key))
+        return Value(key)
+
+    def refer(self, tensor: torch.Tensor) -> Argument:
+        """Return the template of a tensor; raise if nothing that was recorded made it."""
+        if id(tensor) in self.keys:
+            key = self.keys[id(tensor)]
+            fact = self.tape.facts[key]
+            if tensor.requires_grad and not fact.requires_grad and key not in self.written:
+                raise TapeError(
+                    f"{place()}: {self.tape.names[key]} requires a gradient that its maker did not "
+                    f"give it; was it made in an autograd function that could not be observed?"
+                )
+            return Value(key)
+        if id(tensor) in self.held:
+            return Held(self.held[id(tensor)])
+        if id(tensor) in self.inside:
+            step, where, path = self.inside[id(tensor)]
+            key = self.new(tensor, f"{step.target}.{where[0]}".strip("."))
+            step.outs.append(Out(where, path, key))
+            return Value(key)
+        for name, module in self.model.named_modules():
+            for attribute, value in vars(module).items():
+                leaf = self._leaf_above(name) if value is tensor else None
+                if leaf is not None:
+                    key = self.new(tensor, f"{name}.{attribute}")
+                    leaf.outs.append(Out("attributes", (name, attribute), key))
+                    return Value(key)
+        raise TapeError(
+            f"a tensor of shape {tuple(tensor.shape)} reaches {place()} by a way that was not "
+            f"observed: it is no input, no parameter and no buffer, and no torch function or "
+            f"submodule returned it (it came from numpy, or was kept from an earlier call). Make "
+            f"it in a module of its own, or register it as a buffer"
+        )
+
+    def _leaf_above(self, name: str) -> Step | None:
+        for leaf, step in reversed(self.last_call.items()):  # the latest first
+            owner = leaf.rpartition(".")[0] if isinstance(step.target, Method) else leaf
+            if not owner or f"{name}.".startswith(f"{owner}."):
+                return step
+        return None
+
+    def settle(self, template: Argument) -> Argument:
+        """Make constants of the objects in which no call ever found or left a tensor."""
+        if isinstance(template, Node):
+            template.children = [self.settle(child) for child in template.children]
+            source = template.source
+            if source is not None and id(source) not in self.opened and not _varies(template):
+                return Const(source)
+        return template
+
+    def outputs(self, step: Step, result: Any) -> None:
+        """Number the tensors in the result of a step."""
+        label = step.label
+        step.lengths = lengths_in(result)
+        for path, container in containers_in(result):
+            self.alive.append(container)
+            self.containers[id(container)] = (step, path, [id(item) for item in container])
+        for path, tensor in tensors_in(result):
+            key = self.new(tensor, ".".join([label, *map(str, path)]))
+            step.outs.append(Out("result", path, key))
+
+
+def held_tensors(model: nn.Module) -> dict[int, str]:
+    """Return the name of each parameter, buffer and other tensor that a module has, by identity."""
+    held: dict[int, str] = {}
+    for name, tensor in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
+        held.setdefault(id(tensor), name)
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, torch.Tensor):
+                held.setdefault(id(value), f"{prefix}.{name}".lstrip("."))
+    return held
+
+
+def _varies(template: Argument) -> bool:
+    if isinstance(template, Node):
+        return any(map(_varies, template.children))
+    return isinstance(template, (Value, Training))

@@ -1,0 +1,124 @@
+"""Cuts a small model in three stages and compares the stages with it, in every use."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pipecodec
+
+from .build import Case, build
+from .compare import Run, difference, run_detached, run_model, run_stages
+
+__all__ = [
+    "DROPOUT",
+    "STAGES",
+    "Outcome",
+    "check",
+    "check_case",
+    "cut_and_compare",
+    "first_difference",
+    "half_of_uses",
+    "uses",
+]
+
+STAGES = 3
+DROPOUT = 0.1
+WITH_EXAMPLES = "with a batch of each kind in examples="
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one model: "right", "refused", "WRONG" or "not built", and why."""
+
+    verdict: str
+    text: str = ""
+    crossing: dict[str, list[Any]] = field(default_factory=dict)
+
+
+Use = tuple[bool, bool, tuple[int, int]]
+
+
+def uses(case: Case) -> list[Use]:
+    """Return all (training, padded, size) that a partition is compared for."""
+    return list(itertools.product((True, False), (True, False), case.sizes))
+
+
+def half_of_uses(case: Case) -> list[Use]:
+    """Return as few as have each pair of mode, padding and size."""
+    return [use for i, use in enumerate(uses(case)) if i in (0, 3, 5, 6)]
+
+
+def check(mapping: str, model_type: str) -> Outcome:
+    """Build a model, cut it and compare the stages with it."""
+    try:
+        case = build(mapping, model_type, DROPOUT)
+        run_model(case.model, case.inputs(*case.sizes[0], 1, True))
+    except Exception as error:
+        return Outcome("not built", told(error))
+    return check_case(case)
+
+
+def check_case(case: Case) -> Outcome:
+    """Cut a model with one batch, and compare; if that is refused, with a batch of every kind."""
+    first = case.inputs(*case.sizes[0], 1, True)
+    outcome = cut_and_compare(case, first, (), uses(case))
+    if outcome.verdict != "refused":
+        return outcome
+    kinds = dict.fromkeys((padded, size) for _, padded, size in uses(case))
+    batches = [case.inputs(*size, 1, padded) for padded, size in kinds]
+    again = cut_and_compare(case, first, batches, uses(case))
+    if again.verdict == "right":
+        return Outcome("right", WITH_EXAMPLES)
+    return outcome if again.verdict == "refused" else again
+
+
+def cut_and_compare(
+    case: Case,
+    first: dict[str, Any],
+    examples: Sequence[dict[str, Any]],
+    compared: Sequence[Use],
+) -> Outcome:
+    """Cut a model with a batch and examples, and compare the stages with it in some uses."""
+    case.model.train()
+    try:
+        part = pipecodec.partition(case.model, kwargs=first, n_stages=STAGES, examples=examples)
+    except Exception as error:
+        return Outcome("refused", told(error))
+    refusals = []
+    for training, padded, size in compared:
+        use = f"{'train' if training else 'eval'} {'padded' if padded else 'full'} {size}"
+        case.model.train(training)
+        for stage in part.stages:
+            stage.train(training)
+        inputs = case.inputs(*size, 9, padded)
+        try:
+            wrong = first_difference(part, case, inputs)
+        except Exception as error:
+            refusals.append(f"{use}: {told(error)}")
+            continue
+        if wrong is not None:
+            return Outcome("WRONG", f"{use}: {wrong}")
+    return Outcome("refused", refusals[0]) if refusals else Outcome("right")
+
+
+def first_difference(part: pipecodec.Partition, case: Case, inputs: dict[str, Any]) -> str | None:
+    """Return how the stages differ from the model, in one graph or over detached boundaries."""
+    expected = run_model(case.model, inputs)
+    runs: dict[str, Callable[..., Run]] = {"local": run_stages, "detached": run_detached}
+    for name, run in runs.items():
+        output, gradients = run(part, case.model, inputs)
+        for kind, one, other in (
+            ("output", expected[0], output),
+            ("gradients", expected[1], gradients),
+        ):
+            if (wrong := difference(one, other, kind)) is not None:
+                return f"{name}: {wrong}"
+    return None
+
+
+def told(error: BaseException) -> str:
+    """Return an error's type and text in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,79 @@
+"""Writes docs/models.md of the outcomes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+import transformers
+
+from .check import DROPOUT, STAGES, Outcome
+from .crossing import SIZE, Crossing
+
+__all__ = ["page"]
+
+Type = tuple[str, str]
+
+HEAD = """# Models that are cut
+
+`python -m tests.models --write` wrote this page, with transformers {transformers} and torch
+{torch}. It builds a small random model of each type, cuts it in {stages} stages with
+`pipecodec.partition`, and compares the stages with the model: the output's type and structure,
+every tensor in it, and the gradients of all parameters, bit for bit; in training (with dropout
+{dropout}) and in evaluation, two batch sizes and lengths, with and without padding; once in one
+graph, and once over detached boundaries, with backward stage by stage, as on an engine. Types and
+classes are those of transformers' own mappings.
+
+*Right*: equal in all of these; types with an asterisk need a batch of each kind in `examples=`.
+*Refused*: `partition` or a stage raised the error that is shown, in at least one of them.
+*Not built*: no small model was made, so nothing is known of the type.
+"""
+
+SECTION = """
+## What crosses the middle
+
+At the second cut of four, batch {batch}, length {length}, float32; `+g`: with a gradient. A naive
+wrapper sends the hidden states and every keyword argument that the first layer is called with,
+from stage to stage; that is also not enough where later layers are called with other values.
+
+| model | what crosses | bytes | naive |
+|---|---|---|---|
+"""
+
+
+def page(outcomes: Mapping[Type, Outcome], crossings: Mapping[Type, Crossing]) -> str:
+    """Return the page's text; both mappings have the (mapping, model type) pairs in order."""
+    mappings = list(dict.fromkeys(mapping for mapping, _ in outcomes))
+    verdicts = ["right", "refused", "WRONG", "ended", "not built"]
+    verdicts = [name for name in verdicts if any(o.verdict == name for o in outcomes.values())]
+    text = HEAD.format(
+        transformers=transformers.__version__,
+        torch=torch.__version__.partition("+")[0],
+        stages=STAGES,
+        dropout=DROPOUT,
+    )
+    text += f"\n| mapping | types | {' | '.join(verdicts)} |\n{'|---' * (2 + len(verdicts))}|\n"
+    for mapping in mappings:
+        counts = Counter(o.verdict for (name, _), o in outcomes.items() if name == mapping)
+        numbers = [sum(counts.values()), *(counts[verdict] for verdict in verdicts)]
+        text += f"| {mapping} | {' | '.join(map(str, numbers))} |\n"
+    text += SECTION.format(batch=SIZE[0], length=SIZE[1])
+    for (_, name), crossing in crossings.items():
+        values = "; ".join(f"`{value}`" for value in crossing.values)
+        text += f"| {name} | {values} | {crossing.nbytes} | {crossing.naive} |\n"
+    for mapping in mappings:
+        text += f"\n## {mapping}\n\n"
+        named = {name: o for (where, name), o in outcomes.items() if where == mapping}
+        right = [f"{n}{'*' * bool(o.text)}" for n, o in named.items() if o.verdict == "right"]
+        text += f"Right: {', '.join(right)}.\n"
+        others = {name: o for name, o in named.items() if o.verdict != "right"}
+        if others:
+            text += "\n| type | | |\n|---|---|---|\n"
+        for name, outcome in others.items():
+            text += f"| {name} | {outcome.verdict} | {cell(outcome.text)} |\n"
+    return text
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
