@@ -91,8 +91,7 @@ class _Plan:
         for slot in own.slots:
             self._add(slot)
         self._check_files()
-        if not self.problems:
-            self._check_shapes()
+        self._check_shapes()
 
     def _add(self, slot: Slot) -> None:
         keys = self._own.keys.get(slot.path)
@@ -119,12 +118,15 @@ class _Plan:
         return list({id(source): source for source in used}.values())
 
     def _check_files(self) -> None:
-        keys = [key for source in self._used() for _, key in source.parts]
-        self.problems += dict.fromkeys(filter(None, map(self._files.lacks, keys)))
+        for source in self._used():
+            reasons = filter(None, (self._files.lacks(key) for _, key in source.parts))
+            self.problems += [reason for reason in reasons if reason not in self.problems]
 
     def _check_shapes(self) -> None:
         shapes: dict[str, torch.Size] = {}
         for source in self._used():
+            if any(self._files.lacks(key) for _, key in source.parts):
+                continue
             try:
                 made = source.make(lambda key: torch.empty(self._files.shape(key), device="meta"))
             except Exception as error:

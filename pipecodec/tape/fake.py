@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -31,6 +32,9 @@ __all__ = ["FakeRun", "run_fake"]
 Result = TypeVar("Result")
 Line = tuple[str, int, str]
 """A file, a line in it, and the op that it called."""
+
+_fake_lines: WeakKeyDictionary[nn.Module, set[Line]] = WeakKeyDictionary()
+"""The lines of a model that make a tensor of zeros, or the like, for values of parameters."""
 
 _INNER = (
     os.path.dirname(os.path.abspath(torch.__file__)) + os.sep,
@@ -56,7 +60,7 @@ def run_fake(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> R
     with _fake_parameters(model) as mode:
         if mode is None:
             return observe(None)
-        lines: set[Line] = set()
+        lines = _fake_lines.setdefault(model, set())
         while True:
             run = FakeRun(mode, lines)
             try:
