@@ -130,8 +130,8 @@ def _split_already(
     part = partition_graph(graph)
     if split is not None or n_stages not in (None, len(part.stages)):
         raise ValueError(
-            f"the graph is split into {len(part.stages)} stages already; leave n_stages= and split= "
-            f"out, or pass the model that was split"
+            f"the graph is split into {len(part.stages)} stages already; leave n_stages= and "
+            f"split= out, or pass the model that was split"
         )
     return part
 
