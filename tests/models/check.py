@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,7 +41,6 @@ class Outcome:
 
     verdict: str
     text: str = ""
-    crossing: dict[str, list[Any]] = field(default_factory=dict)
 
 
 Use = tuple[bool, bool, tuple[int, int]]
