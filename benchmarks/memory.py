@@ -71,6 +71,7 @@ def _one(task: dict[str, Any]) -> Peaks:
     import pipecodec
 
     transformers.logging.disable_progress_bar()
+    llama = transformers.LlamaForCausalLM  # imported by being named
     peaks = {"imports": _peak()}
     config = transformers.LlamaConfig(
         vocab_size=16000,
@@ -84,17 +85,19 @@ def _one(task: dict[str, Any]) -> Peaks:
     folder = Path(task["folder"])
     model: torch.nn.Module
     if task["do"] == "write":
-        transformers.LlamaForCausalLM(config).save_pretrained(folder, max_shard_size="20MB")
+        llama(config).save_pretrained(folder, max_shard_size="20MB")
         return peaks
     if task["do"] == "imports":
         return peaks
     if task["do"] == "whole":
-        model = transformers.LlamaForCausalLM.from_pretrained(folder)
+        model = llama.from_pretrained(folder)
+        for tensor in model.parameters():
+            tensor.detach().sum()  # until then it is a part of the file, and in no memory
         return peaks | {"loaded": _peak(), "weights": _size(model)}
     with torch.device("meta"):
-        model = transformers.LlamaForCausalLM(config)
+        model = llama(config)
     ids = torch.arange(3, 35).reshape(2, 16)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
     part = pipecodec.partition(model, kwargs=batch, n_stages=task["stages"])
     peaks["cut"] = _peak()
     if task["do"] == "load":
@@ -118,16 +121,13 @@ def _size(module: Any) -> float:
 def as_text(found: dict[str, Peaks]) -> str:
     """Return the table; the last column is all that a process holds beside imports and weights."""
     base = found["imports only"]["imports"]
-    lines = [
-        f"{'process':<22}{'weights':>9}{'cut':>9}{'peak':>9}{'- imports':>11}{'- weights':>11}"
-    ]
+    head = ("weights", "cut", "peak", "- imports", "- weights")
+    lines = [f"{'process':<20}" + "".join(f"{name:>11}" for name in head)]
     for name, peaks in found.items():
-        peak = peaks.get("loaded", peaks["imports"])
-        weights = peaks.get("weights", 0.0)
-        cut = f"{peaks['cut']:9.0f}" if "cut" in peaks else " " * 9
-        lines.append(
-            f"{name:<22}{weights:9.0f}{cut}{peak:9.0f}{peak - base:11.0f}{peak - base - weights:11.0f}"
-        )
+        peak, weights = peaks.get("loaded", peaks["imports"]), peaks.get("weights", 0.0)
+        row = (weights, peaks.get("cut"), peak, peak - base, peak - base - weights)
+        cells = ("" if value is None else f"{value:.0f}" for value in row)
+        lines.append(f"{name:<20}" + "".join(f"{cell:>11}" for cell in cells))
     return "\n".join(["MiB; cut and peak are peaks until then", *lines])
 
 
