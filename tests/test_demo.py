@@ -19,10 +19,11 @@ import torch
 import pipecodec
 from pipecodec.demo import __main__ as command
 from pipecodec.demo import report
+from pipecodec.demo.by_hand import causal_lm_loss, cut_into_stages
 from pipecodec.demo.crossing import Crossing
 from pipecodec.demo.data import IGNORE, micro_batch, standard_library_text
 from pipecodec.demo.launch import Outcome
-from pipecodec.demo.models import build_model, causal_lm_loss, cut_into_stages
+from pipecodec.demo.models import build_model
 from pipecodec.demo.settings import BLOCKS
 from pipecodec.demo.train import Trained
 

@@ -30,7 +30,7 @@ class First(nn.Module):
             "mask": {"rows": rows.float(), "causal": None},
             "scale": 0.5,
             "wide": torch.zeros(len(x), 2000, dtype=torch.bool),
-            "bias": torch.zeros(len(x), 8).t(),
+            "bias": torch.zeros(len(x), 1).expand(-1, 8).t(),
             "spare": self.linear(x).sum(1),
         }
 
@@ -79,7 +79,8 @@ def test_values_that_cross(report):
     assert (causal.kind, causal.travels, causal.nbytes) == ("None", "structure", 0)
     assert (scale.kind, scale.travels) == ("float", "number")
     assert (wide.travels, wide.nbytes, wide.used_by) == ("own message", 3 * 2000, (2,))
-    assert (bias.shape, bias.nbytes) == ((8, 3), 4 * 8 * 3)
+    assert (bias.shape, bias.nbytes) == ((8, 3), 4 * 3)  # expanded
+    assert by_path(report, 1)["bias"].nbytes == 4 * 3
     assert (spare.travels, spare.gradient, spare.used) == ("tunnel", True, False)
     assert all(crossing.maker is None for crossing in found.values())
 
@@ -100,7 +101,7 @@ def test_messages_and_bytes(report):
     sent, back = first.nbytes
     frame = sent - back - 3 * 2000
     assert back >= 4 * (3 * 8 + 3)
-    assert frame >= 4 * 3 * 8 + 4 * 8 * 3
+    assert frame >= 4 * 3 * 8 + 4 * 3
     assert frame % 256 == 0
     assert (first.sent_bytes, first.recomputed_bytes) == (None, None)
 
@@ -186,6 +187,7 @@ def test_stages_and_memory():
             self.fp16 = nn.Linear(3, 3, bias=False).half()  # 9
             self.frozen = nn.Linear(2, 2).requires_grad_(False)  # 6
             self.again = self.wide
+            self.over = nn.Parameter(self.wide.weight.detach())  # the same memory
             self.register_buffer("seen", torch.zeros(5))
 
         def forward(self, x):
@@ -302,6 +304,53 @@ def test_the_model_is_left_as_it_was():
     assert [stage.training for stage in part.stages] == [True, False]
     assert not any(stage._forward_pre_hooks for stage in part.stages)
     assert x.grad is not None
+
+
+def masked(change):
+    """Stages of which the first takes the mask too, and may change it; labels are the last's."""
+
+    class Embed(nn.Linear):
+        def forward(self, x, mask):
+            return {"h": super().forward(x), **change(mask)}
+
+    class Head(nn.Linear):
+        def forward(self, h, mask, labels):
+            return (super().forward(h) * mask["m"] - labels).sum()
+
+    stages = [Embed(4, 4), Middles(4, 4), Head(4, 4)]
+    return pipecodec.partition_modules(stages, ["x", "mask", "labels"])
+
+
+class Middles(nn.Linear):
+    def forward(self, h):
+        return {"h": super().forward(h)}
+
+
+@pytest.mark.parametrize(
+    ("change", "crosses"),
+    [
+        (lambda mask: {}, False),
+        (lambda mask: mask["m"].mul_(1) is None or {}, True),
+        (lambda mask: {"mask": {"m": mask["m"] * 1}}, True),
+    ],
+)
+def test_inputs_of_the_last_stage_do_not_cross_unless_they_change(change, crosses):
+    labels = torch.ones(2000, 4, 4)
+    report = pipecodec.doctor(
+        masked(change), torch.ones(4, 4), {"m": torch.ones(4, 4)}, labels=labels
+    )
+    assert report.problems == []
+    for k, boundary in enumerate(report.boundaries):
+        found = by_path(report, k)
+        assert sorted(found) == ["h", "labels", "mask['m']"]
+        assert (found["labels"].travels, found["labels"].used_by) == ("own batch", (2,))
+        assert found["labels"].nbytes == labels.nbytes
+        assert boundary.nbytes[0] < 4096
+        mask = found["mask['m']"]
+        assert (mask.travels, mask.used_by) == ("frame" if crosses else "own batch", (2,))
+        assert bool(mask.rules) == crosses  # a float without a gradient
+        assert boundary.tuple_messages == ((2, 2) if crosses else (1, 1))
+    assert "own batch" in str(report)
 
 
 def test_optional_inputs():

@@ -139,10 +139,6 @@ def test_a_stage_that_raises():
     assert diagnose(modules).problems == []
 
 
-class Output(dict):
-    """A model's output, with attributes as Hugging Face's have them."""
-
-
 def with_output(of_hidden):
     class Giver(nn.Linear):
         def forward(self, x):
@@ -174,6 +170,16 @@ def test_much_that_only_the_output_needs():
         assert diagnose(with_output(body)).problems == []
 
 
+@pytest.mark.parametrize("key", ["loss", "logits"])
+def test_a_constant_that_only_the_output_needs(key):
+    class Taker(nn.Linear):
+        def forward(self, h, extra):
+            return {key: super().forward(h).sum(), "extra": extra}
+
+    found = diagnose([give(torch.ones(99))[0], Taker(4, 4)]).problems
+    assert len(found) == (key == "loss")  # without a loss the whole output may be wanted
+
+
 def test_a_cache():
     modules = with_output(
         lambda logits, state, aux: {"loss": logits.sum(), "past_key_values": ((state, aux),)}
@@ -181,6 +187,42 @@ def test_a_cache():
     ((stage, fault, remedy),) = diagnose(modules).problems
     assert (stage, fault) == (0, "a cache of 36 B crosses to stage 1: state, aux")
     assert "use_cache=False" in remedy
+
+
+def test_a_cache_that_cannot_travel():
+    class DynamicCache:
+        pass
+
+    report = diagnose(give(DynamicCache()))
+    (_, first, register), (_, second, setting) = report.problems
+    assert "extra is a " in first and "DynamicCache" in first and "register" in register
+    assert second == "a cache crosses to stage 1: extra"
+    assert "use_cache=False" in setting
+
+
+def test_a_backward_that_raises():
+    class Overwriter(nn.Linear):
+        def forward(self, h):
+            rooted = super().forward(h).exp()
+            return (rooted * rooted).sum() + rooted.mul_(2).sum()
+
+    ((stage, fault, _),) = diagnose([nn.Linear(4, 4), Overwriter(4, 4)]).problems
+    assert stage is None
+    assert fault.startswith("backward raises RuntimeError: one of the variables")
+
+
+def test_a_stage_that_works_in_place_on_values_it_received():
+    """Its copy of them, as on an engine, and not the memory that the stage before needs."""
+
+    class Roots(nn.Linear):
+        def forward(self, x):
+            return {"h": super().forward(x).exp()}
+
+    class InPlace(nn.Linear):
+        def forward(self, h):
+            return super().forward(h.mul_(2))
+
+    assert diagnose([Roots(4, 4), InPlace(4, 4)]).problems == []
 
 
 def reports(**changes):
@@ -220,6 +262,13 @@ def test_a_weight_that_no_stage_holds():
         found = of(pipecodec.doctor(part, torch.ones(2, 4)), "no stage holds '2.weight', '2.bias'")
         assert len(found) == count
         assert all(stage is None for stage, _, _ in found)
+
+
+def test_lines_are_not_too_long():
+    value = {f"a_long_key_{k}": Unknown() for k in range(3)}
+    text = str(diagnose(give(value)))
+    assert text.count("cannot cross a stage boundary") == 3
+    assert max(map(len, text.splitlines())) <= 110
 
 
 def test_problems_are_in_the_text():

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..stages.cut import Crossing
 from ..stages.partition import Partition
 from ..tape.tape import Fact, Tape
 from .assemble import value_names
-from .cut import Crossing
 from .plan import Plan
 
 __all__ = ["alike", "crossing", "crossing_bytes", "fingerprint", "makers"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..tape.batch import Batch
 from ..tape.errors import TapeError
-from ..tape.fake import run_fake
+from ..tape.fake import FakeRun, run_fake
 from .untouched import untouched
 
 __all__ = ["called_modules", "layer_lists", "names_above_split"]
@@ -32,10 +32,14 @@ def called_modules(model: nn.Module, batch: Batch) -> set[str]:
     handle = nn.modules.module.register_module_forward_pre_hook(hook)
     try:
         with untouched(model), torch.no_grad():
-            run_fake(model, lambda run: (batch.map(run.input) if run else batch).call(model))
+            run_fake(model, lambda run: _inputs(batch, run).call(model))
     finally:
         handle.remove()
     return called
+
+
+def _inputs(batch: Batch, fake: FakeRun | None) -> Batch:
+    return batch.copy() if fake is None else batch.copy().map(fake.input)
 
 
 def layer_lists(model: nn.Module, called: Set[str]) -> list[list[str]]:

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from ..logger import get_logger
+from ..stages.cut import Cut
 from ..stages.no_memory import has_no_memory
 from ..stages.partition import Partition, partition_modules
+from ..stages.split_graph import is_split_graph, partition_graph
 from ..tape.batch import Batch
 from ..tape.errors import TapeError
 from ..tape.tape import Step, Tape
 from .assemble import assemble
 from .balance import Balance, choose_cuts, given_cuts
-from .cut import Cut
 from .describe import alike, crossing, crossing_bytes, fingerprint, makers
 from .layers import called_modules, layer_lists, names_above_split
 from .observations import Observation, Observations
@@ -57,6 +58,9 @@ def partition(
     padding (``attention_mask``) and the other mode (training or evaluation) are observed. A batch
     that takes another way through the model's Python code is an error that names the line.
 
+    A graph that was split already (a ``Pipe`` of torch.distributed.pipelining, the result of fx's
+    ``split_module``, a split program of torch.export) is taken as it is, without a batch.
+
     Args:
         model: as it will be trained: in its precision, with its weights (or on the meta device, or
             fake). It is left as it was. The stages hold its modules, not copies.
@@ -83,6 +87,8 @@ def partition(
             their lines in the model's code.
         ValueError: an argument has no such value.
     """
+    if is_split_graph(model):
+        return _split_already(model, n_stages, split)
     _check_arguments(model, n_stages, split, balance, verify)
     batch = Batch.of(model, args, kwargs or {})
     others = [_batch_of(model, example) for example in examples]
@@ -117,6 +123,18 @@ def partition(
     if limited is not None:
         return _verified(model, *limited, verify)
     raise TapeError(" / ".join(dict.fromkeys(reasons)))
+
+
+def _split_already(
+    graph: nn.Module, n_stages: int | None, split: Sequence[str] | None
+) -> Partition:
+    part = partition_graph(graph)
+    if split is not None or n_stages not in (None, len(part.stages)):
+        raise ValueError(
+            f"the graph is split into {len(part.stages)} stages already; leave n_stages= and "
+            f"split= out, or pass the model that was split"
+        )
+    return part
 
 
 def _check_arguments(

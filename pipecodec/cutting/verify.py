@@ -62,7 +62,7 @@ def verify_values(model: nn.Module, part: Partition, batch: Batch, training: boo
 def _results(
     model: nn.Module, training: bool, call: Callable[[Batch], Any], batch: Batch
 ) -> Results:
-    copied = batch.map(_copied)
+    copied = batch.copy()
     with untouched(model), torch.enable_grad():
         if model.training is not training:
             model.train(training)
@@ -74,10 +74,6 @@ def _results(
             torch.autograd.backward(losses)
         gradients = {name: p.grad for name, p in model.named_parameters()}
     return [(path, tensor.detach()) for path, tensor in tensors], gradients, type(output)
-
-
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 def _losses(output: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -82,7 +82,11 @@ def install(engine: Any, hooks: Hooks) -> None:
     stock = engine._INSTRUCTION_MAP
     engine._INSTRUCTION_MAP = {
         **stock,
-        **{kind: _instruction(stock[kind], each) for kind, each in hooks.instructions.items()},
+        **{
+            kind: _instruction(stock[kind], each)
+            for kind, each in hooks.instructions.items()
+            if each.instead or any((*each.before, *each.after, *each.failed))
+        },
     }
     if hooks.clip_fp32_gradients is not None:
         engine.clip_fp32_gradients = hooks.clip_fp32_gradients

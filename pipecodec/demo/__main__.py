@@ -99,6 +99,11 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
         action="store_true",
         help="share one weight between the first and the last stage: embedding and output head",
     )
+    parser.add_argument(
+        "--by-hand",
+        action="store_true",
+        help="take stages that were made by hand, instead of cutting the model by observing it",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.steps < 1:
         parser.error(f"--steps {chosen.steps}: give at least 1")

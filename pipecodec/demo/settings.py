@@ -18,7 +18,8 @@ class Settings:
     """One training; ``micro_batches`` of ``batch`` windows padded to ``length`` make a step.
 
     ``model`` is a key of ``TITLES``; ``attention`` is Hugging Face's name of an implementation;
-    ``tied`` makes the token embedding and the output head one weight; ``device`` is one of
+    ``tied`` makes the token embedding and the output head one weight; ``by_hand`` takes stages that
+    were made by hand instead of those of ``pipecodec.partition``; ``device`` is one of
     ``pipecodec.demo.device.DEVICES``.
     """
 
@@ -27,6 +28,7 @@ class Settings:
     steps: int = 40
     attention: str = "sdpa"
     tied: bool = False
+    by_hand: bool = False
     device: str = "auto"
     batch: int = 8
     length: int = 128

@@ -7,7 +7,7 @@ and transformers themselves: the process that starts them needs neither.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +51,25 @@ def train_pipeline(rank: Rank, settings: Settings) -> Trained:
     from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
 
     import pipecodec.deepspeed
-    from pipecodec.demo.models import build_model, causal_lm_loss, cut_into_stages
+    from pipecodec.demo.models import build_model
 
     deepspeed.init_distributed(dist_backend=rank.backend, verbose=False)
     model = build_model(settings.model, attention=settings.attention, tied=settings.tied)
     names = {parameter: name for name, parameter in model.named_parameters()}
+    text = standard_library_text()
+    loss_fn: Callable[[Any, Any], torch.Tensor] | None = None  # the model's own
+    if settings.by_hand:
+        from pipecodec.demo.by_hand import causal_lm_loss, cut_into_stages
+
+        part = pipecodec.partition_modules(cut_into_stages(model, settings.stages))
+        loss_fn = causal_lm_loss
+    else:
+        example = _micro_batches(settings, text, 0)[0]
+        part = pipecodec.partition(model, kwargs=example._asdict(), n_stages=settings.stages)
     engine, *_ = pipecodec.deepspeed.initialize(
-        pipecodec.partition_modules(cut_into_stages(model, settings.stages)),
+        part,
         topology=PipeDataParallelTopology(num_pp=settings.stages, num_dp=1),
-        loss_fn=causal_lm_loss,
+        loss_fn=loss_fn,
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=settings.learning_rate),
         config={
             "train_micro_batch_size_per_gpu": settings.batch,
@@ -71,7 +81,6 @@ def train_pipeline(rank: Rank, settings: Settings) -> Trained:
     (stage,) = engine.module.forward_funcs
     crossing = watch(stage)
 
-    text = standard_library_text()
     losses = []
     for step in range(settings.steps):
         began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from ..codec import Codec, pack, unpack
 from ..describe import type_name
 from ..errors import CodecError
 
-__all__ = ["Leaf", "Packed", "Packer"]
+__all__ = ["Leaf", "Packed", "Packer", "own_leaves"]
 
 _CONTAINERS = {
     "DATACLASS",
@@ -46,8 +47,9 @@ class Leaf:
     shape: tuple[int, ...] | None = None
     nbytes: int = 0
     tensor: torch.Tensor | None = None
-    """As the next stage gets it: one that requires a gradient is an alias, whose gradient is that
-    of later stages alone."""
+    """As the stage before the boundary gives it."""
+    received: torch.Tensor | None = None
+    """As the stage after it gets it: a copy, whose gradient is that of later stages alone."""
     alias: bool = False
 
 
@@ -62,6 +64,18 @@ class Packed:
     """Why values cannot be packed, or not as the first batch's were; each with its path."""
     passed: Sequence[Any]
     """The values that the next stage gets."""
+
+
+def own_leaves(values: Mapping[str, Any]) -> list[Leaf]:
+    """Return the leaves of inputs that the last stage takes from its own batch."""
+    try:
+        *apart, frame = pack(list(values.values()))
+    except CodecError:
+        return [
+            Leaf(name, name, type(value).__name__, "own batch") for name, value in values.items()
+        ]
+    leaves = _leaves(list(values), [*apart, frame], apart, apart)
+    return [dataclasses.replace(leaf, travels="own batch") for leaf in leaves]
 
 
 class Packer:
@@ -84,19 +98,19 @@ class Packer:
                 faults.append(error)
                 tensors = Codec(transport="tunnel", dynamic_shape=True).pack(list(good.values()))
         *apart, frame = pack(list(good.values()))
-        aliases = [torch.ops.aten.alias(leaf) if leaf.requires_grad else leaf for leaf in apart]
-        leaves = list(_leaves(list(good), tensors, aliases))
+        copies = list(map(_copy, apart))
+        whole = len(good) == len(values)
+        leaves = list(_leaves(list(good), tensors, apart, copies if whole else apart))
         leaves += [
             Leaf(name, name, type(value).__name__, "cannot")
             for name, value in values.items()
             if name not in good
         ]
-        whole = len(good) == len(values)
         return Packed(
             leaves,
             sizes=[] if faults else [each.numel() * each.element_size() for each in tensors],
             faults=faults,
-            passed=unpack((*aliases, frame)) if whole else list(values.values()),
+            passed=unpack((*copies, frame)) if whole else list(values.values()),
         )
 
     def _pack(self, values: Mapping[str, Any]) -> tuple[tuple[torch.Tensor, ...], str | None]:
@@ -105,6 +119,15 @@ class Packer:
             return self._codec.pack(list(values.values())), None
         except CodecError as error:
             return (), str(error)
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy with memory of its own, in which expanded dimensions stay expanded."""
+    small = tensor
+    for dim, (elements, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if elements > 1 and stride == 0:
+            small = small.narrow(dim, 0, 1)
+    return small.clone().expand_as(tensor) if small is not tensor else tensor.clone()
 
 
 def _faults(value: Any, path: str) -> Iterator[str]:
@@ -127,21 +150,27 @@ def _faults(value: Any, path: str) -> Iterator[str]:
 
 
 def _leaves(
-    names: Sequence[str], tensors: Sequence[torch.Tensor], aliases: Sequence[torch.Tensor]
+    names: Sequence[str],
+    tensors: Sequence[torch.Tensor],
+    sent: Sequence[torch.Tensor],
+    received: Sequence[torch.Tensor],
 ) -> Iterator[Leaf]:
-    place, slots = -1, iter(aliases)
+    place, ends = -1, zip(sent, received, strict=True)
     for depth, path, _, kind, text, children, tensor in _C.ReceivedFrame(tensors).rows():
         place += depth == 1
         if depth == 0 or (kind in _CONTAINERS and children):
             continue
-        name = names[place]
+        name, mark, _ = names[place].partition("@")
+        if mark and text.endswith((".LOCAL", ".ABSENT")):
+            continue  # an input that no stage changed: it is that of the last stage's own batch
         path = name + path.removeprefix(f"outputs[{place}]")
         if tensor is not None:
             dtype, shape, route, _, nbytes, _ = tensor
-            own = next(slots) if kind == "TORCH_TENSOR" else None
+            own, copy = next(ends) if kind == "TORCH_TENSOR" else (None, None)
             yield Leaf(
                 name, path, "tensor", _ROUTES[route], dtype=dtype, shape=shape,
-                nbytes=nbytes if own is not None else 0, tensor=own, alias=own is None,
+                nbytes=nbytes if own is not None else 0, tensor=own, received=copy,
+                alias=own is None,
             )  # fmt: skip
         elif text.endswith("Absent.ABSENT"):
             yield Leaf(name, path, "absent", "structure", text)

@@ -33,7 +33,8 @@ class Crossing:
     """Of a tensor's elements; 0 where that is unknown, and for a value that is no tensor."""
     travels: str
     """"tunnel" (with all other leaves that have gradients), "frame", "own message", "number" or
-    "static number" (equal in all batches given), "structure", "cannot", or "unknown"."""
+    "static number" (equal in all batches given), "structure", "cannot", "unknown", or "own batch":
+    an input that the last stage takes from the batch of its own rank, and that does not cross."""
     gradient: bool
     used: bool | None
     """Whether the loss gives it a gradient; None where that is unknown, or it requires none."""
@@ -118,7 +119,7 @@ class Report:
     notes: list[str]
 
     def __str__(self) -> str:
-        """Return the report as text of at most about 110 columns."""
+        """Return the report as text; lines that are no row of a table have at most 110 columns."""
         from .text import as_text
 
         return as_text(self)

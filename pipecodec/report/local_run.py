@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from ..cutting.untouched import untouched
+from ..errors import bug
+from ..stages.local_inputs import Local, find_local_inputs
 from ..stages.partition import Partition
-from ..stages.stage import Stage, bind_inputs
+from ..stages.stage import Absent, Stage, bind_inputs, look_up
 
 __all__ = ["At", "Failure", "measure", "run_stages"]
 
@@ -28,6 +30,8 @@ class At:
     boundary: int
     values: dict[str, Any]
     made_by: dict[str, int | None]
+    own: dict[str, Any]
+    """Inputs that enter the last stage from its own batch, and so do not cross here."""
 
 
 @dataclass(frozen=True)
@@ -51,30 +55,43 @@ def run_stages(
     each stage and the seconds of its forward.
     """
     values: Sequence[Any] = bind_inputs(part.input_names, args, kwargs)
+    batch = dict(zip(part.input_names, values, strict=True))
+    local = find_local_inputs(part.liveness, part.stage_id_2_arg_names, part.outputs)
     made_by: dict[str, int | None] = {}
-    output: Any = None
+    last = len(part.stages) - 1
     for k, module in enumerate(part.stages):
-        stage = Stage(part.liveness, part.stage_id_2_arg_names, k, outputs=part.outputs[k])
+        stage = Stage(local.liveness, part.stage_id_2_arg_names, k, outputs=part.outputs[k])
         try:
             env = stage.bind(values)
+            if k == last:
+                local.resolve(env, batch)
+            state = {} if k == last else local.before(env, k)
             positional, keyword = stage.arguments(env)
             start = _now(module)
             output = module(*positional, **keyword)
             if clock is not None:
                 clock(k, _now(module) - start)
-            if k + 1 < len(part.stages):
-                before = dict(env)
-                stage.name_outputs(env, output)
-                made_by |= {
-                    name: k for name in env if name not in before or env[name] is not before[name]
-                }
-                names = part.liveness[k + 1]
-                found = dict(zip(names, stage.collect(env, names), strict=True))
+            if k == last:
+                return output
+            before = dict(env)
+            stage.name_outputs(env, output)
+            made_by |= {
+                name: k for name in env if name not in before or env[name] is not before[name]
+            }
+            names = local.liveness[k + 1]
+            local.after(env, state, names)
+            found = dict(zip(names, stage.collect(env, names), strict=True))
         except Exception as error:
             return Failure(k, error)
-        if k + 1 < len(part.stages):
-            values = look(At(k, found, {name: _maker(name, made_by) for name in found}))
-    return output
+        crossing = {  # with the inputs that a stage changed, under their own names
+            name.partition("@")[0]
+            for name, value in found.items()
+            if not ("@" in name and isinstance(value, (Absent, Local)))
+        }
+        makers = {name: _maker(name, made_by) for name in crossing}
+        own = {n: look_up(batch, n) for n in part.liveness[k + 1] if n not in crossing}
+        values = look(At(k, found, makers, own))
+    raise bug("a partition without a stage")
 
 
 def measure(part: Partition, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[float]:

@@ -25,6 +25,8 @@ def leaf_rules(leaf: Leaf, used: bool | None, varies: bool | None) -> tuple[str,
 
     docs/boundary.md has the engine's errors, each of them seen.
     """
+    if leaf.travels == "own batch":
+        return ()
     if leaf.alias:
         return ("a tensor that occurs twice: arrives as two",)
     tensor = leaf.tensor

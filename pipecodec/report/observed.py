@@ -10,7 +10,7 @@ from torch import nn
 
 from ..cutting.untouched import untouched
 from ..stages.partition import Partition
-from .crossings import Leaf, Packed, Packer
+from .crossings import Leaf, Packed, Packer, own_leaves
 from .facts import Boundary, Crossing, Problem
 from .gradients import used_tensors
 from .local_run import At, Failure, run_stages
@@ -47,7 +47,16 @@ def observe(part: Partition, batches: Sequence[Batch]) -> tuple[list[Boundary], 
             result = run_stages(part, args, kwargs, look)
             if number == 0 and not isinstance(result, Failure):
                 output, layer_calls = result, calls
-                used = used_tensors(output, _tensors(seen))
+                try:
+                    used = used_tensors(output, _tensors(seen))
+                except Exception as error:
+                    problems.append(
+                        Problem(
+                            None,
+                            f"backward {_shown(error)}",
+                            "mend it first; which values get a gradient is unknown",
+                        )
+                    )
         problems += _faults(number, seen, result)
         runs.append(seen)
     pairs = [_pairs(part, runs, k, used) for k in range(len(runs[0]))]
@@ -58,7 +67,8 @@ def observe(part: Partition, batches: Sequence[Batch]) -> tuple[list[Boundary], 
 
 
 def _tensors(seen: Seen) -> list[torch.Tensor]:
-    return [leaf.tensor for _, packed in seen for leaf in packed.leaves if leaf.tensor is not None]
+    leaves = [leaf for _, packed in seen for leaf in packed.leaves]
+    return [leaf.received for leaf in leaves if leaf.received is not None]
 
 
 def _faults(number: int, seen: Seen, result: Any) -> Iterator[Problem]:
@@ -68,12 +78,15 @@ def _faults(number: int, seen: Seen, result: Any) -> Iterator[Problem]:
             fault, _, remedy = text.partition("; ")
             yield Problem(at.boundary, fault + which, remedy)
     if isinstance(result, Failure):
-        error = result.error
         yield Problem(
             result.stage,
-            f"it raises {type(error).__name__}: {error}{which}",
-            "nothing after it could be looked at with this batch",
+            f"it {_shown(result.error)}{which}",
+            "mend it first; nothing after it could be looked at with this batch",
         )
+
+
+def _shown(error: Exception) -> str:
+    return f"raises {type(error).__name__}: {str(error).strip()}"
 
 
 def _pairs(
@@ -83,10 +96,14 @@ def _pairs(
     at, packed = runs[0][k]
     others = [{leaf.path: leaf for leaf in run[k][1].leaves} for run in runs[1:] if len(run) > k]
     remade = {(n, made) for later, _ in runs[0] for n, made in later.made_by.items() if made}
-    users = {name: users_of(part, name, k, remade) for name in at.values}
-    return [
+    names = [name.partition("@")[0] for name in at.values]
+    users = {name: users_of(part, name, k, remade) for name in names}
+    pairs = [
         (_crossing(part, at, leaf, users[leaf.name], others, used), leaf) for leaf in packed.leaves
     ]
+    last = (len(part.stages) - 1,)
+    owned = own_leaves(at.own)
+    return pairs + [(_crossing(part, at, leaf, last, (), {}), leaf) for leaf in owned]
 
 
 def _crossing(
@@ -100,7 +117,7 @@ def _crossing(
     cut = part.cut
     gradient = leaf.travels == "tunnel" and not leaf.alias
     varies = any(_differ(leaf, other.get(leaf.path)) for other in others) if others else None
-    needed = used.get(id(leaf.tensor)) if gradient else None
+    needed = used.get(id(leaf.received)) if gradient else None
     static = leaf.travels == "number" and varies is False
     return Crossing(
         name=leaf.name,
@@ -113,7 +130,7 @@ def _crossing(
         gradient=gradient,
         used=needed,
         used_by=users,
-        made_by=at.made_by[leaf.name],
+        made_by=at.made_by.get(leaf.name),
         maker=None if cut is None else cut.makers.get(leaf.name),
         varies=varies,
         rules=leaf_rules(leaf, needed, varies),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ..stages.ties import memory_of
 from .crossings import Leaf
 from .facts import Crossing, Problem
 from .gradients import loss_of
@@ -27,25 +26,26 @@ def passing_values(
 ) -> Iterator[Problem]:
     """Yield a problem for each boundary that a cache crosses, or much that no loss needs."""
     entries = dict(_entries(output))
-    cached = {
-        memory_of(t) for key in _CACHES if key in entries for t in _tensors(entries[key], _DEEPEST)
-    }
-    given = {memory_of(tensor) for tensor in _tensors(output, _DEEPEST)}
+    held = [entries[key] for key in _CACHES if key in entries]
+    cached = _ways_to(_tensors(held, _DEEPEST), crossings)
+    given = _ways_to(_tensors(output, _DEEPEST), crossings)
     for k, pairs in enumerate(crossings):
-        total = sum(crossing.nbytes for crossing, _ in pairs)
-        caches = [each for each, leaf in pairs if _memory(leaf) in cached or _is_cache(leaf)]
+        total = sum(each.nbytes for each, _ in pairs if each.travels != "own batch")
+        caches = [each for each, leaf in pairs if id(leaf.received) in cached or _is_cache(leaf)]
         if caches:
+            nbytes = sum(each.nbytes for each in caches)
             yield Problem(
                 k,
-                f"a cache of {size(sum(each.nbytes for each in caches))} crosses to stage {k + 1}: "
+                f"a cache{f' of {size(nbytes)}' if nbytes else ''} crosses to stage {k + 1}: "
                 f"{_listed(caches)}",
                 "set use_cache=False in the model's configuration, or keep only the loss with "
                 'partition(..., outputs=["loss"])',
             )
         passing = [
-            each for each, leaf in pairs
-            if _memory(leaf) in given and each not in caches and not each.used
-        ]  # fmt: skip
+            each
+            for each, leaf in pairs
+            if id(leaf.received) in given and each not in caches and not each.used
+        ]
         nbytes = sum(each.nbytes for each in passing)
         if loss_of(output) is not None and nbytes > LARGE * total:
             yield Problem(
@@ -57,15 +57,21 @@ def passing_values(
             )
 
 
+def _ways_to(
+    tensors: Iterable[torch.Tensor], crossings: Sequence[Sequence[tuple[Crossing, Leaf]]]
+) -> set[int]:
+    """Return the ids of the received tensors that become one of `tensors` as they are."""
+    found = set(map(id, tensors))
+    for pairs in reversed(crossings):
+        found |= {id(leaf.tensor) for _, leaf in pairs if id(leaf.received) in found}
+    return found
+
+
 def _entries(output: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(output, Mapping):
         yield from ((str(key), value) for key, value in output.items())
     elif not isinstance(output, torch.Tensor) and hasattr(output, "__dict__"):
         yield from vars(output).items()
-
-
-def _memory(leaf: Leaf) -> Hashable:
-    return None if leaf.tensor is None else memory_of(leaf.tensor)
 
 
 def _is_cache(leaf: Leaf) -> bool:

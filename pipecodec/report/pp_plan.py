@@ -87,8 +87,8 @@ def omitted_by_plan(
             crossing.name
             for crossing, leaf in pairs
             if crossing.made_by is not None
-            and leaf.tensor is not None
-            and id(leaf.tensor) not in call.tensors
+            and leaf.received is not None
+            and id(leaf.received) not in call.tensors
         ]
         if len(beside) == len(pairs):  # the stage computes its layers' input from these
             beside = []

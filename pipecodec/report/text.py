@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from .facts import Boundary, Crossing, Report, StageReport
 
 __all__ = ["as_text", "size"]
+
+
+WIDTH = 110
 
 
 def as_text(report: Report) -> str:
@@ -16,7 +20,7 @@ def as_text(report: Report) -> str:
         lines += ["", *_boundary(boundary)]
     lines += ["", *_problems(report)]
     if report.notes:
-        lines += ["", "notes", *(f"  {note}" for note in report.notes)]
+        lines += ["", "notes", *(line for note in report.notes for line in _wrapped(note, 2))]
     return "\n".join(lines)
 
 
@@ -36,7 +40,7 @@ def _stages(report: Report) -> Iterator[str]:
     yield from _table([head, *map(_stage_row, report.stages)], right={2, 4, 5, 6, 7})
     tied = [f"stage {each.index}: {', '.join(each.tied)}" for each in report.stages if each.tied]
     if tied:
-        yield f"tied: {'; '.join(tied)}"
+        yield from _wrapped(f"tied: {'; '.join(tied)}")
 
 
 def _stage_row(stage: StageReport) -> list[str]:
@@ -64,13 +68,13 @@ def _schedule(report: Report) -> Iterator[str]:
     )
     if each.measured_bubble is not None:
         text += f", {100 * each.measured_bubble:.0f} % with these times"
-    yield text
-    yield f"  {each.source}"
+    yield from _wrapped(text)
+    yield from _wrapped(each.source, 2)
 
 
 def _boundary(boundary: Boundary) -> Iterator[str]:
     k = boundary.index
-    yield f"boundary {k}→{k + 1}: " + _messages(boundary)
+    yield from _wrapped(f"boundary {k}→{k + 1}: " + _messages(boundary))
     if boundary.crossings:
         head = ["value", "type", "bytes", "travels", "gradient", "made by", "used by"]
         rows = [head, *map(_crossing_row, boundary.crossings)]
@@ -88,8 +92,10 @@ def _boundary(boundary: Boundary) -> Iterator[str]:
             rules.setdefault(rule, []).append(crossing.path)
     if rules or boundary.tuple_rules:
         yield "  rules of the engine that a plain tuple breaks, met here"
-        yield from (f"    {rule}: {_listed(paths)}" for rule, paths in rules.items())
-        yield from (f"    {rule}" for rule in boundary.tuple_rules)
+        for rule, paths in rules.items():
+            yield from _wrapped(f"{rule}: {_listed(paths)}", 4)
+        for rule in boundary.tuple_rules:
+            yield from _wrapped(rule, 4)
 
 
 def _messages(boundary: Boundary) -> str:
@@ -105,9 +111,10 @@ def _messages(boundary: Boundary) -> str:
 
 def _prices(boundary: Boundary) -> Iterator[str]:
     if boundary.sent_bytes is not None and boundary.recomputed_bytes is not None:
-        yield (
-            f"  observed by partition: {size(boundary.sent_bytes)} if masks, positions and rotary "
-            f"tables are sent, {size(boundary.recomputed_bytes)} if they are recomputed"
+        yield from _wrapped(
+            f"observed by partition: {size(boundary.sent_bytes)} if masks, positions and rotary "
+            f"tables are sent, {size(boundary.recomputed_bytes)} if they are recomputed",
+            2,
         )
 
 
@@ -134,14 +141,22 @@ def _crossing_row(crossing: Crossing) -> list[str]:
 def _problems(report: Report) -> Iterator[str]:
     yield "problems" if report.problems else "no problems"
     for stage, fault, remedy in report.problems:
-        yield f"  {'all stages' if stage is None else f'stage {stage}'}: {fault}"
+        where = "all stages" if stage is None else f"stage {stage}"
+        yield from _wrapped(f"{where}: {fault}", 2)
         if remedy:
-            yield f"    → {remedy}"
+            yield from _wrapped(f"→ {remedy}", 4)
 
 
 def _listed(paths: Sequence[str]) -> str:
     names = list(dict.fromkeys(paths))
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _wrapped(text: str, indent: int = 0) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _table(rows: Sequence[Sequence[str]], right: set[int]) -> Iterator[str]:

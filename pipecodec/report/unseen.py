@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from .. import _C
 from ..stages.liveness import arg_name
+from ..stages.local_inputs import find_local_inputs
 from ..stages.partition import Partition
 from .facts import Boundary, Crossing
 
@@ -52,6 +53,7 @@ def boundaries_of_cut(part: Partition) -> list[Boundary]:
     """Describe the boundaries by liveness, and by the cut's observation if there is one."""
     cut = part.cut
     way = "recompute" if cut is not None and cut.recomputed else "send"
+    local = find_local_inputs(part.liveness, part.stage_id_2_arg_names, part.outputs)
     boundaries = []
     for k in range(len(part.stages) - 1):
         seen = cut.crossing[way][k] if cut is not None and way in cut.crossing else {}
@@ -63,6 +65,8 @@ def boundaries_of_cut(part: Partition) -> list[Boundary]:
             if tensor is not None:
                 travels = "frame" if tensor.nbytes <= _C.SMALL_LEAF else "own message"
                 travels = "tunnel" if tensor.requires_grad else travels
+            if name not in local.liveness[k + 1]:
+                travels = "own batch"
             crossings.append(
                 Crossing(
                     name=name,

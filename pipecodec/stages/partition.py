@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..codec import Codec
-from ..cutting.cut import Cut
+from .cut import Cut
 from .liveness import Arg, analyze_signatures
 from .model_state import ModelState, Place, copied_from, locate
 from .no_memory import has_no_memory

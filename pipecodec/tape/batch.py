@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from .errors import TapeError
+from .structure import copied
 
 __all__ = ["Batch"]
 
@@ -60,6 +61,14 @@ class Batch(NamedTuple):
     def call(self, model: nn.Module) -> Any:
         """Return the model's output for this batch."""
         return model(*self.positional.values(), **self.named)
+
+    def copy(self) -> Batch:
+        """Return a batch with tensors and containers of its own, which a model may write into."""
+        memo: dict[int, Any] = {}
+        return Batch(
+            {name: copied(value, memo) for name, value in self.positional.items()},
+            {name: copied(value, memo) for name, value in self.named.items()},
+        )
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         """Return a batch with `function` of each tensor in its place."""

@@ -14,14 +14,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .ambient import ambient_now
 from .errors import TapeError
-from .numbers import TracedFloat, TracedInt, plain
+from .numbers import TracedFloat, TracedInt, plain, traced
 from .place import place
 from .purity import hollow_arguments
 from .recorder import Recorder
-from .structure import take, tensors_in
+from .structure import numbers_in, put, take, tensors_in
 from .tape import Method, Out, Step
 
 __all__ = ["intercepted"]
+
+_IN_A_CONTAINER = 2  # (0 or 1, position or name) is an argument itself
 
 
 @contextmanager
@@ -142,6 +144,7 @@ class Leaves:
     ) -> Any:
         recorder, name = self.recorder, str(step.target)
         before = {path: (id(t), _version(t)) for path, t in tensors_in((args, kwargs))}
+        numbers = dict(numbers_in((args, kwargs)))
         buffers = [(buffer, _version(buffer)) for buffer in module.buffers()]
         is_method = isinstance(step.target, Method)
         prefix = name.rpartition(".")[0] if is_method else name
@@ -159,6 +162,7 @@ class Leaves:
         recorder.values.last_call.pop(name, None)
         recorder.values.last_call[name] = step
         self._note_arguments(step, before, args, kwargs)
+        self._note_numbers(step, numbers, args, kwargs)
         if any(_version(buffer) != version for buffer, version in buffers):
             step.writes_held += (name,)
         if not is_method:
@@ -242,6 +246,20 @@ class Leaves:
                     recorder.values.written.add(recorder.values.keys[id(tensor)])
                 elif id(tensor) in recorder.values.held:
                     step.writes_held += (recorder.values.held[id(tensor)],)
+
+    def _note_numbers(
+        self, step: Step, before: dict[Any, int | float], args: Any, kwargs: Any
+    ) -> None:
+        """Note the numbers that a leaf set in its arguments, such as a cache's count."""
+        recorder = self.recorder
+        for path, number in list(numbers_in((args, kwargs))):
+            if len(path) > _IN_A_CONTAINER and before.get(path) != number:
+                label = ".".join([str(step.target), *map(str, path[1:])])
+                key = recorder.values.new(number, label)
+                if put((args, kwargs), path, traced(number, recorder, key)):
+                    step.outs.append(Out("args", path, key))
+                    holders = [take((args, kwargs), path[:n]) for n in range(1, len(path))]
+                    recorder.values.opened.update(map(id, holders))
 
 
 def _version(tensor: torch.Tensor) -> int | None:

@@ -56,6 +56,7 @@ def _observe(
     tape = recorder.tape
     if fake is not None:
         batch, recorder.in_leaf = batch.map(fake.input), fake.leaf
+    batch = batch.copy()
     for name, value in batch.inputs.items():
         _add_input(recorder, name, value)
     before = _glue_state(model, glue)

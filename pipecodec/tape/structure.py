@@ -16,10 +16,13 @@ from torch.utils import _pytree as pytree
 __all__ = [
     "Parts",
     "containers_in",
+    "copied",
     "hidden_in",
     "is_object",
     "lengths_in",
+    "numbers_in",
     "open_up",
+    "put",
     "take",
     "tensors_in",
 ]
@@ -131,6 +134,19 @@ def is_object(value: Any) -> bool:
     )
 
 
+def copied(value: Any, memo: dict[int, Any]) -> Any:
+    """Return a copy of all containers and tensors in `value`; `memo` keeps aliases one."""
+    if id(value) in memo:
+        return memo[id(value)]
+    new = value
+    if isinstance(value, torch.Tensor):
+        new = value.detach().clone().requires_grad_(value.requires_grad)
+    elif value is not None and (parts := open_up(value)):
+        new = parts.rebuild([copied(child, memo) for child in parts.children])
+    memo[id(value)] = new
+    return new
+
+
 def take(value: Any, path: Path) -> Any:
     """Return the part of `value` at `path`, as :func:`tensors_in` gives it."""
     for key in path:
@@ -158,6 +174,31 @@ def tensors_in(
     elif value is not None and id(value) not in above and (parts := open_up(value)):
         for key, child in zip(parts.keys, parts.children, strict=True):
             yield from tensors_in(child, (*path, key), (*above, id(value)))
+
+
+def numbers_in(
+    value: Any, path: Path = (), above: tuple[int, ...] = ()
+) -> Iterator[tuple[Path, int | float]]:
+    """Yield (path, number) for every int and float in `value`."""
+    if type(value) in (int, float):
+        yield path, value
+    elif value is None or isinstance(value, torch.Tensor) or id(value) in above:
+        return
+    elif not isinstance(value, (str, bytes, int, float)) and (parts := open_up(value)):
+        for key, child in zip(parts.keys, parts.children, strict=True):
+            yield from numbers_in(child, (*path, key), (*above, id(value)))
+
+
+def put(value: Any, path: Path, new: Any) -> bool:
+    """Put `new` at `path` into a list, a dict or an object; return whether that was possible."""
+    holder, key = take(value, path[:-1]), path[-1]
+    if type(holder) in (list, dict):
+        holder[key] = new
+    elif is_object(holder):
+        vars(holder)[key] = new
+    else:
+        return False
+    return True
 
 
 def containers_in(

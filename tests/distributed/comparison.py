@@ -19,6 +19,7 @@ def check(ranks: Sequence[Trained], expected: Trained, within: float = 0.0) -> N
         return
     for rank in ranks:
         assert np.allclose(rank.losses, expected.losses, rtol=0.0, atol=within)
+        assert np.allclose(rank.evaluations, expected.evaluations, rtol=0.0, atol=within)
     assert not _lacking(ranks, expected)
     assert distance(ranks, expected) <= within, different
 

@@ -47,7 +47,8 @@ def build(name: str, stages: int) -> tuple[nn.Module, list[nn.Module], Any]:
 
         model = build_t5(VOCABULARY)
         return model, t5_stages(model, stages), t5_loss
-    from pipecodec.demo.models import build_model, causal_lm_loss, cut_into_stages
+    from pipecodec.demo.by_hand import causal_lm_loss, cut_into_stages
+    from pipecodec.demo.models import build_model
 
     model = build_model(name, attention="eager")
     return model, cut_into_stages(model, stages), causal_lm_loss

@@ -10,7 +10,7 @@ import torch
 
 import pipecodec
 from pipecodec import Partition
-from pipecodec.deepspeed import initialize
+from pipecodec.deepspeed import initialize, model_state_dict
 from pipecodec.demo.launch import Rank
 
 from .engines import Grid, engine_for, join
@@ -97,16 +97,19 @@ def test_dualpipev_keeps_static_shapes_and_says_so_once() -> None:
 
 
 def evaluated(rank: Rank) -> Any:
-    """Compare the outputs of an evaluation with those of the model."""
+    """Compare the outputs of an evaluation, and the state dict, with those of the model."""
     case = Observed("llama", TWO)
     model = case.build()
     batches = list(case.batches(1, 0, evaluate=True))
     with torch.no_grad():
         expected = [model.eval()(**batch) for batch in batches]
-    engine = engine_for(cut(case, model.train(), n_stages=2), TWO, loss_fn=None)
+    part = cut(case, model.train(), n_stages=2)
+    engine = engine_for(part, TWO, loss_fn=None)
     outputs = engine.eval_batch(iter(batches), compute_loss=False)
+    state = model_state_dict(engine, part)
     if rank.rank == 0:
-        return outputs
+        own = model.state_dict()
+        return list(state) == list(own) and all(torch.equal(state[key], own[key]) for key in own)
     return [same(*both) for both in zip(outputs, expected, strict=True)]
 
 
@@ -116,5 +119,5 @@ def same(one: Any, other: Any) -> bool:
     return torch.equal(one.logits, other.logits) and torch.equal(one.loss, other.loss)
 
 
-def test_an_evaluation_returns_the_outputs_of_the_model() -> None:
-    assert values(evaluated, 2) == [None, [True] * 3]
+def test_an_evaluation_returns_the_outputs_of_the_model_and_its_state_dict_is_the_models() -> None:
+    assert values(evaluated, 2) == [True, [True] * 3]

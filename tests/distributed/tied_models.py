@@ -86,7 +86,7 @@ def cut(model: Any, stages: int) -> list[nn.Module]:
         from .t5 import t5_stages
 
         return t5_stages(model, stages)
-    from pipecodec.demo.models import cut_into_stages
+    from pipecodec.demo.by_hand import cut_into_stages
 
     return cut_into_stages(model, stages)
 

@@ -19,7 +19,7 @@ from .forked import Ended, in_processes
 from .table import page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
-BOUNDS = {"at_a_time": 2, "seconds": 120, "gigabytes": 10}
+BOUNDS = {"at_a_time": 2, "seconds": 300, "gigabytes": 10}
 
 
 def main() -> int:

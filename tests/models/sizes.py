@@ -25,7 +25,7 @@ SIZES = {
         qk_nope_head_dim rotary_dim index_topk patch_size laurel_rank""",
     8: """head_dim v_head_dim global_head_dim swa_head_dim index_head_dim linear_key_head_dim
         linear_value_head_dim linear_head_dim d_kv d_head dim_head kv_channels sliding_window
-        state_size ssm_state_size mamba_d_state mamba_chunk_size chunk_size o_lora_rank""",
+        state_size ssm_state_size mamba_d_state mamba_chunk_size chunk_size attention_window o_lora_rank""",
     16: """moe_intermediate_size q_lora_rank kv_lora_rank hidden_size_per_layer_input image_size
         crop_size num_mel_bins feature_projection_input_dim subsampling_conv_channels
         num_conv_pos_embeddings classifier_proj_size xvector_output_dim""",

@@ -22,8 +22,9 @@ HEAD = """# Models that are cut
 `pipecodec.partition`, and compares the stages with the model: the output's type and structure,
 every tensor in it, and the gradients of all parameters, bit for bit; in training (with dropout
 {dropout}) and in evaluation, two batch sizes and lengths, with and without padding; once in one
-graph, and once over detached boundaries, with backward stage by stage, as on an engine. Types and
-classes are those of transformers' own mappings.
+graph, and once over detached boundaries, with backward stage by stage, as on an engine (where a
+weight is used three times or more and on several stages, its gradients are added in another order
+there, and compared within rounding). Types and classes are those of transformers' own mappings.
 
 *Right*: equal in all of these; types with an asterisk need a batch of each kind in `examples=`.
 *Refused*: `partition` or a stage raised the error that is shown, in at least one of them.

@@ -12,6 +12,7 @@ __all__ = ["MASKED_LM", "SEQ2SEQ"]
 MASKED_LM: dict[str, Settings] = {
     "esm": fields(position_embedding_type="rotary", vocab_size=97),
     "esmc": fields(num_key_value_heads=4),
+    "funnel": fields(block_sizes=[2, 2, 2], num_decoder_layers=2),
     "luke": fields(entity_vocab_size=50, entity_emb_size=16),
     "neomme": fields(head_dim=16),
     "perceiver": fields(sizes=((2, 64), (3, 64)), **PERCEIVER),
