@@ -47,6 +47,7 @@ def test_loaded_stages_are_the_model_to_the_last_bit(family, folders):
         for name, tensor in tensors_of(stage).items():
             assert same_bits(tensor, whole[name]), name
             assert tensor.requires_grad == whole[name].requires_grad, name
+            assert tensor.data_ptr() % 64 == 0, name
             held.add(name)
     assert held >= set(dict(model.named_parameters()))
 
@@ -62,6 +63,21 @@ def test_loaded_stages_are_the_model_to_the_last_bit(family, folders):
             assert (parameter.grad is None) == (gradient is None), name
             assert gradient is None or same_bits(parameter.grad, gradient), name
     model.zero_grad()
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_model_on_meta_is_cut_as_the_built_one(family, folders):
+    model, _ = folders(family)
+    built = pipecodec.partition(model, kwargs=batch(), n_stages=3, verify="structure")
+    on_meta = partition(family)
+    assert on_meta.cut.fingerprint == built.cut.fingerprint
+    assert on_meta.cut.recomputed and on_meta.cut.crossing == built.cut.crossing
+    assert any("no values" in note for note in on_meta.cut.notes)
+
+
+def test_layers_without_memory_cannot_be_timed():
+    with pytest.raises(ValueError, match='balance="time" needs a model with memory'):
+        pipecodec.partition(on_meta("llama"), kwargs=batch(), n_stages=2, balance="time")
 
 
 def test_a_fake_model_is_loaded_as_one_on_meta(folders):

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..logger import get_logger
 from ..stages.cut import Cut
+from ..stages.no_memory import has_no_memory
 from ..stages.partition import Partition, partition_modules
 from ..stages.split_graph import is_split_graph, partition_graph
 from ..tape.batch import Batch
@@ -88,7 +89,7 @@ def partition(
     """
     if is_split_graph(model):
         return _split_already(model, n_stages, split)
-    _check_arguments(n_stages, split, balance, verify)
+    _check_arguments(model, n_stages, split, balance, verify)
     batch = Batch.of(model, args, kwargs or {})
     others = [_batch_of(model, example) for example in examples]
     count = len(split) + 1 if n_stages is None and split is not None else n_stages or 1
@@ -137,7 +138,11 @@ def _split_already(
 
 
 def _check_arguments(
-    n_stages: int | None, split: Sequence[str] | None, balance: Balance, verify: Verify
+    model: nn.Module,
+    n_stages: int | None,
+    split: Sequence[str] | None,
+    balance: Balance,
+    verify: Verify,
 ) -> None:
     if n_stages is None and split is None:
         raise ValueError("partition needs n_stages= (how many stages) or split= (where they begin)")
@@ -150,6 +155,11 @@ def _check_arguments(
     if verify not in ("values", "structure", False):
         raise ValueError(f'verify is "values", "structure" or False, not {verify!r}')
     if isinstance(balance, str):
+        if balance == "time" and has_no_memory(model):
+            raise ValueError(
+                'balance="time" needs a model with memory, whose layers can be timed; for one on '
+                'meta or of fake tensors pass weights, or "parameters"'
+            )
         if balance not in ("parameters", "time"):
             raise ValueError(
                 f'balance is "parameters", "time" or a list of weights, not {balance!r}'

@@ -19,6 +19,7 @@ from ..logger import get_logger
 from ..options import BoundaryOptions, one_of
 from ..registry import register_framework_dialect
 from ..stages.local_inputs import find_local_inputs
+from ..stages.no_memory import without_memory
 from .guards import comparable, protect_frames, settings_of
 from .observed import allow_observed_sizes, refuse_other_precision
 from .stage_groups import name_groups_by_stage
@@ -194,7 +195,8 @@ def build_pipeline(
     pipeline = settings_of(config).get("pipeline", {})
     recomputes = pipeline.get("activation_checkpoint_interval", 0) > 0
     own = topology.get_coord(torch.distributed.get_rank()).pipe
-    raise_on_all_ranks(_on_meta(part, {own, count - 1 - own} if schedule == "dualpipev" else {own}))
+    both = {own, count - 1 - own} if schedule == "dualpipev" else {own}
+    raise_on_all_ranks(_without_memory(part, both))
     align_group_names()
     local = None
     if packed_batches:
@@ -240,13 +242,16 @@ def _tag_sharded_parameters(stage_modules: Sequence[nn.Module]) -> None:
     logger.info("tagged %d sharded parameters as tensor_model_parallel", len(sharded), ranks=0)
 
 
-def _on_meta(part: Partition, stages: set[int]) -> str | None:
-    for stage in stages:
-        for path, parameter in part.stages[stage].named_parameters():
-            if parameter.is_meta:
+def _without_memory(part: Partition, stages: set[int]) -> str | None:
+    for stage in sorted(stages):
+        module = part.stages[stage]
+        for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if without_memory(tensor):
+                kind = "on the meta device" if tensor.is_meta else "a fake tensor"
                 return (
-                    f"{path} of stage {stage} is on the meta device; give the stages that a rank "
-                    f"runs memory and values first: to_empty(device=...) and load_state_dict(...)"
+                    f"{path} of stage {stage} is {kind}; give the stages that a rank runs memory "
+                    f"and values first: pipecodec.load_stage or materialize_stage, or "
+                    f"to_empty(device=...) and load_state_dict(...)"
                 )
     return None
 
