@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..tape.tape import Tape
+from ..tape.tape import Step, Tape
 from .code import Code
 from .plan import Plan
 from .question import Question, question, without_asked
@@ -58,7 +58,8 @@ def assemble(
         everywhere = [name for name in wanted[0] if all(name in each for each in wanted)]
         others = dict.fromkeys(n for each in wanted for n in each if n not in everywhere)
         required = everywhere + [OBSERVATION] * (several and k > 0)
-        code = StageCode(k, ways, required, list(others), gives[k])
+        again = all(_repeatable(t, plan.pieces[k]) for t, plan in zip(tapes, plans, strict=True))
+        code = StageCode(k, ways, required, list(others), gives[k], again)
         steps = [step for plan in plans for step in plan.pieces[k]]
         steps += [step for q in questions for step in q.steps] if k == 0 else []
         stages.append(make_stage(model, code, steps))
@@ -68,6 +69,11 @@ def assemble(
         for k, given in enumerate(gives)
     ]
     return stages, outputs
+
+
+def _repeatable(tape: Tape, piece: Sequence[Step]) -> bool:
+    of_inputs = tape.memories(tape.inputs.values())
+    return not any(s.writes_held or tape.memories(s.writes) & of_inputs for s in piece)
 
 
 def _gives(

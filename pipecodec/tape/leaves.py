@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch._functorch.apis as functorch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -75,12 +76,20 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
         with torch._C.DisableTorchFunction():
             return recorder.call_function(Applied(cls, apply), args, kwargs)
 
+    vmap = getattr(functorch, "vmap_impl")  # noqa: B009
+
+    def observed_vmap(*args: Any, **kwargs: Any) -> Any:
+        if not recorder.recording:
+            return vmap(*args, **kwargs)
+        return recorder.call_function(vmap, args, kwargs)
+
     wholes = []
     for name in methods:
         prefix, _, attribute = name.rpartition(".")
         owner = model.get_submodule(prefix)
         wholes.append((owner, attribute, whole(owner, Method(name), getattr(owner, attribute))))
     setattr(torch.autograd.Function, "apply", classmethod(observed_apply))  # noqa: B010
+    setattr(functorch, "vmap_impl", observed_vmap)  # noqa: B010
     for cls, original in originals.items():
         setattr(cls, "__call__", calling(original))  # noqa: B010
     for owner, attribute, called in wholes:
@@ -89,6 +98,7 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
         yield
     finally:
         setattr(torch.autograd.Function, "apply", apply)  # noqa: B010
+        setattr(functorch, "vmap_impl", vmap)  # noqa: B010
         for owner, attribute, _ in wholes:
             del vars(owner)[attribute]
         for cls, original in originals.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -135,6 +135,11 @@ class Tape:
     def used(self) -> set[int]:
         """The values that any step or the result takes."""
         return {*keys_of(self.result), *(key for step in self.steps for key in step.uses)}
+
+    def memories(self, keys: Iterable[int]) -> set[int]:
+        """Return the memories of those of the values that are tensors."""
+        facts = (self.facts[key] for key in keys)
+        return {fact.memory for fact in facts if isinstance(fact, Fact)}
 
     def new(self, value: Any, label: str, place: str) -> int:
         """Number a value."""
