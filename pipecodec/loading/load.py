@@ -50,7 +50,7 @@ def load_stage(
     buffer that cannot be computed. With ``strict=False`` keys that the model lacks are ignored.
     """
     own = Stage(part, stage)
-    where = torch.device(device)
+    where = torch.empty(0, device=device).device  # with its number
     with Folder(folder) as files:
         if files.problems:
             raise _error(stage, folder, files.problems)
@@ -88,7 +88,7 @@ class _Plan:
             self.problems.append(
                 f"{path} is no tensor, and folders have only tensors; give its module none"
             )
-        for slot in own.slots:
+        for slot in own.tensors():
             self._add(slot)
         self._check_files()
         self._check_shapes()
