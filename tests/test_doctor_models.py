@@ -75,6 +75,8 @@ def test_a_cut_model_with_its_makers_and_both_prices():
     rotary = [c for path, c in found.items() if "rotary_emb" in path]
     assert len(rotary) == 2  # cosines and sines
     assert "modeling_mixtral.py:" in rotary[0].maker
+    assert all(c.nbytes == 4 * 12 * 8 for c in rotary)
+    assert part.cut.crossing["send"][0]["model_rotary_emb"].nbytes == 2 * 4 * 12 * 8
     for boundary in report.boundaries:
         sent, recomputed = (
             sum(value.nbytes for value in part.cut.crossing[way][boundary.index].values())

@@ -248,11 +248,15 @@ def test_times_out_of_balance(part):
 
 
 def test_memory_out_of_balance(part):
-    ((stage, fault, _),) = judge_stages(part, reports(optimizer_bytes=[80, 80, 800, 80]))
+    sizes = [80, 80, 800, 80]  # beside 80 of each stage, so 880 of 340 in the mean
+    in_kib = {name: [40 * 1024] * 4 for name in ("weight_bytes", "gradient_bytes")}
+    uneven = reports(optimizer_bytes=[1024 * each for each in sizes], **in_kib)
+    assert list(judge_stages(part, uneven)) == []  # 880 KiB at most
+    in_mib = {name: [40 * 2**20] * 4 for name in ("weight_bytes", "gradient_bytes")}
+    uneven = reports(optimizer_bytes=[2**20 * each for each in sizes], **in_mib)
+    ((stage, fault, _),) = judge_stages(part, uneven)
     assert stage == 2
-    assert fault == (
-        "its weights, gradients and optimizer take 2.6 times the mean of the stages"
-    )  # 880 of 340
+    assert fault == "its weights, gradients and optimizer take 2.6 times the mean of the stages"
 
 
 def test_a_weight_that_no_stage_holds():

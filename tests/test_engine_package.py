@@ -45,6 +45,7 @@ def of_an_engine(folder: str) -> list[str]:
 def test_what_engines_share_imports_none_of_them() -> None:
     assert of_an_engine("engine") == []
     assert of_an_engine("stages") == []
+    assert of_an_engine("report") == []
     assert len(of_an_engine("deepspeed")) > 10  # so that names are found at all
 
 
@@ -52,7 +53,7 @@ def test_what_engines_share_imports_none_of_them() -> None:
 def test_what_engines_share_is_importable_without_any() -> None:
     modules = [
         f"pipecodec.{path.parent.name}.{path.stem}"
-        for folder in ("engine", "stages")
+        for folder in ("engine", "stages", "report")
         for path in (PACKAGE / folder).glob("[!_]*.py")
     ]
     assert len(modules) > 15

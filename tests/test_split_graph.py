@@ -392,5 +392,7 @@ def test_an_order_against_the_flow_is_refused():
 
 def test_other_modules_are_refused():
     assert not is_split_graph(nn.Linear(2, 2))
+    layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert not is_split_graph(fx.symbolic_trace(layers))  # calls modules, but nobody split it
     with pytest.raises(TypeError, match="a Linear is no split graph"):
         partition_graph(nn.Linear(2, 2))

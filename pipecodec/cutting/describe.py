@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..stages.cut import Crossing
 from ..stages.partition import Partition
@@ -18,13 +17,34 @@ __all__ = ["alike", "crossing", "crossing_bytes", "fingerprint", "makers"]
 def crossing(tape: Tape, plan: Plan) -> list[dict[str, Crossing]]:
     """Return for each boundary the values that cross it, by name."""
     names = value_names(tape, plan)
-    return [{names[key]: _crossed(tape.facts[key]) for key in keys} for keys in plan.crossing]
+    return [{names[key]: _crossed(tape, key) for key in keys} for keys in plan.crossing]
 
 
-def _crossed(fact: Any) -> Crossing:
+def _crossed(tape: Tape, key: int) -> Crossing:
+    fact = tape.facts[key]
     if isinstance(fact, Fact):
         return Crossing(fact.dtype, fact.shape, fact.nbytes, fact.requires_grad)
-    return Crossing(None, (), 8 if fact is not None else 0, False)
+    if fact is not None:
+        return Crossing(None, (), 8, False)
+    items = [item for item in map(tape.facts.get, _items(tape, key)) if isinstance(item, Fact)]
+    nbytes = sum(item.nbytes for item in items)
+    return Crossing(None, (), nbytes, any(item.requires_grad for item in items))
+
+
+def _items(tape: Tape, key: int) -> list[int]:
+    """Return the values that a container holds which a step gave as a whole."""
+    for step in tape.steps:
+        for whole in step.outs:
+            if whole.key == key:
+                depth = len(whole.path)
+                return [
+                    out.key
+                    for out in step.outs
+                    if out.where == whole.where
+                    and len(out.path) > depth
+                    and out.path[:depth] == whole.path
+                ]
+    return []
 
 
 def crossing_bytes(boundaries: Sequence[Mapping[str, Crossing]]) -> int:

@@ -3,75 +3,116 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Set
 from typing import NamedTuple
 
 import torch
-from torch.utils import _pytree as pytree
 
 from ..tape.batch import Batch
+from ..tape.structure import tensors_in
 
-__all__ = ["Resized", "other_padding", "other_sizes"]
+__all__ = ["Place", "Resized", "Sizes", "other_padding", "other_sizes", "sizes_of"]
 
 _MASK = "attention_mask"
-_SHORTEST = 5  # of the sequences that are shortened
+
+
+Place = tuple[str, int]
+"""A tensor among the inputs ("mask", or "kv.0" inside one), and one of its dimensions."""
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+Sizes = tuple[tuple[Place, int], ...]
 
 
 class Resized(NamedTuple):
-    """A batch of another size, and which sizes are others."""
+    """A batch of other sizes, and the dimensions that differ."""
 
     batch: Batch
-    samples: bool
-    positions: bool
+    sizes: Sizes
+    changed: frozenset[Place]
+
+
+def sizes_of(batch: Batch) -> dict[Place, int]:
+    """Return the size of each dimension of each tensor among the inputs."""
+    return {
+        (".".join([name, *map(str, path)]), dimension): int(size)
+        for name, value in batch.inputs.items()
+        for path, tensor in tensors_in(value)
+        for dimension, size in enumerate(tensor.shape)
+    }
 
 
 def other_sizes(batch: Batch) -> list[Resized]:
     """Return batches of other sizes, the one that tells most first.
 
-    They have one sample more, or one position less, or both. Samples are the size that most tensors
-    have first, or a divisor of it (the patches of an image); positions are the second sizes of the
-    integer tensors.
+    They have one sample more, or are shorter in all dimensions of one size, or both. Samples
+    are the size that most tensors have first, or a divisor of it (the patches of an image).
     """
-    tensors = [
-        leaf
-        for leaf in pytree.tree_leaves(batch.inputs)
-        if isinstance(leaf, torch.Tensor) and leaf.dim()
-    ]
-    if not tensors:
+    sizes = sizes_of(batch)
+    firsts = Counter(size for (_, dimension), size in sizes.items() if dimension == 0)
+    if not firsts:
         return []
-    samples = Counter(tensor.shape[0] for tensor in tensors).most_common(1)[0][0]
+    samples = firsts.most_common(1)[0][0]
     lengths = {
         tensor.shape[1]
-        for tensor in tensors
-        if not tensor.is_floating_point()
-        and tensor.dim() == 2
-        and tensor.shape[0] == samples
-        and tensor.shape[1] >= _SHORTEST
-    }
+        for value in batch.inputs.values()
+        for _, tensor in tensors_in(value)
+        if not tensor.is_floating_point() and tensor.dim() == 2 and tensor.shape[0] == samples
+    } - {0, 1}
+    grows = [_more(samples), _more_blocks(samples)] if samples else []
+    cuts = [_shorter(lengths, kind) for kind in (None, False, True)]
+    others = sorted({size for (_, d), size in sizes.items() if d or size % max(samples, 1)})
+    alone = [
+        _shorter({size}, kind, by)
+        for size in others
+        if size > 1
+        for by in {1: None, size - size // 2: None}
+        for kind in (None, False, True)
+    ]
+    ways: list[list[Change]] = [[cut, grow] for grow in grows for cut in cuts if lengths]
+    ways += [[grow] for grow in grows] + [[change] for change in alone]
+    resized = [_resized(batch, sizes, way) for way in ways]
+    return [one for one in resized if one.changed]
 
+
+def _resized(batch: Batch, sizes: dict[Place, int], changes: list[Change]) -> Resized:
+    for change in changes:
+        batch = batch.map(change)
+    new = sizes_of(batch)
+    changed = frozenset(place for place, size in sizes.items() if new[place] != size)
+    return Resized(batch, tuple(new.items()), changed)
+
+
+def _more(samples: int) -> Change:
     def more(tensor: torch.Tensor) -> torch.Tensor:
         grows = tensor.dim() and tensor.shape[0] == samples
         return torch.cat([tensor, tensor[:1]]) if grows else tensor
 
-    def more_blocks(tensor: torch.Tensor) -> torch.Tensor:
+    return more
+
+
+def _more_blocks(samples: int) -> Change:
+    def more(tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.dim() or tensor.shape[0] % samples:
             return tensor
         return torch.cat([tensor, tensor[: tensor.shape[0] // samples]])
 
+    return more
+
+
+def _shorter(sizes: Set[int], floating: bool | None, by: int = 1) -> Change:
+    """Drop first positions of all such dimensions but samples: padding is at the end."""
+
     def shorter(tensor: torch.Tensor) -> torch.Tensor:
-        # Without its first position, since padding is at the end.
-        cut = tensor.dim() > 1 and tensor.shape[0] in (1, samples) and tensor.shape[1] in lengths
-        return tensor[:, 1:].contiguous() if cut else tensor
+        if floating is not None and tensor.is_floating_point() is not floating:
+            return tensor
+        for dimension in range(1, tensor.dim()):
+            if tensor.shape[dimension] in sizes:
+                tensor = tensor.narrow(dimension, by, tensor.shape[dimension] - by).contiguous()
+        return tensor
 
-    def integers_shorter(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if tensor.is_floating_point() else shorter(tensor)
-
-    cuts = [shorter, integers_shorter] if lengths else []
-    grows = [more, more_blocks] if samples else []
-    return [
-        *(Resized(batch.map(cut).map(grow), True, True) for grow in grows for cut in cuts),
-        *(Resized(batch.map(grow), True, False) for grow in grows),
-        *(Resized(batch.map(cut), False, True) for cut in cuts),
-    ]
+    return shorter
 
 
 def other_padding(batch: Batch) -> Batch | None:

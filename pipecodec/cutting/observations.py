@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import numpy
-import torch
 from torch import nn
 
-from ..tape.arguments import Value
+from ..tape.arguments import Const, Value
 from ..tape.batch import Batch
 from ..tape.compare import Difference, merge
 from ..tape.errors import TapeError
-from ..tape.observe import observe
-from ..tape.tape import Fact, Tape, step_of
-from .examples import other_padding, other_sizes
+from ..tape.observe import form_of, observe, size_of
+from ..tape.structure import take
+from ..tape.tape import Tape, step_of
+from .examples import Place, Sizes, other_padding, other_sizes, sizes_of
 from .untouched import untouched
 
 __all__ = ["Observation", "Observations"]
@@ -50,8 +50,9 @@ class Observations:
     found: list[Observation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _draws: Iterator[int] = field(default_factory=count)
-    limits: list[str] = field(default_factory=list)
-    """Reasons why batches of another size take another way, or cannot be compared."""
+    limits: dict[Place, str] = field(default_factory=dict)
+    """The sizes at which the model goes another way, and where."""
+    _impossible: set[Sizes] = field(default_factory=set)
 
     @property
     def learned(self) -> int:
@@ -90,39 +91,37 @@ class Observations:
         self.found.append(Observation(tape, shown, training))
 
     def _observe_sizes(self, batch: Batch, training: bool) -> tuple[Tape, Batch]:
+        """Observe a batch, and batches of other sizes; a size that cannot be compared is fixed."""
         tape = self._observe(batch, training)
-        others = other_sizes(batch)
-        open_axes = {
-            axis for axis in ("samples", "positions") if any(getattr(o, axis) for o in others)
-        }
-        shown, reasons = batch, list[str]()
-        for other in others:
-            axes = {axis for axis in open_axes if getattr(other, axis)}
-            if not axes:
+        sizes = sizes_of(batch)
+        fixed = dict.fromkeys(sizes, "the model took no batch of another size")
+        shown = batch
+        for other in other_sizes(batch):
+            changed = other.changed & set(fixed)
+            if not changed or other.sizes in self._impossible:
                 continue
             try:
                 second = self._observe(other.batch, training)
-            except Exception as error:  # the model takes no batch of this size
-                reasons.append(f"{type(error).__name__}: {str(error)[:120]}")
+            except Exception:  # the model takes no batch of this size
+                self._impossible.add(other.sizes)
                 continue
             difference = merge(tape, second)
             if difference is None:
                 shown = other.batch if shown is batch else shown
-                open_axes -= axes
+                for place in changed:
+                    del fixed[place]
                 continue
             if self._learn(difference, tape):
                 return self._observe_sizes(batch, training)
-            reasons.append(difference.text)
             if not difference.told:
                 self._refuse_chance(batch, training)
-                _pin(tape, difference.text)
-                shown = batch
-                break
-        if open_axes:
-            self.limits += dict.fromkeys(reasons)
-            if shown is batch:
-                told = "; ".join(dict.fromkeys(reasons))
-                _pin(tape, f"no batch of another size could be compared: {told}")
+            told = dict.fromkeys(changed, difference.text)
+            fixed.update(told)
+            self.limits.update(told)
+        for place, reason in fixed.items():
+            _fix(tape, place, sizes[place], reason)
+        for place in set(self.limits) - set(fixed):
+            del self.limits[place]
         return tape, shown
 
     def _observe(self, batch: Batch, training: bool) -> Tape:
@@ -175,17 +174,12 @@ def _draw_other_numbers(seed: int) -> None:
     numpy.random.seed(seed)
 
 
-def _pin(tape: Tape, reason: str) -> None:
-    """Have the tape hold for batches of the observed sizes only."""
-    for name, key in tape.inputs.items():
-        fact = tape.facts[key]
-        if isinstance(fact, Fact):
-            guard = step_of(shape_of, [Value(key)])
-            guard.expect = (fact.shape,)
-            guard.place = f"the shape of the input {name!r} (fixed, since {reason})"
-            tape.steps.insert(len(tape.inputs), guard)
-
-
-def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
-    """Return a tensor's shape as a tuple of ints."""
-    return tuple(tensor.shape)
+def _fix(tape: Tape, place: Place, size: int, reason: str) -> None:
+    """Have the tape hold for batches of the observed size only."""
+    label, dimension = place
+    key = next(key for key, name in tape.names.items() if name == label)
+    guard = step_of(size_of, [Value(key), Const(dimension)])
+    guard.expect = (size,)
+    guard.place = f"dimension {dimension} of the input {label!r} (fixed: {reason})"
+    last = max(i for i, step in enumerate(tape.steps) if step.target in (form_of, take))
+    tape.steps.insert(last + 1, guard)

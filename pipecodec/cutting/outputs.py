@@ -9,7 +9,7 @@ from ..tape.arguments import Node
 from ..tape.errors import TapeError
 from ..tape.tape import Tape
 
-__all__ = ["keep_outputs"]
+__all__ = ["keep_outputs", "kept"]
 
 
 def keep_outputs(tape: Tape, outputs: Sequence[str] | None) -> None:
@@ -36,6 +36,13 @@ def keep_outputs(tape: Tape, outputs: Sequence[str] | None) -> None:
     tape.result = Node(
         _Mapping(tape.result_type, tuple(outputs)), [entries[name] for name in outputs]
     )
+
+
+def kept(output: Any, outputs: Sequence[str] | None) -> Any:
+    """Return an output with the entries `outputs` alone."""
+    if outputs is None:
+        return output
+    return _Mapping(type(output), tuple(outputs))([output[name] for name in outputs])
 
 
 class _Mapping:

@@ -118,10 +118,10 @@ def partition(
             reasons.append(str(error))
             continue
         if not observations.limits:
-            return _verified(model, part, observed, verify)
+            return _verified(model, part, observed, verify, outputs)
         limited = limited or (part, observed)  # other layers may allow more
     if limited is not None:
-        return _verified(model, *limited, verify)
+        return _verified(model, *limited, verify, outputs)
     raise TapeError(" / ".join(dict.fromkeys(reasons)))
 
 
@@ -232,7 +232,11 @@ def _cut(
 
 
 def _verified(
-    model: nn.Module, part: Partition, observed: Sequence[Observation], verify: Verify
+    model: nn.Module,
+    part: Partition,
+    observed: Sequence[Observation],
+    verify: Verify,
+    outputs: Sequence[str] | None,
 ) -> Partition:
     real = not any(_unreal(tensor) for tensor in model.parameters())
     notes = []
@@ -243,7 +247,7 @@ def _verified(
         )
     elif verify == "values" and _rank() == 0:
         for observation in observed:
-            note = verify_values(model, part, observation.batch, observation.training)
+            note = verify_values(model, part, observation.batch, observation.training, outputs)
             notes += [note] if note else []
     if part.cut is not None:
         part.cut.notes.extend(dict.fromkeys(notes))
@@ -254,11 +258,12 @@ def _verified(
 
 def _notes(observations: Observations, tapes: Sequence[Tape]) -> list[str]:
     notes = [*observations.notes, *(note for tape in tapes for note in tape.notes)]
-    if observations.limits:
-        notes.append(
-            "batches of some other sizes are refused, until one of each is in examples=: "
-            + "; ".join(dict.fromkeys(observations.limits))
-        )
+    reasons: dict[str, list[str]] = {}
+    for (label, dimension), reason in observations.limits.items():
+        reasons.setdefault(reason, []).append(f"{label}[{dimension}]")
+    for reason, sizes in reasons.items():
+        told = ", ".join(sizes)
+        notes.append(f"the sizes {told} are fixed, until examples= has others: {reason}")
     return list(dict.fromkeys(notes))
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from ..tape.arguments import Const, Value, tensors_of
+from ..tape.observe import size_of
 from ..tape.tape import Out, Step, Tape, step_of
 from .plan import Plan, is_random, live_steps, missing
 
@@ -55,11 +54,6 @@ def _size_of_input(tape: Tape, key: int) -> Step:
     step.outs.append(Out("result", (), key))
     step.place = tape.makers[key]
     return step
-
-
-def size_of(tensor: torch.Tensor, dimension: int) -> int:
-    """Return one size of an input."""
-    return tensor.shape[dimension]
 
 
 def without_asked(plan: Plan, asked: Question) -> Plan:

@@ -12,7 +12,7 @@ import torch
 from ..tape.ambient import ambient
 from ..tape.arguments import Argument, Const, Device, Held, Node, Sub, Training, Value, keys_of
 from ..tape.compare import equal
-from ..tape.observe import form_of
+from ..tape.observe import form_of, size_of
 from ..tape.structure import take
 from ..tape.tape import Fact, Method, Step, Tape
 from . import run_time
@@ -220,6 +220,8 @@ class Writer:
             if infix and len(positional) == 2:
                 left, right = map(self._write, positional)
                 return f"{left} {infix} {right}"
+            if step.target is size_of:
+                return f"{self._write(positional[0])}.shape[{self._write(positional[1])}]"
             if getattr(step.target, "__name__", "") == "__get__" and len(positional) == 1:
                 return f"{self._write(positional[0])}.{step.label}"
         if positional is None:

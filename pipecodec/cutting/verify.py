@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from ..tape.batch import Batch
 from ..tape.compare import equal
 from ..tape.errors import TapeError
 from ..tape.structure import tensors_in
+from .outputs import kept
 from .untouched import untouched
 
 __all__ = ["verify_values"]
@@ -21,10 +22,17 @@ _SEED = 20260101
 Results = tuple[list[tuple[Any, torch.Tensor]], dict[str, torch.Tensor | None], type]
 
 
-def verify_values(model: nn.Module, part: Partition, batch: Batch, training: bool) -> str | None:
+def verify_values(
+    model: nn.Module,
+    part: Partition,
+    batch: Batch,
+    training: bool,
+    outputs: Sequence[str] | None,
+) -> str | None:
     """Raise TapeError if a partition's outputs or gradients differ from the model's.
 
-    The model is left as it was. Returns a sentence if the model differs from itself, so that
+    `outputs` are the entries of the output that the partition keeps. The model is left as it was.
+    Returns a sentence if the model differs from itself, so that
     nothing can be compared.
     """
 
@@ -32,7 +40,7 @@ def verify_values(model: nn.Module, part: Partition, batch: Batch, training: boo
         return run_local(part, **copied.inputs)
 
     def whole(copied: Batch) -> Any:
-        return copied.call(model)
+        return kept(copied.call(model), outputs)
 
     expected = _results(model, training, whole, batch)
     try:

@@ -33,7 +33,8 @@ def doctor(
 
     Args:
         part: stages made by hand, or cut by ``partition``.
-        args, kwargs: a micro-batch, as ``run_local`` takes it.
+        args, kwargs: a micro-batch, as ``run_local`` takes it; ``labels`` that the model does not
+            take, but a loss function would, are left out.
         more: further micro-batches, each a dict of keyword arguments or a tuple, of other sizes or
             kinds: sizes and numbers that differ between them are told, and are a problem where the
             engine's shapes are static.
@@ -65,9 +66,9 @@ def doctor(
         notes.append("nothing was run: no batch was given")
         boundaries = boundaries_of_cut(part)
     else:
-        batches: list[Batch] = [(args, kwargs), *map(_batch, more)]
+        batches = [_batch(part, each) for each in ((args, kwargs), *map(_split, more))]
         boundaries, problems = observe(part, batches)
-        seconds = measure(part, args, kwargs)
+        seconds = measure(part, *batches[0])
     stages = stage_reports(part, states, seconds or None)
     problems += judge_stages(part, stages)
     return Report(
@@ -80,8 +81,15 @@ def doctor(
     )
 
 
-def _batch(batch: Mapping[str, Any] | Sequence[Any]) -> Batch:
+def _split(batch: Mapping[str, Any] | Sequence[Any]) -> Batch:
     return ((), batch) if isinstance(batch, Mapping) else (batch, {})
+
+
+def _batch(part: Partition, batch: Batch) -> Batch:
+    """Return a batch without labels that go to the loss function instead of the model."""
+    args, kwargs = batch
+    spare = "labels" in kwargs and "labels" not in part.input_names
+    return args, {key: value for key, value in kwargs.items() if not (spare and key == "labels")}
 
 
 def _unreal(part: Partition) -> str | None:

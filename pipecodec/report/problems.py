@@ -15,6 +15,9 @@ IMBALANCE = 1.5
 SHORTEST = 1e-3
 """Seconds of the slowest forward below which times say nothing about balance."""
 
+SMALLEST = 2**20
+"""Bytes of the largest stage below which memory is no matter."""
+
 
 def judge_stages(part: Partition, stages: Sequence[StageReport]) -> Iterator[Problem]:
     """Yield all problems that show without a look at a value."""
@@ -59,7 +62,8 @@ def _imbalance(stages: Sequence[StageReport]) -> Iterator[Problem]:
     if max(seconds) >= SHORTEST:
         yield from _uneven(seconds, "forward takes", 'balance="time" or split=')
     memory = [each.weight_bytes + each.gradient_bytes + each.optimizer_bytes for each in stages]
-    yield from _uneven(memory, "weights, gradients and optimizer take", "balance= or split=")
+    if max(memory) >= SMALLEST:
+        yield from _uneven(memory, "weights, gradients and optimizer take", "balance= or split=")
 
 
 def _uneven(values: Sequence[float], what: str, setting: str) -> Iterator[Problem]:

@@ -21,17 +21,23 @@ __all__ = ["is_split_graph", "partition_graph"]
 
 
 def is_split_graph(model: object) -> bool:
-    """Tell whether `model` is a ``Pipe``, or a GraphModule that does nothing but call stages.
+    """Tell whether `model` is a ``Pipe``, or a GraphModule that only calls other GraphModules.
 
-    Such a graph holds placeholders, parameters, call_module, getitem and output only, as
-    ``split_module`` makes it.
+    Such a graph holds placeholders, parameters, call_module, getitem and output, as
+    ``split_module`` makes it. One that calls ordinary modules may be a traced model that nobody
+    split; ``partition_graph`` takes it if its modules are stages.
     """
     if _is_pipe(model):
         return True
     if not isinstance(model, fx.GraphModule):
         return False
     nodes = list(model.graph.nodes)
-    return all(map(_may_stand, nodes)) and any(node.op == "call_module" for node in nodes)
+    called = [model.get_submodule(str(n.target)) for n in nodes if n.op == "call_module"]
+    return (
+        all(map(_may_stand, nodes))
+        and bool(called)
+        and all(isinstance(module, fx.GraphModule) for module in called)
+    )
 
 
 def partition_graph(

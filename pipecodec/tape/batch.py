@@ -64,10 +64,9 @@ class Batch(NamedTuple):
 
     def copy(self) -> Batch:
         """Return a batch with tensors and containers of its own, which a model may write into."""
-        memo: dict[int, Any] = {}
         return Batch(
-            {name: copied(value, memo) for name, value in self.positional.items()},
-            {name: copied(value, memo) for name, value in self.named.items()},
+            {name: copied(value, {}) for name, value in self.positional.items()},
+            {name: copied(value, {}) for name, value in self.named.items()},
         )
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:

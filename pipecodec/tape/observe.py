@@ -17,7 +17,7 @@ from .recorder import Recorder
 from .structure import open_up, take, tensors_in
 from .tape import Out, Tape, step_of
 
-__all__ = ["form_of", "glue_above", "observe"]
+__all__ = ["form_of", "glue_above", "observe", "size_of"]
 
 
 def observe(
@@ -118,6 +118,11 @@ def form_of(value: Any) -> Any:
     if parts is None:
         return (type(value), value)
     return (type(value), tuple(parts.keys), tuple(map(form_of, parts.children)))
+
+
+def size_of(tensor: torch.Tensor, dimension: int) -> int:
+    """Return one size of an input."""
+    return tensor.shape[dimension]
 
 
 def _glue_state(model: nn.Module, glue: set[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ __all__ = ["code_frames", "place"]
 _PACKAGE = Path(__file__).resolve().parents[1]
 _OWN = tuple(f"{_PACKAGE / room}{os.sep}" for room in ("tape", "cutting"))
 _TORCH = f"{os.sep}torch{os.sep}"
-_SHOWN = 4  # folders and the file's name
+_SHOWN = 2  # the folder and the file
 
 
 def place() -> str:
@@ -21,9 +21,9 @@ def place() -> str:
         file = frame.f_code.co_filename
         if _TORCH not in file:
             parts = Path(file).parts
-            if "site-packages" in parts:
-                parts = parts[parts.index("site-packages") + 1 :]
-            return f"{'/'.join(parts[-_SHOWN:])}:{frame.f_lineno}"
+            package = "site-packages" in parts
+            shown = parts[parts.index("site-packages") + 1 :] if package else parts[-_SHOWN:]
+            return f"{'/'.join(shown)}:{frame.f_lineno}"
     return "an unknown place"
 
 

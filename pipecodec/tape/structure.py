@@ -135,13 +135,17 @@ def is_object(value: Any) -> bool:
 
 
 def copied(value: Any, memo: dict[int, Any]) -> Any:
-    """Return a copy of all containers and tensors in `value`; `memo` keeps aliases one."""
+    """Return a copy of all containers and tensors in `value`.
+
+    `memo` keeps a container that occurs twice one. A tensor that occurs twice becomes two: where it
+    came from must be seen.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
     if id(value) in memo:
         return memo[id(value)]
     new = value
-    if isinstance(value, torch.Tensor):
-        new = value.detach().clone().requires_grad_(value.requires_grad)
-    elif value is not None and (parts := open_up(value)):
+    if value is not None and (parts := open_up(value)):
         new = parts.rebuild([copied(child, memo) for child in parts.children])
     memo[id(value)] = new
     return new

@@ -96,7 +96,7 @@ def loss_of(model: Model) -> Callable[[Any, Any], Tensor]:
     if model == "t5" or model in VARIANTS:
         return by_token
     if isinstance(model, str):
-        from pipecodec.demo.models import causal_lm_loss
+        from pipecodec.demo.by_hand import causal_lm_loss
 
         return causal_lm_loss
     return loss_fn

@@ -92,6 +92,8 @@ def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
             set_dropout(value, dropout)
         elif name in ("use_cache", "apply_spec_augment"):
             setattr(config, name, False)
+        elif name in ("mask_time_prob", "mask_feature_prob"):  # drawn by numpy
+            setattr(config, name, 0.0)
         elif "drop" in name and type(value) in (float, int):
             value = 0.0 if "layer" in name or "path" in name else dropout
             with contextlib.suppress(StrictDataclassFieldValidationError):

@@ -84,13 +84,28 @@ def received(sent: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, torch
 
     def twin(leaf: torch.Tensor) -> torch.Tensor:
         if id(leaf) not in twins:
-            copy = leaf.detach().clone().requires_grad_(leaf.requires_grad)
-            twins[id(leaf)] = leaf, copy
+            copy = without_repeats(leaf).clone().expand(leaf.shape).detach()
+            twins[id(leaf)] = leaf, copy.requires_grad_(leaf.requires_grad)
         return twins[id(leaf)][1]
 
     packed = [twin(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in codec.pack(sent)]
     copies = [(leaf, copy) for leaf, copy in twins.values() if leaf.requires_grad]
     return codec.unpack(packed), copies
+
+
+def without_repeats(leaf: torch.Tensor) -> torch.Tensor:
+    """Return one of each of a tensor's expanded items: these stay expanded as they cross."""
+    one = leaf.detach()
+    for dim, stride in enumerate(leaf.stride()):
+        if stride == 0:
+            one = one.narrow(dim, 0, min(1, leaf.shape[dim]))
+    return one
+
+
+def has_gaps(leaf: torch.Tensor) -> bool:
+    """Whether a tensor cannot arrive with its strides, but arrives contiguous."""
+    one = without_repeats(leaf)
+    return one.clone().stride() != one.stride()
 
 
 def start(model: nn.Module) -> None:

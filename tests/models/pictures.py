@@ -9,19 +9,22 @@ import torch
 from torch import nn
 
 from .media import text_with
-from .tokens import Batch
+from .tokens import Batch, words
 
 __all__ = [
     "captioned",
     "flat_pixels",
     "image_batch",
+    "placed_patches",
+    "questions",
     "several_images",
     "siglip_patches",
     "tiled_images",
+    "whole_and_part",
 ]
 
 
-SIZED = {"mistral3", "lighton_ocr", "llava_next", "llava_next_video", "llava_onevision"}
+SIZED = {"mistral3", "lighton_ocr"}
 """Types that need the sizes of images beside them."""
 
 
@@ -64,6 +67,25 @@ def several_images(model: nn.Module, batch: int, generator: torch.Generator) -> 
     }
 
 
+def whole_and_part(model: nn.Module, batch: int, generator: torch.Generator) -> Batch:
+    """Return for each row an image as a whole and its only part."""
+    height, width = image_size(model.config.vision_config)
+    return {
+        "pixel_values": torch.randn(batch, 2, 3, height, width, generator=generator),
+        "image_sizes": torch.tensor([[height, width]] * batch),
+    }
+
+
+def placed_patches(model: nn.Module, batch: int, generator: torch.Generator) -> Batch:
+    """Return 6 by 6 flat patches of one image for each row, and their places."""
+    numbers = 3 * model.config.vision_config.patch_size**2
+    places = torch.cartesian_prod(torch.arange(6), torch.arange(6))
+    return {
+        "pixel_values": torch.rand(batch, 36, numbers, generator=generator),
+        "image_position_ids": places.expand(batch, 36, 2).clone(),
+    }
+
+
 def tiled_images(model: nn.Module, batch: int, generator: torch.Generator) -> Batch:
     """Return one image of two tiles for each row; only the first tile is a part of it."""
     height, width = image_size(model.config.vision_config)
@@ -87,4 +109,11 @@ def siglip_patches(model: nn.Module, batch: int, generator: torch.Generator) -> 
     }
 
 
+def asked(model: nn.Module, batch: int, generator: torch.Generator) -> Batch:
+    """Return an image and a question about it for each row."""
+    ids = words(batch, 5, generator)
+    return image_batch(model, batch, generator) | {"qformer_input_ids": ids}
+
+
 captioned = text_with("image", image_batch)
+questions = text_with("image", asked)

@@ -25,15 +25,16 @@ SIZES = {
         qk_nope_head_dim rotary_dim index_topk patch_size laurel_rank""",
     8: """head_dim v_head_dim global_head_dim swa_head_dim index_head_dim linear_key_head_dim
         linear_value_head_dim linear_head_dim d_kv d_head dim_head kv_channels sliding_window
-        state_size ssm_state_size mamba_d_state mamba_chunk_size chunk_size attention_window o_lora_rank""",
+        state_size ssm_state_size mamba_d_state mamba_chunk_size chunk_size attention_window
+        o_lora_rank""",
     16: """moe_intermediate_size q_lora_rank kv_lora_rank hidden_size_per_layer_input image_size
         crop_size num_mel_bins feature_projection_input_dim subsampling_conv_channels
         num_conv_pos_embeddings classifier_proj_size xvector_output_dim""",
     32: """hidden_size d_model n_embd embed_dim hidden_dim embedding_size word_embed_proj_dim
         emb_dim projection_dim encoder_hidden_size out_hidden_size output_dim dim""",
-    48: """intermediate_size intermediate_size_mlp dense_intermediate_size n_inner ffn_dim d_ff
-        encoder_ffn_dim decoder_ffn_dim ffn_hidden_size expert_ffn_hidden_size mlp_dim dim_ff dff
-        shared_intermediate_size shared_expert_intermediate_size
+    48: """intermediate_size intermediate_size_mlp dense_intermediate_size d_inner n_inner d_ff
+        ffn_dim encoder_ffn_dim decoder_ffn_dim ffn_hidden_size expert_ffn_hidden_size
+        mlp_dim dim_ff dff shared_intermediate_size shared_expert_intermediate_size
         moe_shared_expert_intermediate_size""",
     64: """max_position_embeddings max_2d_position_embeddings n_positions n_ctx max_seq_len
         max_source_positions max_target_positions""",

@@ -15,7 +15,13 @@ __all__ = ["classified", "heard", "hearing", "spectrogram", "transcribed", "whol
 
 SAMPLES, FRAMES = 320, 8
 """Samples of raw sound, and frames of a spectrum, for each unit of a length."""
-WIDTHS = ("input_dim", "feature_projection_input_dim", "num_mel_bins", "input_feat_per_channel")
+WIDTHS = (
+    "input_dim",
+    "feature_projection_input_dim",
+    "num_mel_bins",
+    "input_feat_per_channel",
+    "d_model",
+)
 
 
 def hearing(model: nn.Module, batch: int, length: int, generator: Any, padded: bool) -> Batch:

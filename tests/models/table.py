@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 import transformers
 
-from .check import DROPOUT, STAGES, Outcome
+from .check import DROPOUT, ROUNDED, STAGES, WITH_EXAMPLES, Outcome
 from .crossing import SIZE, Crossing
 
 __all__ = ["page"]
@@ -22,11 +22,13 @@ HEAD = """# Models that are cut
 `pipecodec.partition`, and compares the stages with the model: the output's type and structure,
 every tensor in it, and the gradients of all parameters, bit for bit; in training (with dropout
 {dropout}) and in evaluation, two batch sizes and lengths, with and without padding; once in one
-graph, and once over detached boundaries, with backward stage by stage, as on an engine (where a
-weight is used three times or more and on several stages, its gradients are added in another order
-there, and compared within rounding). Types and classes are those of transformers' own mappings.
+graph, and once over detached boundaries, with backward stage by stage, as on an engine. Types and
+classes are those of transformers' own mappings.
 
-*Right*: equal in all of these; types with an asterisk need a batch of each kind in `examples=`.
+*Right*: equal in all of these. Types with an asterisk need a batch of each kind in `examples=`.
+With a dagger, some gradients over detached boundaries differ from the model's by rounding (1e-6 of
+the largest gradient), since sums have another order: a weight is used on several stages and three
+times or more, or a tensor with gaps in its memory crosses, which arrives contiguous.
 *Refused*: `partition` or a stage raised the error that is shown, in at least one of them.
 *Not built*: no small model was made, so nothing is known of the type.
 """
@@ -37,6 +39,7 @@ SECTION = """
 At the second cut of four, batch {batch}, length {length}, float32; `+g`: with a gradient. A naive
 wrapper sends the hidden states and every keyword argument that the first layer is called with,
 from stage to stage; that is also not enough where later layers are called with other values.
+Labels are among what crosses here; on an engine the last stage takes them from its own batches.
 
 | model | what crosses | bytes | naive |
 |---|---|---|---|
@@ -66,7 +69,7 @@ def page(outcomes: Mapping[Type, Outcome], crossings: Mapping[Type, Crossing]) -
     for mapping in mappings:
         text += f"\n## {mapping}\n\n"
         named = {name: o for (where, name), o in outcomes.items() if where == mapping}
-        right = [f"{n}{'*' * bool(o.text)}" for n, o in named.items() if o.verdict == "right"]
+        right = [name + marks(o.text) for name, o in named.items() if o.verdict == "right"]
         text += f"Right: {', '.join(right)}.\n"
         others = {name: o for name, o in named.items() if o.verdict != "right"}
         if others:
@@ -74,6 +77,11 @@ def page(outcomes: Mapping[Type, Outcome], crossings: Mapping[Type, Crossing]) -
         for name, outcome in others.items():
             text += f"| {name} | {outcome.verdict} | {cell(outcome.text)} |\n"
     return text
+
+
+def marks(text: str) -> str:
+    """Return an asterisk for a type that needs examples, a dagger where gradients are rounded."""
+    return "\\*" * (WITH_EXAMPLES in text) + "†" * (ROUNDED in text)
 
 
 def cell(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..inputs import patches, pixels_as_words
+from ..pictures import captioned
 from .model_type import Settings, fields
 
 __all__ = ["IMAGE_CLASSIFICATION", "PERCEIVER"]
@@ -68,6 +69,7 @@ IMAGE_CLASSIFICATION: dict[str, Settings] = {
     "pvt_v2": fields(image_size=(64, 64), sr_ratios=(2, 2, 1, 1)),
     "regnet": fields(embedding_size=16, groups_width=8),
     "resnet": fields(embedding_size=16),
+    "shieldgemma2": Settings({"mm_tokens_per_image": 4}, inputs=captioned),
     "siglip2": Settings(inputs=patches),
     "swin": fields(**SWIN),
     "swinv2": fields(**SWIN),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from ..inputs import captions
+from ..inputs import captions, language
 from ..media import text_with
-from ..pictures import several_images, siglip_patches, tiled_images
+from ..pictures import (
+    placed_patches,
+    questions,
+    several_images,
+    siglip_patches,
+    tiled_images,
+    whole_and_part,
+)
 from .causal_lm import CAUSAL_LM
 from .model_type import Settings, fields
 
@@ -34,12 +42,15 @@ IMAGE_TEXT: dict[str, Settings] = {
         }
     ),
     "gemma3": fields(mm_tokens_per_image=4),
+    "gemma3n": dataclasses.replace(CAUSAL_LM["gemma3n"], inputs=language),
+    "gemma4": Settings(inputs=text_with("image", placed_patches)),
     "glm46v": fields(**rotary(1, 1, 0, partial_rotary_factor=0.5)),
     "glm4v": fields(**rotary(2, 1, 1)),
     "glm4v_moe": fields(**rotary(1, 1, 0, partial_rotary_factor=0.5)),
     "glm_ocr": fields(**rotary(2, 1, 1)),
     "glmga": fields(**rotary(2, 1, 1)),
     "hunyuan_vl": fields(vision_config={"max_image_size": 64}),
+    "instructblip": Settings({"image_token_index": 5}, inputs=questions),
     "idefics2": Settings(inputs=text_with("image", several_images)),
     "idefics3": Settings(inputs=text_with("image", several_images)),
     "lfm2_vl": Settings(inputs=text_with("image", siglip_patches)),
@@ -51,8 +62,19 @@ IMAGE_TEXT: dict[str, Settings] = {
             "vision_output_dim": 32,
         }
     ),
-    "llava_next": fields(image_grid_pinpoints=[[16, 16]]),
-    "mllama": Settings(inputs=text_with("image", tiled_images)),
+    **{
+        name: Settings(
+            {"image_grid_pinpoints": [[16, 16]]}, inputs=text_with("image", whole_and_part)
+        )
+        for name in ("llava_next", "llava_next_video", "llava_onevision")
+    },
+    "mllama": Settings(
+        {
+            "text_config": {"cross_attention_layers": [1, 3]},
+            "vision_config": {"intermediate_layers_indices": [1, 2], "vision_output_dim": 96},
+        },
+        inputs=text_with("image", tiled_images),
+    ),
     "muse_glimmer": fields(vision_config={"projector_hidden_size": 32}),
     "qwen2_5_vl": fields(**rotary(2, 1, 1)),
     "qwen2_vl": fields(**rotary(2, 1, 1)),
