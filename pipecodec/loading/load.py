@@ -39,8 +39,9 @@ def load_stage(
       other module the folder's keys are those of the model's state dict.
     - A tied weight is read under any of its names. Copies that stages of one process hold on one
       device become one parameter.
-    - Buffers that no state dict holds (rotary frequencies, positions) are computed by the modules'
-      own initialisation, ``reset_parameters`` and ``_init_weights``.
+    - Buffers that no state dict holds (rotary frequencies), and tensors that transformers leaves
+      out of its files (sinusoidal positions), are computed by the modules' own initialisation,
+      ``reset_parameters`` and ``_init_weights``.
     - Values have the dtype that they have in the model. ``dtype`` is for those of floating point
       that are read, except where a transformers model keeps float32; computed ones keep theirs.
 
@@ -105,7 +106,7 @@ class _Plan:
             self.computed += [slot] if without_memory(slot.tensor) else []
         elif found := [key for key in keys if key in self._sources]:
             self._wanted.append((slot, found))
-        elif isinstance(slot.tensor, nn.Parameter) or not self._may_lack(keys):
+        elif not self._may_lack(keys):
             self.problems.append(f"it lacks {' and '.join(map(repr, keys))}")
         elif without_memory(slot.tensor):
             self.computed.append(slot)

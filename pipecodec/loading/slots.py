@@ -76,8 +76,9 @@ class Stage:
 
     def tensors(self) -> list[Slot]:
         """Return one place of each tensor: one of the state dict's, if it is there."""
-        order = sorted(reversed(self.slots), key=lambda slot: slot.path in self.module_keys)
-        chosen = {memory_of(slot.tensor): slot for slot in order}
+        chosen: dict[object, Slot] = {}
+        for slot in sorted(self.slots, key=lambda slot: slot.path not in self.module_keys):
+            chosen.setdefault(memory_of(slot.tensor), slot)
         return [slot for slot in self.slots if chosen[memory_of(slot.tensor)] is slot]
 
     def model_slot(self, slot: Slot) -> Slot:
