@@ -43,6 +43,22 @@ _LATENT = {
     "moe_intermediate_size": 16,
     "first_k_dense_replace": 1,
 }
+_MARIAN = {
+    "vocab_size": _VOCABULARY,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 32,
+    "dropout": 0.0,
+    "pad_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 0,
+    "use_cache": False,
+}
 _T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
 _GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 32}
 _NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -53,6 +69,7 @@ FAMILIES = {
     "mixtral": ("MixtralForCausalLM", "MixtralConfig", _COMMON | _EXPERTS),
     "deepseek_v3": ("DeepseekV3ForCausalLM", "DeepseekV3Config", _COMMON | _LATENT),
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"vocab_size": _VOCABULARY} | _GPT2 | _NO_DROPOUT),
+    "marian": ("MarianMTModel", "MarianConfig", _MARIAN),
     "t5": (
         "T5ForConditionalGeneration",
         "T5Config",

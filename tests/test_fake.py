@@ -81,16 +81,17 @@ def test_inputs_on_meta_are_fake_while_the_model_runs():
     assert run_fake(model, observe).shape == (3, 4)
 
 
-def test_new_tensors_in_a_leaf_are_fake():
-    model = on_meta()
+def test_in_a_leaf_new_tensors_are_fake_and_values_of_inputs_stay_real():
+    model, given = on_meta(), torch.tensor([2, 3])
 
     def observe(run):
         with run.leaf():
-            return torch.zeros(2), torch.ones(2)
+            return torch.zeros(2), given * given, (given + 1).tolist()
 
-    inside, outside = run_fake(model, observe), run_fake(model, lambda _: torch.zeros(2))
-    assert all(isinstance(tensor, FakeTensor) for tensor in inside)
-    assert not isinstance(outside, FakeTensor)
+    new, product, numbers = run_fake(model, observe)
+    assert isinstance(new, FakeTensor)
+    assert type(product) is torch.Tensor and product.tolist() == [4, 9] and numbers == [3, 4]
+    assert type(run_fake(model, lambda _: torch.zeros(2))) is torch.Tensor
 
 
 def test_grouped_products_have_a_shape_in_float32():

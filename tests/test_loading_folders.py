@@ -86,7 +86,7 @@ def test_pickled_weights_are_read(sharded, tmp_path):
 
 def test_a_buffer_that_only_a_constructor_fills_is_refused_or_kept(tmp_path):
     safetensors.save_file(state(), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="scale is in no checkpoint and cannot be computed"):
+    with pytest.raises(ValueError, match="scale: it is in no checkpoint and cannot be computed"):
         load_stage(cut(resets=False), 0, tmp_path)
     with torch.device("meta"):
         model = build(resets=False)
@@ -101,9 +101,19 @@ def test_a_buffer_that_is_filled_in_part_or_at_random_is_refused(fill, tmp_path)
     with torch.device("meta"):
         model = build(resets=False)
     model[0].reset_parameters = lambda: fill(model[0].scale)
-    with pytest.raises(ValueError, match="scale is in no checkpoint and cannot be computed"):
+    with pytest.raises(ValueError, match="scale: it is in no checkpoint and cannot be computed"):
         load_stage(partition_modules(list(model), model=model), 0, tmp_path)
     assert model[0].scale.is_meta
+
+
+def test_one_buffer_under_two_names_stays_one(tmp_path):
+    safetensors.save_file(state(), tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        model = build()
+    model[0].also = model[0].scale
+    module = load_stage(partition_modules(list(model), model=model), 0, tmp_path)
+    assert module.also is module.scale
+    assert torch.equal(module.also, torch.full((4,), 3.0))
 
 
 def test_tensors_in_containers_are_named(tmp_path):
@@ -125,7 +135,7 @@ def test_all_that_is_wrong_with_the_values_is_told_at_once(tmp_path):
     text = str(error.value)
     assert "it has '0.linear.extra', which Sequential lacks" in text
     assert "it lacks '0.linear.bias'" in text
-    assert "scale is in no checkpoint" in text
+    assert "scale: it is in no checkpoint" in text
     assert all(tensor.is_meta for tensor in part.stages[0].parameters())
     weights["0.linear.bias"] = weights.pop("0.linear.extra")
     safetensors.save_file(weights, tmp_path / "model.safetensors")

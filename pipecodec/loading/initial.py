@@ -9,7 +9,6 @@ from torch import nn
 
 from ..stages.no_memory import without_memory
 from ..stages.partition import Partition
-from ..stages.ties import memory_of
 from .compute import compute
 from .place import put
 from .slots import Slot, Stage
@@ -42,18 +41,18 @@ def materialize_stage(
     such as one that a constructor fills and ``reset_parameters`` does not.
     """
     own = Stage(part, stage)
-    where = torch.device(device)
+    where = torch.empty(0, device=device).device
     seed = torch.initial_seed() if seed is None else seed
     todo, copies = _to_fill(own, where)
     targets = [own.model_slot(slot) for slot in todo]
     values = compute(own.model, targets, where, seed=seed, fill=_unset)
-    problems = [
-        f"{slot.path}: nothing writes to it, or not to all of it; give {_owner(slot)} a method "
-        f"reset_parameters() that does"
-        for slot, value in zip(todo, values, strict=True)
-        if not _written(value)
-    ]
-    problems += _same_again(own, todo, values, where, seed)
+    unset = [slot for slot, value in zip(todo, values, strict=True) if not _written(value)]
+    unset += _not_set_again(own, todo, values, where, seed)
+    problems = _said(
+        unset,
+        "nothing writes to it, or not to all of it; give {owner} a method reset_parameters() that "
+        "does",
+    )
     problems += _hidden(own)
     if problems:
         raise ValueError(
@@ -67,21 +66,20 @@ def buffers_of(
     own: Stage, todo: Sequence[Slot], device: torch.device
 ) -> tuple[dict[Slot, torch.Tensor], list[str]]:
     """Return the values of buffers that no checkpoint holds, and why some cannot be computed."""
-    values, problems = {}, _hidden(own)
     try:
         found = determined(own.model, [own.model_slot(slot) for slot in todo], device)
     except ValueError as error:
-        return {}, [*problems, str(error)]
-    for slot, (_, value) in zip(todo, found, strict=True):
-        if value is not None:
-            values[slot] = value
-        else:
-            problems.append(
-                f"{slot.path} is in no checkpoint and cannot be computed from the modules: "
-                f"{_owner(slot)} fills it when it is constructed; build the model with this buffer "
-                f"in memory, or give the module a method reset_parameters() that fills it"
-            )
-    return values, problems
+        return {}, [*_hidden(own), str(error)]
+    values = {
+        slot: value for slot, (_, value) in zip(todo, found, strict=True) if value is not None
+    }
+    problems = _said(
+        [slot for slot in todo if slot not in values],
+        "it is in no checkpoint and cannot be computed from the modules: {owner} fills it when it "
+        "is constructed; build the model with this buffer in memory, or give the module a method "
+        "reset_parameters() that fills it",
+    )
+    return values, problems + _hidden(own)
 
 
 def determined(
@@ -103,9 +101,8 @@ def determined(
 
 def _to_fill(own: Stage, device: torch.device) -> tuple[list[Slot], dict[Slot, torch.Tensor]]:
     """Return a place of each tensor without memory, and the copies here that have values."""
-    places = {memory_of(slot.tensor): slot for slot in reversed(own.slots)}
     todo, copies = [], {}
-    for slot in reversed(places.values()):
+    for slot in own.tensors():
         if without_memory(slot.tensor):
             copy = next((c for c in own.copies(slot) if c.device == device), None)
             if copy is None:
@@ -124,13 +121,13 @@ def _written(value: torch.Tensor) -> bool:
     return not (floating and bool(value.isnan().any()))
 
 
-def _same_again(
+def _not_set_again(
     own: Stage,
     todo: Sequence[Slot],
     values: Sequence[torch.Tensor],
     device: torch.device,
     seed: int,
-) -> list[str]:
+) -> list[Slot]:
     """Compute tensors of integers again from other contents, as no value of theirs means unset."""
     whole = [
         (slot, value)
@@ -142,10 +139,19 @@ def _same_again(
     targets = [own.model_slot(slot) for slot, _ in whole]
     again = compute(own.model, targets, device, seed=seed, fill=lambda _: 1)
     return [
-        f"{slot.path}: nothing writes to it, or not to all of it; give {_owner(slot)} a method "
-        f"reset_parameters() that does"
-        for (slot, value), other in zip(whole, again, strict=True)
-        if not _equal(value, other)
+        slot for (slot, value), other in zip(whole, again, strict=True) if not _equal(value, other)
+    ]
+
+
+def _said(places: Sequence[Slot], reason: str) -> list[str]:
+    """Return a sentence for each kind of tensor; those of many layers are one kind."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for slot in places:
+        kinds.setdefault((type(slot.module).__name__, slot.name), []).append(slot.path)
+    return [
+        f"{paths[0]}{f' (and {len(paths) - 1} like it)' if len(paths) > 1 else ''}: "
+        + reason.format(owner=owner)
+        for (owner, _), paths in kinds.items()
     ]
 
 
@@ -154,10 +160,6 @@ def _hidden(own: Stage) -> list[str]:
         f"{name} holds tensors without memory in a container; make them buffers"
         for name in own.hidden()
     ]
-
-
-def _owner(slot: Slot) -> str:
-    return type(slot.module).__name__
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

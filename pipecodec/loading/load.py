@@ -39,8 +39,9 @@ def load_stage(
       other module the folder's keys are those of the model's state dict.
     - A tied weight is read under any of its names. Copies that stages of one process hold on one
       device become one parameter.
-    - Buffers that no state dict holds (rotary frequencies, positions) are computed by the modules'
-      own initialisation, ``reset_parameters`` and ``_init_weights``.
+    - Buffers that no state dict holds (rotary frequencies), and tensors that transformers leaves
+      out of its files (sinusoidal positions), are computed by the modules' own initialisation,
+      ``reset_parameters`` and ``_init_weights``.
     - Values have the dtype that they have in the model. ``dtype`` is for those of floating point
       that are read, except where a transformers model keeps float32; computed ones keep theirs.
 
@@ -50,7 +51,7 @@ def load_stage(
     buffer that cannot be computed. With ``strict=False`` keys that the model lacks are ignored.
     """
     own = Stage(part, stage)
-    where = torch.device(device)
+    where = torch.empty(0, device=device).device  # with its number
     with Folder(folder) as files:
         if files.problems:
             raise _error(stage, folder, files.problems)
@@ -88,7 +89,7 @@ class _Plan:
             self.problems.append(
                 f"{path} is no tensor, and folders have only tensors; give its module none"
             )
-        for slot in own.slots:
+        for slot in own.tensors():
             self._add(slot)
         self._check_files()
         self._check_shapes()
@@ -105,7 +106,7 @@ class _Plan:
             self.computed += [slot] if without_memory(slot.tensor) else []
         elif found := [key for key in keys if key in self._sources]:
             self._wanted.append((slot, found))
-        elif isinstance(slot.tensor, nn.Parameter) or not self._may_lack(keys):
+        elif not self._may_lack(keys):
             self.problems.append(f"it lacks {' and '.join(map(repr, keys))}")
         elif without_memory(slot.tensor):
             self.computed.append(slot)

@@ -15,7 +15,7 @@ __all__ = ["put"]
 
 
 def put(own: Stage, values: Mapping[Slot, torch.Tensor], device: torch.device) -> None:
-    """Put each value into its place and into every other place of the same tensor.
+    """Put each value into its place and into every other place of the same tensor, once each.
 
     A tied weight of which another stage has a copy in this process, on the same device, becomes
     that copy, with the new value. A tensor that has memory keeps its object. What else has memory

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ..stages.no_memory import without_memory
 from ..stages.partition import Partition
+from ..stages.ties import memory_of
 
 __all__ = ["Slot", "Stage", "model_of", "slots"]
 
@@ -72,6 +73,13 @@ class Stage:
                     self.keys.setdefault(path, []).append(key)
         self.module_keys = set(self.module.state_dict(keep_vars=True))
         self._names = {id(module): name for name, module in self.model.named_modules()}
+
+    def tensors(self) -> list[Slot]:
+        """Return one place of each tensor: one of the state dict's, if it is there."""
+        chosen: dict[object, Slot] = {}
+        for slot in sorted(self.slots, key=lambda slot: slot.path not in self.module_keys):
+            chosen.setdefault(memory_of(slot.tensor), slot)
+        return [slot for slot in self.slots if chosen[memory_of(slot.tensor)] is slot]
 
     def model_slot(self, slot: Slot) -> Slot:
         """Return the model's place of a tensor: under the first of its names, if it has several.
