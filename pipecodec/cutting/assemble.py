@@ -9,10 +9,11 @@ from torch import nn
 
 from ..tape.tape import Step, Tape
 from .code import Code
+from .dispatch import OBSERVATION
 from .plan import Plan
 from .question import Question, question, without_asked
 from .source import Writer
-from .stage import OBSERVATION, CutStage, StageCode, Way, make_stage, place
+from .stage import CutStage, StageCode, Way, make_stage, place
 
 __all__ = ["assemble", "value_names"]
 
@@ -52,7 +53,9 @@ def assemble(
                 asking = Writer(tape, known)
                 like = asking.question("choice of an observation", asked.steps, asked.takes)
                 asks = tuple(known[key] for key in asked.takes)
-            way = Way(run, [known[key] for key in takes], tape.training, like, asks)
+            names_given = [known[key] for key in given or ()]
+            taken = [known[key] for key in takes]
+            way = Way(run, taken, names_given, tape.training, like, asks)
             ways.append(way)
             wanted.append(list(dict.fromkeys([*way.takes, *asks])))
         everywhere = [name for name in wanted[0] if all(name in each for each in wanted)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,11 +15,9 @@ from ..tape.arguments import modules_of, tensors_of
 from ..tape.errors import TapeError
 from ..tape.tape import Method, Step
 from .code import Code
+from .dispatch import OBSERVATION, choosing, dispatching
 
 __all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]
-
-OBSERVATION = "pipecodec_observation"
-"""The name of the number, sent with the values, of the observation that a batch is like."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +26,7 @@ class Way:
 
     run: Code
     takes: list[str]
+    gives: list[str]
     training: bool | None
     """The mode of the observation; None: it is good for both."""
     like: Code | None = None
@@ -94,17 +92,12 @@ class ManyWays(CutStage):
     likes: list[Any]
 
     def run(self, values: dict[str, Any]) -> Any:
-        """Run the way of the observation that the batch is like."""
-        if self.code.number == 0:
-            which, result = self.try_ways(values)
-        else:
-            which = values[OBSERVATION]
-            result = self.run_way(which, values)
-        if self.code.gives is None:
+        """Run the way of the observation that the inputs are like; the first stage does so."""
+        which, result = self.try_ways(values)
+        gives = self.code.gives
+        if gives is None:
             return result
-        inputs = {name: value for name, value in values.items() if name in self.code.gives}
-        given = dict.fromkeys(self.code.gives) | inputs | result
-        return given | {OBSERVATION: which} if self.code.number == 0 else given
+        return dict.fromkeys(gives) | result | {OBSERVATION: which}
 
     def run_way(self, which: int, values: dict[str, Any]) -> Any:
         """Run this stage for a batch that is like observation `which`."""
@@ -187,19 +180,14 @@ def _class_of(code: StageCode) -> type[CutStage]:
         members["forward"] = runs[0]
         return type(f"Stage{code.number}", (CutStage,), members)
     members["likes"] = [way.like.function() if way.like else None for way in code.ways]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(name, kind) for name in ("self", *code.required)]
-    parameters += [inspect.Parameter(name, kind, default=None) for name in code.optional]
-    signature = inspect.Signature(parameters)
-
-    def forward(self: ManyWays, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        del bound.arguments["self"]
-        return self.run(bound.arguments)
-
-    forward.__signature__ = signature  # type: ignore[attr-defined]
-    members["forward"] = forward
+    takes = [way.takes for way in code.ways]
+    if code.number == 0:
+        members["forward"] = choosing(code.required, code.optional).function()
+    else:
+        absent = None
+        if code.gives is not None:
+            absent = [[n for n in code.gives if n not in way.gives] for way in code.ways]
+        members["forward"] = dispatching(code.required, code.optional, takes, absent).function()
     return type(f"Stage{code.number}", (ManyWays,), members)
 
 
