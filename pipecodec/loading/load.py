@@ -137,6 +137,9 @@ class _Plan:
                 )
             else:
                 shapes.update({key: value.shape for key, value in made.items()})
+                lacking = [key for key in source.targets if key not in made]
+                if lacking:
+                    self.problems.append(f"{source.parts[0][1]!r} gives no {_listed(lacking)}")
         for slot, keys in self._wanted:
             for key in keys:
                 if key in shapes and shapes[key] != slot.tensor.shape:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import pipecodec
+import pipecodec.deepspeed
 from pipecodec.stages.no_memory import has_no_memory
 
 from .comparison import check
@@ -26,7 +27,7 @@ class Loaded(Observed):
 
     folder: str = ""
 
-    def engine(self, model: nn.Module) -> tuple[Any, dict[nn.Parameter, str]]:
+    def engine(self, built: nn.Module) -> tuple[Any, dict[nn.Parameter, str]]:
         with torch.device("meta"):
             model = MODELS[self.model]().train()
         batch = self.batch(1, rows=2, length=LENGTH, padded=True)
@@ -40,6 +41,10 @@ class Loaded(Observed):
         engine = engine_for(part, self.grid, loss_fn=None, optimizer=self.optimizer)
         for stage, module in enumerate(part.stages):
             assert has_no_memory(module) == (stage not in own), stage
+        state = pipecodec.deepspeed.model_state_dict(engine, part)
+        assert (state is None) == (torch.distributed.get_rank() > 0)
+        for key, value in (state or {}).items():
+            assert torch.equal(value, built.state_dict()[key]), key
         names: dict[nn.Parameter, str] = {}
         for key, places in part.known_model_state().places.items():
             for path, stage in places:
