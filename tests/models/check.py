@@ -13,7 +13,7 @@ import torch
 import pipecodec
 
 from .build import Case, build
-from .compare import Run, difference, has_gaps, run_detached, run_model, run_stages
+from .compare import Run, difference, run_detached, run_model, run_stages
 
 __all__ = [
     "DROPOUT",
@@ -127,19 +127,14 @@ def first_difference(
 
     Over detached boundaries two kinds of gradients may differ by rounding; their weights are added
     to `rounded`. Each stage sums its own gradients of a weight before they are added to those of
-    other stages, which for three uses is another order than the model's. And a tensor with gaps in
-    its memory arrives contiguous, so kernels may add in another order.
+    other stages, which for three uses is another order than the model's. And where a value or a
+    gradient arrives with other strides, kernels may add in another order.
     """
     expected, gradients = run_model(case.model, inputs)
-    gaps: list[bool] = []
-
-    def note(boundary: int, values: dict[str, Any]) -> None:
-        leaves = torch.utils._pytree.tree_leaves(list(values.values()))
-        gaps.extend(has_gaps(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
-
+    relaid: list[tuple[int, ...]] = []
     runs: dict[str, Callable[..., Run]] = {
         "local": run_stages,
-        "detached": functools.partial(run_detached, record=note),
+        "detached": functools.partial(run_detached, relaid=relaid),
     }
     scale = max(float(g.abs().max()) for g in gradients.values() if g is not None)
     for name, run in runs.items():
@@ -151,7 +146,7 @@ def first_difference(
             wrong = difference(one, other, f"the gradient of {weight}")
             if wrong is None:
                 continue
-            reordered = name == "detached" and (any(gaps) or weight in tied(part))
+            reordered = name == "detached" and (bool(relaid) or weight in tied(part))
             if one is None or other is None or not reordered:
                 return f"{name}: {wrong}"
             if not torch.allclose(one, other, rtol=1e-5, atol=1e-6 * scale):

@@ -28,7 +28,8 @@ classes are those of transformers' own mappings.
 *Right*: equal in all of these. Types with an asterisk need a batch of each kind in `examples=`.
 With a dagger, some gradients over detached boundaries differ from the model's by rounding (1e-6 of
 the largest gradient), since sums have another order: a weight is used on several stages and three
-times or more, or a tensor with gaps in its memory crosses, which arrives contiguous.
+times or more, or a tensor arrives with other strides, as one with gaps in its memory, or a gradient
+whose value has others.
 *Refused*: `partition` or a stage raised the error that is shown, in at least one of them.
 *Not built*: no small model was made, so nothing is known of the type.
 """
