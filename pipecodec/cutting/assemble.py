@@ -75,8 +75,7 @@ def assemble(
 
 
 def _repeatable(tape: Tape, piece: Sequence[Step]) -> bool:
-    of_inputs = tape.memories(tape.inputs.values())
-    return not any(s.writes_held or tape.memories(s.writes) & of_inputs for s in piece)
+    return not any(s.writes_held or tape.memories(s.writes) & tape.input_memories for s in piece)
 
 
 def _gives(

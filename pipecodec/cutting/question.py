@@ -29,7 +29,7 @@ def question(tape: Tape) -> Question:
     """Return the guards of a tape that its inputs alone decide."""
     good, assumed, kept = set(tape.inputs.values()), set[int](), list[Step]()
     answered = set()
-    of_inputs = tape.memories(tape.inputs.values())
+    of_inputs = tape.input_memories
     for step in tape.steps:
         written = tape.memories(step.writes)
         own = not (step.writes_held or written & of_inputs)  # it writes into fresh memory alone

@@ -201,7 +201,8 @@ def make_stage(model: nn.Module, code: StageCode, steps: Sequence[Step]) -> CutS
     root.__dict__["_parameters"] = stage._parameters
     root.__dict__["_buffers"] = stage._buffers
     stage.__dict__["root"] = root  # for methods of the model itself; no child
-    names = dict.fromkeys(step.target for step in steps if type(step.target) is str)
+    called = (step.target for step in steps if isinstance(step.target, str))
+    names = dict.fromkeys(name for name in called if not isinstance(name, Method))
     stage.leaves = tuple(stage.get_submodule(str(name)) for name in names)
     return stage
 

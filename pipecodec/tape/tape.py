@@ -10,8 +10,9 @@ import torch
 
 from .ambient import Ambient
 from .arguments import Argument, Node, keys_of
+from .structure import take
 
-__all__ = ["Fact", "Method", "Out", "Step", "Tape"]
+__all__ = ["Fact", "Forward", "Method", "Out", "Step", "Tape"]
 
 
 class Fact(NamedTuple):
@@ -22,6 +23,10 @@ class Fact(NamedTuple):
     nbytes: int
     requires_grad: bool
     memory: int
+
+
+class Forward(str):
+    """The name of a module whose ``forward`` is called by name, without its hooks."""
 
 
 class Method(str):
@@ -140,6 +145,13 @@ class Tape:
         """Return the memories of those of the values that are tensors."""
         facts = (self.facts[key] for key in keys)
         return {fact.memory for fact in facts if isinstance(fact, Fact)}
+
+    @property
+    def input_memories(self) -> set[int]:
+        """The memories of the inputs, and of the tensors in them."""
+        inputs = set(self.inputs.values())
+        items = [s.outs[0].key for s in self.steps if s.target is take and inputs & set(s.uses)]
+        return self.memories([*inputs, *items])
 
     def new(self, value: Any, label: str, place: str) -> int:
         """Number a value."""
