@@ -55,7 +55,7 @@ def layer_lists(model: nn.Module, called: Set[str]) -> list[list[str]]:
         inside = any(name == other or name.startswith(f"{other}.") for other in sizes if other)
         if isinstance(module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)) and not inside:
             size = sum(parameter.numel() for parameter in module.parameters())
-            if size and any(child in called for child in _children(model, name)):
+            if size and any(other.startswith(f"{name}.") for other in called):
                 sizes[name] = size
     ways = []
     if sizes:
