@@ -17,6 +17,7 @@ from ..stages.split_graph import is_split_graph, partition_graph
 from ..tape.batch import Batch
 from ..tape.errors import TapeError
 from ..tape.tape import Step, Tape
+from ..tape.unseen import guard_unseen
 from .assemble import assemble
 from .balance import Balance, choose_cuts, given_cuts
 from .describe import alike, crossing, crossing_bytes, fingerprint, makers
@@ -105,6 +106,7 @@ def partition(
             observed = _observe(observations, batch, others)
             tapes = [observation.tape for observation in observed]
             for tape in tapes:
+                guard_unseen(tape)
                 keep_outputs(tape, outputs)
             first = (
                 choose_cuts(model, tapes[0], layers, count, balance)

@@ -112,7 +112,8 @@ class _Match:
             if key is not None and isinstance(fact, Fact) and isinstance(mine, Fact):
                 grad = mine.requires_grad or fact.requires_grad
                 self.one.facts[key] = mine._replace(requires_grad=grad)
-
+            elif key is not None and (theirs in self.other.varied or not equal(mine, fact)):
+                self.one.varied.add(key)
         self._find_same_sizes()
 
     def _find_same_sizes(self) -> None:

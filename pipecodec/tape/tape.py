@@ -12,7 +12,7 @@ from .ambient import Ambient
 from .arguments import Argument, Node, keys_of
 from .structure import take
 
-__all__ = ["Fact", "Forward", "Method", "Out", "Step", "Tape"]
+__all__ = ["Fact", "Forward", "Method", "Out", "Step", "Tape", "sizes_at", "step_of"]
 
 
 class Fact(NamedTuple):
@@ -133,6 +133,8 @@ class Tape:
     """The type and keys of the result, if it is a mapping."""
     notes: list[str] = field(default_factory=list)
 
+    varied: set[int] = field(default_factory=set)
+    """The numbers that had several values in the observations."""
     same_size: dict[int, tuple[int, int]] = field(default_factory=dict)
     """A size -> (input, dimension): in two observations it was that size of that input."""
 
@@ -173,6 +175,11 @@ def fact_of(value: Any) -> Any:
         value.requires_grad,
         value.untyped_storage()._cdata if strided else id(value),
     )
+
+
+def sizes_at(tensor: torch.Tensor, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return some sizes of a tensor."""
+    return tuple(tensor.shape[axis] for axis in axes)
 
 
 def step_of(function: Callable[..., Any], args: list[Argument]) -> Step:

@@ -160,7 +160,9 @@ def tensor_difference(expected: torch.Tensor, got: torch.Tensor, path: str) -> s
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    dense = tensor.detach() if tensor.layout is torch.strided else tensor.detach().to_dense()
+    plain = dense.resolve_conj().clone(memory_format=torch.contiguous_format)
+    return plain.reshape(-1).view(torch.uint8)
 
 
 def facts(tensor: torch.Tensor) -> str:
