@@ -140,7 +140,7 @@ def run_detached(part: pipecodec.Partition, given: dict[str, Any]) -> Any:
         if k + 1 < len(part.stages):
             stage.name_outputs(named, output)
             sent = stage.collect(named, part.liveness[k + 1])
-            values, copies = received(sent)
+            values, copies = received(sent, [])
             boundaries.append(copies)
 
     def backward() -> None:
