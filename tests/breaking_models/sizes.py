@@ -200,7 +200,7 @@ class SizeInPartialOfALayer(Base):
         return self.head(x)
 
 
-@case(refused=HIDDEN)
+@case()
 class SizeInAClosureOfALayer(Base):
     layer = SizeInPartialOfALayer.Layer
 
