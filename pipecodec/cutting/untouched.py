@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..tape.no_memory import without_memory
+
 __all__ = ["untouched"]
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put back buffers, gradients, modes, attributes and the random states afterwards."""
-    buffers = [(one, one.detach().clone()) for one in _tensors(model) if not _unreal(one)]
+    buffers = [(one, one.detach().clone()) for one in _tensors(model) if not without_memory(one)]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
@@ -84,7 +86,3 @@ def _same_items(value: Any, items: Any) -> bool:
     if isinstance(value, (list, deque)):
         return len(value) == len(items) and all(map(operator.is_, value, items))
     return bool(value == items)
-
-
-def _unreal(tensor: torch.Tensor) -> bool:
-    return tensor.is_meta or getattr(tensor, "fake_mode", None) is not None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .case import HIDDEN, OTHER, SIZES, UNEQUAL, UNKNOWN, Base, case
+from .case import OTHER, SIZES, UNEQUAL, UNKNOWN, Base, case
 
 
 @case(later=SIZES)
