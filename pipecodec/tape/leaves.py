@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch._functorch.apis as functorch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -76,6 +75,8 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
             return apply.__get__(None, cls)(*args, **kwargs)
         with torch._C.DisableTorchFunction():
             return recorder.call_function(Applied(cls, apply), args, kwargs)
+
+    import torch._functorch.apis as functorch  # it takes longer to import than this package
 
     vmap = getattr(functorch, "vmap_impl")  # noqa: B009
 
