@@ -1,6 +1,7 @@
 """Stages of plain modules, and folders that are wrong."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -114,6 +115,21 @@ def test_one_buffer_under_two_names_stays_one(tmp_path):
     module = load_stage(partition_modules(list(model), model=model), 0, tmp_path)
     assert module.also is module.scale
     assert torch.equal(module.also, torch.full((4,), 3.0))
+
+
+def test_weights_that_a_hook_computes_are_left_to_it(tmp_path):
+    def normed():
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)))
+
+    whole = normed()
+    safetensors.save_file(whole.state_dict(), tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        model = normed()
+    module = load_stage(partition_modules([model[0]], model=model), 0, tmp_path)
+    assert torch.equal(module(torch.ones(2, 4)), whole(torch.ones(2, 4)))
 
 
 def test_tensors_in_containers_are_named(tmp_path):

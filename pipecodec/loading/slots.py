@@ -36,11 +36,14 @@ class Slot(NamedTuple):
 
 
 def slots(root: nn.Module) -> Iterator[Slot]:
-    """Yield all places of tensors, each module once."""
+    """Yield all places of tensors, each module once.
+
+    An attribute that was computed of parameters is none: hooks (``weight_norm``) compute it anew.
+    """
     for prefix, module in root.named_modules():
         for holder in (module._parameters, module._buffers, vars(module)):
             for name, value in holder.items():
-                if isinstance(value, torch.Tensor):
+                if isinstance(value, torch.Tensor) and value.grad_fn is None:
                     yield Slot(module, name, f"{prefix}.{name}".lstrip("."))
 
 
