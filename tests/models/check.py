@@ -19,6 +19,7 @@ __all__ = [
     "DROPOUT",
     "ROUNDED",
     "STAGES",
+    "TRAINING_ONLY",
     "WITH_EXAMPLES",
     "Outcome",
     "check",
@@ -32,6 +33,7 @@ __all__ = [
 STAGES = 3
 DROPOUT = 0.1
 ROUNDED = "gradients that differ by rounding over detached boundaries"
+TRAINING_ONLY = "in training only: the model has no gradients in evaluation"
 WITH_EXAMPLES = "with a batch of each kind in examples="
 
 
@@ -60,26 +62,36 @@ def check(mapping: str, model_type: str) -> Outcome:
     """Build a model, cut it and compare the stages with it."""
     try:
         case = build(mapping, model_type, DROPOUT)
-        first = case.inputs(*case.sizes[0], 1, True)
-        for training in (False, True):
-            case.model.train(training)
-            one, other = (run_model(case.model, first) for _ in range(2))
-            if (wrong := difference(one, other)) is not None:
-                return Outcome("not built", f"two runs of the model differ: {wrong}")
+        if (wrong := differs_from_itself(case)) is not None:
+            return Outcome("not built", f"two runs of the model differ: {wrong}")
     except Exception as error:
         return Outcome("not built", told(error))
-    return check_case(case)
+    case.model.eval()
+    try:
+        differs_from_itself(case)
+    except Exception:  # it refuses, or keeps a graph from one run to the next
+        outcome = check_case(case, [use for use in uses(case) if use[0]])
+        if outcome.verdict == "right":
+            return Outcome("right", "; ".join(filter(None, [TRAINING_ONLY, outcome.text])))
+        return outcome
+    return check_case(case, uses(case))
 
 
-def check_case(case: Case) -> Outcome:
+def differs_from_itself(case: Case) -> str | None:
+    inputs = case.inputs(*case.sizes[0], 1, True)
+    one, other = (run_model(case.model, inputs) for _ in range(2))
+    return difference(one, other)
+
+
+def check_case(case: Case, compared: Sequence[Use]) -> Outcome:
     """Cut a model with one batch, and compare; if that is refused, with a batch of every kind."""
     first = case.inputs(*case.sizes[0], 1, True)
-    outcome = cut_and_compare(case, first, (), uses(case))
+    outcome = cut_and_compare(case, first, (), compared)
     if outcome.verdict != "refused":
         return outcome
-    kinds = dict.fromkeys((padded, size) for _, padded, size in uses(case))
+    kinds = dict.fromkeys((padded, size) for _, padded, size in compared)
     batches = [case.inputs(*size, 1, padded) for padded, size in kinds]
-    again = cut_and_compare(case, first, batches, uses(case))
+    again = cut_and_compare(case, first, batches, compared)
     if again.verdict == "right":
         return Outcome("right", "; ".join(filter(None, [WITH_EXAMPLES, again.text])))
     return outcome if again.verdict == "refused" else again
