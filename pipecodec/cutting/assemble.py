@@ -28,7 +28,7 @@ def assemble(
     """
     several = len(tapes) > 1
     names = [value_names(tape, plan) for tape, plan in zip(tapes, plans, strict=True)]
-    questions = [question(tape) if several else Question([], [], set()) for tape in tapes]
+    questions = [question(tape) if several else Question([], [], set(), []) for tape in tapes]
     plans = [
         without_asked(plan, asked) if several else plan
         for plan, asked in zip(plans, questions, strict=True)
@@ -48,16 +48,17 @@ def assemble(
             given = None if k == count - 1 else plan.gives[k]
             run = writer.piece(f"stage {k}", plan.pieces[k], takes, given)
             like: Code | None = None
-            asks: tuple[str, ...] = ()
+            asks: tuple[tuple[str, bool], ...] = ()
             if several and k == 0:
                 asking = Writer(tape, known)
                 like = asking.question("choice of an observation", asked.steps, asked.takes)
-                asks = tuple(known[key] for key in asked.takes)
+                names_asked = [known[key] for key in asked.takes]
+                asks = tuple(zip(names_asked, asked.written, strict=True))
             names_given = [known[key] for key in given or ()]
             taken = [known[key] for key in takes]
             way = Way(run, taken, names_given, tape.training, like, asks)
             ways.append(way)
-            wanted.append(list(dict.fromkeys([*way.takes, *asks])))
+            wanted.append(list(dict.fromkeys([*way.takes, *(name for name, _ in asks)])))
         everywhere = [name for name in wanted[0] if all(name in each for each in wanted)]
         others = dict.fromkeys(n for each in wanted for n in each if n not in everywhere)
         required = everywhere + [OBSERVATION] * (several and k > 0)

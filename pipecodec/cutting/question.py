@@ -23,17 +23,17 @@ class Question:
     steps: list[Step]
     takes: list[int]
     answered: set[int]
+    written: list[bool]
+    """Whether the steps write into each of the inputs: they get a copy of it."""
 
 
 def question(tape: Tape) -> Question:
     """Return the guards of a tape that its inputs alone decide."""
     good, assumed, kept = set(tape.inputs.values()), set[int](), list[Step]()
     answered = set()
-    of_inputs = tape.input_memories
     for step in tape.steps:
         written = tape.memories(step.writes)
-        own = not (step.writes_held or written & of_inputs)  # it writes into fresh memory alone
-        simple = own and not (step.is_module or is_random(step) or tensors_of(step.args))
+        simple = not (step.is_module or is_random(step) or tensors_of(step.args))
         if simple and good.issuperset(step.uses):
             good.update(step.makes)
             kept.append(step)
@@ -51,7 +51,9 @@ def question(tape: Tape) -> Question:
                 good.add(key)
                 assumed.add(key)
     steps = live_steps(kept, ())
-    return Question(steps, missing(steps), answered)
+    written = tape.memories(key for step in steps for key in step.writes)
+    takes = missing(steps)
+    return Question(steps, takes, answered, [bool(tape.held_in(key) & written) for key in takes])
 
 
 def _size_of_input(tape: Tape, key: int) -> Step:

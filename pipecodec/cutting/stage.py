@@ -13,6 +13,7 @@ from torch import nn
 
 from ..tape.arguments import modules_of, tensors_of
 from ..tape.errors import TapeError
+from ..tape.structure import copied
 from ..tape.tape import Method, Step
 from .code import Code
 from .dispatch import OBSERVATION, choosing, dispatching
@@ -31,8 +32,8 @@ class Way:
     """The mode of the observation; None: it is good for both."""
     like: Code | None = None
     """On the first stage of several ways: guards that inputs alone decide."""
-    asks: tuple[str, ...] = ()
-    """The inputs that ``like`` takes."""
+    asks: tuple[tuple[str, bool], ...] = ()
+    """The inputs that ``like`` takes, and whether it writes into them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +136,8 @@ class ManyWays(CutStage):
                 reasons.append(f"observed in {'training' if way.training else 'evaluation'}")
                 continue
             try:
-                self.likes[i](self, *(values[name] for name in way.asks))
+                asked = (copied(values[n], {}) if own else values[n] for n, own in way.asks)
+                self.likes[i](self, *asked)
             except TapeError as error:
                 reasons.append(_reason(error))
             except Exception as error:  # an operation of another kind of batch

@@ -148,12 +148,15 @@ class Tape:
         facts = (self.facts[key] for key in keys)
         return {fact.memory for fact in facts if isinstance(fact, Fact)}
 
+    def held_in(self, key: int) -> set[int]:
+        """Return the memories of an input, and of the tensors in it."""
+        items = [s.outs[0].key for s in self.steps if s.target is take and key in s.uses]
+        return self.memories([key, *items])
+
     @property
     def input_memories(self) -> set[int]:
         """The memories of the inputs, and of the tensors in them."""
-        inputs = set(self.inputs.values())
-        items = [s.outs[0].key for s in self.steps if s.target is take and inputs & set(s.uses)]
-        return self.memories([*inputs, *items])
+        return {memory for key in self.inputs.values() for memory in self.held_in(key)}
 
     def new(self, value: Any, label: str, place: str) -> int:
         """Number a value."""
