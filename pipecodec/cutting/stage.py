@@ -33,6 +33,8 @@ class Way:
     """On the first stage of several ways: guards that inputs alone decide."""
     asks: tuple[str, ...] = ()
     """The inputs that ``like`` takes."""
+    absent: tuple[str, ...] = ()
+    """The inputs of other observations that this one was not given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,9 @@ class ManyWays(CutStage):
         for i, way in enumerate(self.code.ways):
             if way.training not in (None, mode):
                 reasons.append(f"observed in {'training' if way.training else 'evaluation'}")
+                continue
+            if given := [name for name in way.absent if values.get(name) is not None]:
+                reasons.append(f"observed without the input {given[0]!r}")
                 continue
             try:
                 self.likes[i](self, *(values[name] for name in way.asks))
