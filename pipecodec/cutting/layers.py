@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from ..tape.batch import Batch
@@ -21,6 +20,7 @@ __all__ = ["called_modules", "layer_lists", "names_above_split"]
 _MUCH = 0.3
 """A list that holds this share of the largest list's parameters is cut too: an encoder, say."""
 _ALONE = 3
+_LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 
 def called_modules(model: nn.Module, batch: Batch) -> set[str]:
@@ -34,7 +34,7 @@ def called_modules(model: nn.Module, batch: Batch) -> set[str]:
 
     handle = nn.modules.module.register_module_forward_pre_hook(hook)
     try:
-        with untouched(model), torch.no_grad():
+        with untouched(model):
             run_model(model, lambda run: _inputs(batch, run).call(model))
     finally:
         handle.remove()
@@ -56,9 +56,9 @@ def layer_lists(model: nn.Module, called: Set[str]) -> list[list[str]]:
     sizes: dict[str, int] = {}
     for name, module in model.named_modules():
         inside = any(name == other or name.startswith(f"{other}.") for other in sizes if other)
-        if isinstance(module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)) and not inside:
+        if isinstance(module, _LISTS) and not inside:
             size = sum(parameter.numel() for parameter in module.parameters())
-            if size and any(other.startswith(f"{name}.") for other in called):
+            if size and any(_works(model, child, called) for child in _children(model, name)):
                 sizes[name] = size
     ways = []
     if sizes:
@@ -70,7 +70,13 @@ def layer_lists(model: nn.Module, called: Set[str]) -> list[list[str]]:
         ways += [_children(model, name) for name in alone]
         ways.append([child for name in sizes for child in _children(model, name)])
     ways.append(_children(model, ""))
-    return [way for i, way in enumerate(ways) if way and way not in ways[:i]]
+    return [way for i, way in enumerate(ways) if way and way not in ways[:i]] or [[]]
+
+
+def _works(model: nn.Module, name: str, called: Set[str]) -> bool:
+    """Whether a module is called, or its forward by name: no list of modules is."""
+    inside = any(other.startswith(f"{name}.") for other in called)
+    return name in called or (inside and not isinstance(model.get_submodule(name), _LISTS))
 
 
 def _children(model: nn.Module, name: str) -> list[str]:
