@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from pipecodec.stages.no_memory import has_no_memory
 from pipecodec.tape.errors import TapeError
 from pipecodec.tape.fake import run_fake
+from pipecodec.tape.no_memory import has_no_memory
 
 
 class Model(nn.Module):

@@ -25,6 +25,7 @@ from .models.check import (
     cut_and_compare,
     first_difference,
     half_of_uses,
+    uses,
 )
 from .models.compare import run_detached
 
@@ -101,7 +102,7 @@ def block_residuals() -> Case:
 
 def test_residuals_that_all_later_stages_read() -> None:
     case = block_residuals()
-    outcome = check_case(case)
+    outcome = check_case(case, uses(case))
     assert outcome.verdict == "right", outcome.text
     part = pipecodec.partition(case.model, kwargs=case.inputs(2, 12, 1, False), n_stages=4)
     crossing: dict[int, int] = {}

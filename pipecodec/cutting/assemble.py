@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..tape.tape import Tape
+from ..tape.tape import Step, Tape
 from .code import Code
+from .dispatch import OBSERVATION
 from .plan import Plan
 from .question import Question, question, without_asked
 from .source import Writer
-from .stage import OBSERVATION, CutStage, StageCode, Way, make_stage, place
+from .stage import CutStage, StageCode, Way, make_stage, place
 
 __all__ = ["assemble", "value_names"]
 
@@ -52,13 +53,16 @@ def assemble(
                 asking = Writer(tape, known)
                 like = asking.question("choice of an observation", asked.steps, asked.takes)
                 asks = tuple(known[key] for key in asked.takes)
-            way = Way(run, [known[key] for key in takes], tape.training, like, asks)
+            names_given = [known[key] for key in given or ()]
+            taken = [known[key] for key in takes]
+            way = Way(run, taken, names_given, tape.training, like, asks)
             ways.append(way)
             wanted.append(list(dict.fromkeys([*way.takes, *asks])))
         everywhere = [name for name in wanted[0] if all(name in each for each in wanted)]
         others = dict.fromkeys(n for each in wanted for n in each if n not in everywhere)
         required = everywhere + [OBSERVATION] * (several and k > 0)
-        code = StageCode(k, ways, required, list(others), gives[k])
+        again = all(_repeatable(t, plan.pieces[k]) for t, plan in zip(tapes, plans, strict=True))
+        code = StageCode(k, ways, required, list(others), gives[k], again)
         steps = [step for plan in plans for step in plan.pieces[k]]
         steps += [step for q in questions for step in q.steps] if k == 0 else []
         stages.append(make_stage(model, code, steps))
@@ -68,6 +72,10 @@ def assemble(
         for k, given in enumerate(gives)
     ]
     return stages, outputs
+
+
+def _repeatable(tape: Tape, piece: Sequence[Step]) -> bool:
+    return not any(s.writes_held or tape.memories(s.writes) & tape.input_memories for s in piece)
 
 
 def _gives(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ..tape.batch import Batch
+from ..tape.no_memory import without_memory
 from ..tape.structure import tensors_in
 
 __all__ = ["Place", "Resized", "Sizes", "other_padding", "other_sizes", "sizes_of"]
@@ -123,7 +124,7 @@ def other_padding(batch: Batch) -> Batch | None:
     mask = batch.inputs.get(_MASK)
     if not isinstance(mask, torch.Tensor) or mask.dim() != 2 or mask.shape[1] < 2:
         return None
-    if mask.dtype.is_floating_point or mask.is_meta or getattr(mask, "fake_mode", None):
+    if mask.dtype.is_floating_point or without_memory(mask):
         return None
     other = torch.ones_like(mask)
     if bool((mask == other).all()):

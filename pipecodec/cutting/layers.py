@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..tape.batch import Batch
 from ..tape.errors import TapeError
-from ..tape.fake import FakeRun, run_fake
+from ..tape.no_memory import run_model
 from .untouched import untouched
+
+if TYPE_CHECKING:
+    from ..tape.fake import FakeRun
 
 __all__ = ["called_modules", "layer_lists", "names_above_split"]
 
@@ -32,7 +35,7 @@ def called_modules(model: nn.Module, batch: Batch) -> set[str]:
     handle = nn.modules.module.register_module_forward_pre_hook(hook)
     try:
         with untouched(model), torch.no_grad():
-            run_fake(model, lambda run: _inputs(batch, run).call(model))
+            run_model(model, lambda run: _inputs(batch, run).call(model))
     finally:
         handle.remove()
     return called
@@ -55,7 +58,7 @@ def layer_lists(model: nn.Module, called: Set[str]) -> list[list[str]]:
         inside = any(name == other or name.startswith(f"{other}.") for other in sizes if other)
         if isinstance(module, (nn.ModuleList, nn.Sequential, nn.ModuleDict)) and not inside:
             size = sum(parameter.numel() for parameter in module.parameters())
-            if size and any(child in called for child in _children(model, name)):
+            if size and any(other.startswith(f"{name}.") for other in called):
                 sizes[name] = size
     ways = []
     if sizes:

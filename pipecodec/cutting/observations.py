@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-import numpy
 from torch import nn
 
 from ..tape.arguments import Const, Value
@@ -171,7 +171,8 @@ class Observations:
 def _draw_other_numbers(seed: int) -> None:
     """Let Python's chance fall in another way in each observation, so that it is seen."""
     random.seed(seed)
-    numpy.random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
 
 
 def _fix(tape: Tape, place: Place, size: int, reason: str) -> None:

@@ -11,12 +11,13 @@ from torch import nn
 
 from ..logger import get_logger
 from ..stages.cut import Cut
-from ..stages.no_memory import has_no_memory
 from ..stages.partition import Partition, partition_modules
 from ..stages.split_graph import is_split_graph, partition_graph
 from ..tape.batch import Batch
 from ..tape.errors import TapeError
+from ..tape.no_memory import has_no_memory
 from ..tape.tape import Step, Tape
+from ..tape.unseen import guard_unseen
 from .assemble import assemble
 from .balance import Balance, choose_cuts, given_cuts
 from .describe import alike, crossing, crossing_bytes, fingerprint, makers
@@ -105,6 +106,7 @@ def partition(
             observed = _observe(observations, batch, others)
             tapes = [observation.tape for observation in observed]
             for tape in tapes:
+                guard_unseen(tape)
                 keep_outputs(tape, outputs)
             first = (
                 choose_cuts(model, tapes[0], layers, count, balance)
@@ -238,7 +240,7 @@ def _verified(
     verify: Verify,
     outputs: Sequence[str] | None,
 ) -> Partition:
-    real = not any(_unreal(tensor) for tensor in model.parameters())
+    real = not has_no_memory(model)
     notes = []
     if verify == "values" and not real:
         notes.append(
@@ -265,10 +267,6 @@ def _notes(observations: Observations, tapes: Sequence[Tape]) -> list[str]:
         told = ", ".join(sizes)
         notes.append(f"the sizes {told} are fixed, until examples= has others: {reason}")
     return list(dict.fromkeys(notes))
-
-
-def _unreal(tensor: torch.Tensor) -> bool:
-    return tensor.is_meta or getattr(tensor, "fake_mode", None) is not None
 
 
 def _rank() -> int:

@@ -77,8 +77,8 @@ def make_plan(tape: Tape, cuts: Sequence[Step]) -> Plan:
     """
     result = set(keys_of(tape.result))
     steps = live_steps(tape.steps, result)
-    stages = _sink(steps, _assign(steps, cuts), result, len(cuts))
-    stages = _hoist(steps, stages)
+    stages = _sink(tape, steps, _assign(steps, cuts), result, len(cuts))
+    stages = _hoist(tape, steps, stages)
     pieces = [
         [s for s, at in zip(steps, stages, strict=True) if at == k] for k in range(len(cuts) + 1)
     ]
@@ -125,9 +125,11 @@ def is_random(step: Step) -> bool:
     return not step.is_module and any(word in step.label for word in _RANDOM)
 
 
-def changed_keys(steps: Iterable[Step]) -> set[int]:
-    """Return the values that any step writes into."""
-    return {key for step in steps for key in step.writes}
+def changed_keys(tape: Tape, steps: Iterable[Step]) -> set[int]:
+    """Return the values that any step writes into, and those that share their memory."""
+    written = {key for step in steps for key in step.writes}
+    memories = tape.memories(written)
+    return written | {key for key in tape.facts if tape.memories([key]) & memories}
 
 
 def calls_of(steps: Sequence[Step], name: str) -> list[Step]:
@@ -159,8 +161,10 @@ def _assign(steps: Sequence[Step], cuts: Sequence[Step]) -> list[int]:
     return stages
 
 
-def _sink(steps: Sequence[Step], stages: Sequence[int], result: Set[int], last: int) -> list[int]:
-    at, changed = list(stages), changed_keys(steps)
+def _sink(
+    tape: Tape, steps: Sequence[Step], stages: Sequence[int], result: Set[int], last: int
+) -> list[int]:
+    at, changed = list(stages), changed_keys(tape, steps)
     users: dict[int, list[int]] = {}  # value -> the steps that use it
     for i, step in enumerate(steps):
         for key in step.uses:
@@ -186,8 +190,8 @@ def _sink(steps: Sequence[Step], stages: Sequence[int], result: Set[int], last: 
     return at
 
 
-def _hoist(steps: Sequence[Step], stages: Sequence[int]) -> list[int]:
-    at, changed = list(stages), changed_keys(steps)
+def _hoist(tape: Tape, steps: Sequence[Step], stages: Sequence[int]) -> list[int]:
+    at, changed = list(stages), changed_keys(tape, steps)
     made: dict[int, int] = {}
     for i, step in enumerate(steps):
         fixed = step.is_module or step.mutates or changed & set(step.uses)

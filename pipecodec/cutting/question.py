@@ -29,16 +29,22 @@ def question(tape: Tape) -> Question:
     """Return the guards of a tape that its inputs alone decide."""
     good, assumed, kept = set(tape.inputs.values()), set[int](), list[Step]()
     answered = set()
+    of_inputs = tape.input_memories
     for step in tape.steps:
-        simple = not (step.is_module or step.mutates or is_random(step) or tensors_of(step.args))
+        written = tape.memories(step.writes)
+        own = not (step.writes_held or written & of_inputs)  # it writes into fresh memory alone
+        simple = own and not (step.is_module or is_random(step) or tensors_of(step.args))
         if simple and good.issuperset(step.uses):
             good.update(step.makes)
             kept.append(step)
             if assumed & set(step.uses):
                 assumed.update(step.makes)
+                assumed.update(step.writes)
             elif step.expect is not None:
                 answered.add(id(step))
             continue
+        if written:  # by a step that cannot be asked for
+            good = {key for key in good if not tape.memories([key]) & written}
         for key in step.makes:
             if key in tape.same_size:
                 kept.append(_size_of_input(tape, key))

@@ -91,7 +91,7 @@ class _Sizes:
 
 def _copyable(tape: Tape, steps: list[Step]) -> dict[int, Step]:
     """Return, by the values that they make, the steps that any stage can do."""
-    changed = changed_keys(steps)
+    changed = changed_keys(tape, steps)
     known = set(tape.inputs.values())
     known |= {k for k, fact in tape.facts.items() if isinstance(fact, (int, float))}
     copied: dict[int, Step] = {}

@@ -14,7 +14,7 @@ from ..tape.arguments import Argument, Const, Device, Held, Node, Sub, Training,
 from ..tape.compare import equal
 from ..tape.observe import form_of, size_of
 from ..tape.structure import take
-from ..tape.tape import Fact, Method, Step, Tape
+from ..tape.tape import Fact, Forward, Method, Step, Tape
 from . import run_time
 from .code import Code
 
@@ -210,7 +210,8 @@ class Writer:
             owner = self._module(prefix) if prefix else "self.root"
             return f"{owner}.{method}"
         if isinstance(step.target, str):
-            return self._module(step.target)
+            forward = ".forward" if isinstance(step.target, Forward) else ""
+            return self._module(step.target) + forward
         return self._constant(step.target)
 
     def _call(self, step: Step, args: Argument, kwargs: Argument) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,9 @@ from ..tape.arguments import modules_of, tensors_of
 from ..tape.errors import TapeError
 from ..tape.tape import Method, Step
 from .code import Code
+from .dispatch import OBSERVATION, choosing, dispatching
 
 __all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]
-
-OBSERVATION = "pipecodec_observation"
-"""The name of the number, sent with the values, of the observation that a batch is like."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +26,7 @@ class Way:
 
     run: Code
     takes: list[str]
+    gives: list[str]
     training: bool | None
     """The mode of the observation; None: it is good for both."""
     like: Code | None = None
@@ -46,6 +45,8 @@ class StageCode:
     optional: list[str]
     gives: list[str] | None
     """The names of the values that it gives; None: it returns the model's result."""
+    repeatable: bool = False
+    """Whether the stage can be run again: it writes into no buffer and no input."""
 
     def __deepcopy__(self, memo: Any) -> StageCode:
         return self
@@ -91,19 +92,44 @@ class ManyWays(CutStage):
     likes: list[Any]
 
     def run(self, values: dict[str, Any]) -> Any:
-        """Run the way of the observation that the batch is like."""
-        ways = self.code.ways
-        which = self.choose(values) if self.code.number == 0 else values[OBSERVATION]
-        result = self.runs[which](self, *(values[name] for name in ways[which].takes))
-        if self.code.gives is None:
+        """Run the way of the observation that the inputs are like; the first stage does so."""
+        which, result = self.try_ways(values)
+        gives = self.code.gives
+        if gives is None:
             return result
-        inputs = {name: value for name, value in values.items() if name in self.code.gives}
-        given = dict.fromkeys(self.code.gives) | inputs | result
-        return given | {OBSERVATION: which} if self.code.number == 0 else given
+        return dict.fromkeys(gives) | result | {OBSERVATION: which}
 
-    def choose(self, values: dict[str, Any]) -> int:
-        """Return the number of the first observation that the inputs are like."""
-        reasons, mode = [], self.mode
+    def run_way(self, which: int, values: dict[str, Any]) -> Any:
+        """Run this stage for a batch that is like observation `which`."""
+        way = self.code.ways[which]
+        return self.runs[which](self, *(values[name] for name in way.takes))
+
+    def try_ways(self, values: dict[str, Any]) -> tuple[int, Any]:
+        """Return the number of the observation that the batch is like, and this stage's result.
+
+        Where inputs alone do not tell, the stage is run again, with the same random numbers, until
+        all guards hold.
+        """
+        likely, reasons = self.choose(values)
+        for which in likely:
+            last = which == likely[-1] or not self.code.repeatable
+            devices = () if last else self._cuda_devices()
+            try:
+                with nullcontext() if last else _random_state_on_error(devices):
+                    return which, self.run_way(which, values)
+            except TapeError as error:
+                reasons.append(_reason(error))
+                if not self.code.repeatable:
+                    break
+        raise TapeError(
+            f"the batch is like none of the {len(self.code.ways)} that were observed: "
+            f"{'; '.join(dict.fromkeys(reasons))}. Pass such a batch in examples= to "
+            f"pipecodec.partition"
+        )
+
+    def choose(self, values: dict[str, Any]) -> tuple[list[int], list[str]]:
+        """Return the observations that the inputs are like, and why they are not like others."""
+        likely, reasons, mode = [], [], self.mode
         for i, way in enumerate(self.code.ways):
             if way.training not in (None, mode):
                 reasons.append(f"observed in {'training' if way.training else 'evaluation'}")
@@ -111,15 +137,34 @@ class ManyWays(CutStage):
             try:
                 self.likes[i](self, *(values[name] for name in way.asks))
             except TapeError as error:
-                reasons.append(str(error).split("; pass such")[0])
+                reasons.append(_reason(error))
             except Exception as error:  # an operation of another kind of batch
                 reasons.append(f"{type(error).__name__}: {error}")
             else:
-                return i
-        raise TapeError(
-            f"the batch is like none of the {len(reasons)} that were observed: "
-            f"{'; '.join(reasons)}. Pass such a batch in examples= to pipecodec.partition"
-        )
+                likely.append(i)
+        return likely, reasons
+
+    def _cuda_devices(self) -> tuple[torch.device, ...]:
+        device = self.device
+        return (device,) if device.type == "cuda" else ()
+
+
+def _reason(error: TapeError) -> str:
+    return str(error).split("; pass such")[0]
+
+
+@contextmanager
+def _random_state_on_error(devices: Sequence[torch.device]) -> Iterator[None]:
+    """Put the random states back if the body raises."""
+    state = torch.get_rng_state()
+    states = [torch.cuda.get_rng_state(device) for device in devices]
+    try:
+        yield
+    except TapeError:
+        torch.set_rng_state(state)
+        for device, one in zip(devices, states, strict=True):
+            torch.cuda.set_rng_state(one, device)
+        raise
 
 
 def _remake(code: StageCode) -> CutStage:
@@ -135,19 +180,14 @@ def _class_of(code: StageCode) -> type[CutStage]:
         members["forward"] = runs[0]
         return type(f"Stage{code.number}", (CutStage,), members)
     members["likes"] = [way.like.function() if way.like else None for way in code.ways]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(name, kind) for name in ("self", *code.required)]
-    parameters += [inspect.Parameter(name, kind, default=None) for name in code.optional]
-    signature = inspect.Signature(parameters)
-
-    def forward(self: ManyWays, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        del bound.arguments["self"]
-        return self.run(bound.arguments)
-
-    forward.__signature__ = signature  # type: ignore[attr-defined]
-    members["forward"] = forward
+    takes = [way.takes for way in code.ways]
+    if code.number == 0:
+        members["forward"] = choosing(code.required, code.optional).function()
+    else:
+        absent = None
+        if code.gives is not None:
+            absent = [[n for n in code.gives if n not in way.gives] for way in code.ways]
+        members["forward"] = dispatching(code.required, code.optional, takes, absent).function()
     return type(f"Stage{code.number}", (ManyWays,), members)
 
 
@@ -161,7 +201,8 @@ def make_stage(model: nn.Module, code: StageCode, steps: Sequence[Step]) -> CutS
     root.__dict__["_parameters"] = stage._parameters
     root.__dict__["_buffers"] = stage._buffers
     stage.__dict__["root"] = root  # for methods of the model itself; no child
-    names = dict.fromkeys(step.target for step in steps if type(step.target) is str)
+    called = (step.target for step in steps if isinstance(step.target, str))
+    names = dict.fromkeys(name for name in called if not isinstance(name, Method))
     stage.leaves = tuple(stage.get_submodule(str(name)) for name in names)
     return stage
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import random
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,22 +13,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..tape.no_memory import without_memory
+
 __all__ = ["untouched"]
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Put back buffers, gradients, modes, attributes and the random states afterwards."""
-    buffers = [
-        (module, name, buffer, None if _unreal(buffer) else buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    buffers = [(one, one.detach().clone()) for one in _tensors(model) if not without_memory(one)]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    attributes = [(module, _plain_attributes(module)) for module in model.modules()]
+    attributes = [(module, _attributes(module)) for module in model.modules()]
     for parameter, _ in gradients:
         parameter.grad = None
     drawn = random.getstate()
@@ -36,10 +35,11 @@ def untouched(model: nn.Module) -> Iterator[None]:
         with torch.random.fork_rng(devices):
             yield
     finally:
+        for module, known in attributes:
+            _put_back(module, known)
         with torch.no_grad():
-            for module, name, buffer, value in buffers:
-                module._buffers[name] = buffer
-                if value is not None and not torch.equal(buffer, value):
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
                     buffer.copy_(value)
         random.setstate(drawn)
         if numpy is not None:
@@ -48,21 +48,41 @@ def untouched(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
         for module, mode in modes:
             module.training = mode
-        for module, known in attributes:
-            for name, value in _plain_attributes(module).items():
-                if name in known and known[name] is not value:
-                    vars(module)[name] = known[name]
 
 
-def _plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return all that a forward may leave on a module: tensors and numbers under public names."""
-    kinds = (torch.Tensor, int, float, type(None))
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    """Return the buffers and the tensors that are plain attributes."""
+    values = [value for module in model.modules() for value in vars(module).values()]
+    return [*model.buffers(), *(value for value in values if isinstance(value, torch.Tensor))]
+
+
+def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Return the attributes of a module, each with a copy if it is a container."""
     return {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, kinds) and not name.startswith("_") and name != "training"
+        name: (value, _items(value)) for name, value in vars(module).items() if name != "training"
     }
 
 
-def _unreal(tensor: torch.Tensor) -> bool:
-    return tensor.is_meta or getattr(tensor, "fake_mode", None) is not None
+def _put_back(module: nn.Module, known: dict[str, tuple[Any, Any]]) -> None:
+    for name in [name for name in vars(module) if name not in known and name != "training"]:
+        del vars(module)[name]
+    for name, (value, items) in known.items():
+        vars(module)[name] = value
+        if items is None or _same_items(value, items):
+            continue
+        value.clear()
+        value.extend(items) if isinstance(value, (list, deque)) else value.update(items)
+
+
+def _items(value: Any) -> Any:
+    """Return a copy of a container's items, or None."""
+    copies = ((dict, dict), ((list, deque), list), (set, set))
+    return next((copy(value) for kind, copy in copies if isinstance(value, kind)), None)
+
+
+def _same_items(value: Any, items: Any) -> bool:
+    if isinstance(value, dict):
+        return list(value) == list(items) and all(value[key] is items[key] for key in items)
+    if isinstance(value, (list, deque)):
+        return len(value) == len(items) and all(map(operator.is_, value, items))
+    return bool(value == items)

@@ -31,7 +31,7 @@ def _shared_memory(tape: Tape, plan: Plan) -> list[str]:
                 fact = tape.facts[key]
                 if not isinstance(fact, Fact):
                     continue
-                sharing = {other for other in crossing if _memory(tape, other) == fact.memory}
+                sharing = {other for other in crossing if tape.memories([other]) == {fact.memory}}
                 if sharing and (sharing != {key} or fact.requires_grad):
                     problems.append(
                         f"{step.place} writes ({step.label}) into {tape.names[key]}, whose memory "
@@ -39,11 +39,6 @@ def _shared_memory(tape: Tape, plan: Plan) -> list[str]:
                     )
         before |= {key for step in piece for key in step.makes}
     return problems
-
-
-def _memory(tape: Tape, key: int) -> int | None:
-    fact = tape.facts[key]
-    return fact.memory if isinstance(fact, Fact) else None
 
 
 def _state(plan: Plan) -> list[str]:

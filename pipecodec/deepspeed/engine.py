@@ -19,7 +19,7 @@ from ..logger import get_logger
 from ..options import BoundaryOptions, one_of
 from ..registry import register_framework_dialect
 from ..stages.local_inputs import find_local_inputs
-from ..stages.no_memory import without_memory
+from ..tape.no_memory import without_memory
 from .guards import comparable, protect_frames, settings_of
 from .observed import allow_observed_sizes, refuse_other_precision
 from .stage_groups import name_groups_by_stage

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..stages.no_memory import without_memory
 from ..stages.partition import Partition
+from ..tape.no_memory import without_memory
 from .compute import compute
 from .place import put
 from .slots import Slot, Stage

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ..stages.no_memory import without_memory
 from ..stages.partition import Partition
 from ..stages.ties import memory_of
+from ..tape.no_memory import without_memory
 
 __all__ = ["Slot", "Stage", "model_of", "slots"]
 

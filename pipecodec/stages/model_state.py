@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .no_memory import without_memory
+from ..tape.no_memory import without_memory
 from .ties import memory_of
 
 __all__ = ["ModelState", "Place", "copied_from", "locate"]

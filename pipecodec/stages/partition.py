@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ..codec import Codec
+from ..tape.no_memory import has_no_memory
 from .cut import Cut
 from .liveness import Arg, analyze_signatures
 from .model_state import ModelState, Place, copied_from, locate
-from .no_memory import has_no_memory
 from .signature import forward_parameters
 from .stage import Stage, bind_inputs
 from .ties import find_ties, memory_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
 import torch
 
 from .arguments import Argument, Const, Node, Training, Value
@@ -112,7 +111,8 @@ class _Match:
             if key is not None and isinstance(fact, Fact) and isinstance(mine, Fact):
                 grad = mine.requires_grad or fact.requires_grad
                 self.one.facts[key] = mine._replace(requires_grad=grad)
-
+            elif key is not None and (theirs in self.other.varied or not equal(mine, fact)):
+                self.one.varied.add(key)
         self._find_same_sizes()
 
     def _find_same_sizes(self) -> None:
@@ -169,8 +169,8 @@ def equal(one: Any, other: Any) -> bool:
         )
     if type(one) is not type(other):
         return False
-    if isinstance(one, numpy.ndarray):
-        return one.dtype == other.dtype and numpy.array_equal(one, other, equal_nan=False)
+    if type(one).__module__ == "numpy" and hasattr(one, "tobytes"):  # numpy need not be installed
+        return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
     if isinstance(one, float) and one != one:
         return bool(other != other)
     parts, others = open_up(one), open_up(other)

@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..loading.initial import determined
 from ..loading.slots import slots as slots_of
-from ..stages.no_memory import without_memory
 from .errors import TapeError
+from .no_memory import without_memory
 
 __all__ = ["FakeRun", "run_fake"]
 

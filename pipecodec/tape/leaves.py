@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from .place import place
 from .purity import hollow_arguments
 from .recorder import Recorder
 from .structure import numbers_in, put, take, tensors_in
-from .tape import Method, Out, Step
+from .tape import Forward, Method, Out, Step
 
 __all__ = ["intercepted"]
 
@@ -75,22 +76,56 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
         with torch._C.DisableTorchFunction():
             return recorder.call_function(Applied(cls, apply), args, kwargs)
 
+    import torch._functorch.apis as functorch  # it takes longer to import than this package
+
+    vmap = getattr(functorch, "vmap_impl")  # noqa: B009
+
+    def observed_vmap(*args: Any, **kwargs: Any) -> Any:
+        if not recorder.recording:
+            return vmap(*args, **kwargs)
+        return recorder.call_function(vmap, args, kwargs)
+
+    def forward_of(owner: nn.Module, name: Forward) -> Callable[..., Any]:
+        forward = owner.forward
+
+        @functools.wraps(forward)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if not recorder.recording:
+                return forward(*args, **kwargs)
+            return calls.call(name, owner, in_leaf(forward), args, kwargs)
+
+        return called
+
     wholes = []
+    forwards = [
+        (module, vars(module).get("forward"), forward_of(module, Forward(name)))
+        for name, module in model.named_modules()
+        if name not in recorder.glue and name.rpartition(".")[0] in recorder.glue
+    ]
     for name in methods:
         prefix, _, attribute = name.rpartition(".")
         owner = model.get_submodule(prefix)
         wholes.append((owner, attribute, whole(owner, Method(name), getattr(owner, attribute))))
     setattr(torch.autograd.Function, "apply", classmethod(observed_apply))  # noqa: B010
+    setattr(functorch, "vmap_impl", observed_vmap)  # noqa: B010
     for cls, original in originals.items():
         setattr(cls, "__call__", calling(original))  # noqa: B010
     for owner, attribute, called in wholes:
         vars(owner)[attribute] = called
+    for owner, _, called in forwards:
+        vars(owner)["forward"] = called
     try:
         yield
     finally:
         setattr(torch.autograd.Function, "apply", apply)  # noqa: B010
+        setattr(functorch, "vmap_impl", vmap)  # noqa: B010
         for owner, attribute, _ in wholes:
             del vars(owner)[attribute]
+        for owner, before, _ in forwards:
+            if before is None:
+                del vars(owner)["forward"]
+            else:
+                vars(owner)["forward"] = before
         for cls, original in originals.items():
             setattr(cls, "__call__", original)  # noqa: B010
 

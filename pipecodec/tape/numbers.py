@@ -82,7 +82,7 @@ _ARITHMETIC = ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow")
 _COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 _CONVERSIONS = (
     "int float round divmod rdivmod and or xor rand ror rxor lshift rshift rlshift rrshift trunc "
-    "ceil floor invert"
+    "ceil floor invert str repr format"
 ).split()
 
 

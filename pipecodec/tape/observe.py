@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from .arguments import Const, Value
 from .batch import Batch
-from .fake import FakeRun, run_fake
 from .leaves import intercepted
+from .no_memory import run_model
 from .numbers import TracedFloat, TracedInt, plain
 from .recorder import Recorder
 from .structure import open_up, take, tensors_in
 from .tape import Out, Tape, step_of
+
+if TYPE_CHECKING:
+    from .fake import FakeRun
 
 __all__ = ["form_of", "glue_above", "observe", "size_of"]
 
@@ -40,7 +43,7 @@ def observe(
 
     Raises TapeError where a value comes by a way that cannot be replayed.
     """
-    return run_fake(model, lambda run: _observe(model, layers, batch, methods, numbers, run))
+    return run_model(model, lambda run: _observe(model, layers, batch, methods, numbers, run))
 
 
 def _observe(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .no_memory import without_memory
 from .structure import open_up, tensors_in
 from .tape import Step
 
@@ -40,7 +41,7 @@ def hollow_arguments(
         or any(tensor.requires_grad for tensor in results)
         or step.mutates
         or any(out.where != "result" for out in step.outs)
-        or any(getattr(tensor, "fake_mode", None) is not None for tensor in results)
+        or any(map(without_memory, results))
     ):
         return False, ()
     devices = sorted({t.device.index or 0 for t in results if t.device.type == "cuda"})

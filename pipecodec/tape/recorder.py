@@ -43,6 +43,42 @@ _ASKED = {
 }
 """Functions whose result Python goes on with: each becomes a guard."""
 _SIZES = {"shape", "size", "numel", "nelement"}
+_FIXED = {
+    "__dir__",
+    "__get_device__",
+    "__hash__",
+    "device",
+    "dim",
+    "dtype",
+    "element_size",
+    "get_device",
+    "grad_fn",
+    "has_names",
+    "is_coalesced",
+    "is_complex",
+    "is_conj",
+    "is_cpu",
+    "is_cuda",
+    "is_floating_point",
+    "is_inference",
+    "is_leaf",
+    "is_meta",
+    "is_neg",
+    "is_nested",
+    "is_quantized",
+    "is_signed",
+    "is_sparse",
+    "itemsize",
+    "layout",
+    "names",
+    "ndim",
+    "ndimension",
+    "promote_types",
+    "result_type",
+    "type",
+}
+"""Functions whose result is the same for every input of the observed dtypes and ranks."""
+_BACKWARD = {"backward", "grad", "register_hook", "register_post_accumulate_grad_hook"}
 
 
 class Recorder(TorchFunctionMode):
@@ -128,6 +164,11 @@ class Recorder(TorchFunctionMode):
     def _recorded(self, function: Any, args: Any, kwargs: Any) -> Any:
         step = Step(function, place=place(), ambient=ambient_now(self.tape.device))
         name = step.label
+        if getattr(function, "__name__", "") in _BACKWARD:
+            raise TapeError(
+                f"{step.place} calls {name} between the layers: the graph of a gradient ends at a "
+                f"cut, so no stage could do the same; do it in a module of its own"
+            )
         step.args = self.values.encode_call(args, kwargs)
         if _writes(name, str(getattr(function, "__name__", "")), kwargs):
             self._note_writes(step, kwargs["out"] if "out" in kwargs else args[:1])
@@ -146,7 +187,9 @@ class Recorder(TorchFunctionMode):
         else:
             self.values.outputs(step, result)
             if not step.outs and not step.mutates:
-                return result  # a dtype, a rank: the same for every input
+                if name in _FIXED:
+                    return result
+                step.expect = (result,)
         self.add(step)
         return result
 

@@ -21,6 +21,7 @@ __all__ = [
     "is_object",
     "lengths_in",
     "numbers_in",
+    "open_function",
     "open_up",
     "put",
     "take",
@@ -76,8 +77,8 @@ def open_up(value: Any) -> Parts | None:
         keys = list(value)
         return Parts(keys, list(value.values()), functools.partial(_dict_of, keys), dict)
     if kind is functools.partial:
-        rebuild = functools.partial(_partial_of, value.func)
-        return Parts(("args", "keywords"), [value.args, dict(value.keywords)], rebuild, None)
+        children = [value.func, value.args, dict(value.keywords)]
+        return Parts(("func", "args", "keywords"), children, _partial_of, None)
     if kind in pytree.SUPPORTED_NODES:
         node = pytree.SUPPORTED_NODES[kind]
         children, context = node.flatten_fn(value)
@@ -102,8 +103,8 @@ def _dict_of(keys: list[Any], children: list[Any]) -> dict[Any, Any]:
     return dict(zip(keys, children, strict=True))
 
 
-def _partial_of(function: Callable[..., Any], children: list[Any]) -> Any:
-    return functools.partial(function, *children[0], **children[1])
+def _partial_of(children: list[Any]) -> Any:
+    return functools.partial(children[0], *children[1], **children[2])
 
 
 def _unflatten(unflatten: Callable[..., Any], context: Any, children: list[Any]) -> Any:
@@ -118,6 +119,27 @@ def _object_of(kind: type, keys: list[str], children: list[Any]) -> Any:
     new: Any = object.__new__(kind)
     vars(new).update(zip(keys, children, strict=True))
     return new
+
+
+def open_function(function: types.FunctionType) -> Parts:
+    """Return the parts of a function: the variables of its closure, and its defaults."""
+    cells = function.__closure__ or ()
+    children = [cell.cell_contents if _filled(cell) else None for cell in cells]
+    children += [function.__defaults__, function.__kwdefaults__]
+    rebuild = functools.partial(
+        _function_of, function.__code__, function.__globals__, function.__name__
+    )
+    return Parts((function.__code__, len(cells)), children, rebuild, None)
+
+
+def _function_of(
+    code: types.CodeType, scope: dict[str, Any], name: str, children: list[Any]
+) -> types.FunctionType:
+    *contents, defaults, keyword_defaults = children
+    cells = tuple(map(types.CellType, contents))
+    function = types.FunctionType(code, scope, name, defaults, cells)
+    function.__kwdefaults__ = keyword_defaults
+    return function
 
 
 def is_object(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,8 +10,9 @@ import torch
 
 from .ambient import Ambient
 from .arguments import Argument, Node, keys_of
+from .structure import take
 
-__all__ = ["Fact", "Method", "Out", "Step", "Tape"]
+__all__ = ["Fact", "Forward", "Method", "Out", "Step", "Tape", "sizes_at", "step_of"]
 
 
 class Fact(NamedTuple):
@@ -22,6 +23,10 @@ class Fact(NamedTuple):
     nbytes: int
     requires_grad: bool
     memory: int
+
+
+class Forward(str):
+    """The name of a module whose ``forward`` is called by name, without its hooks."""
 
 
 class Method(str):
@@ -128,6 +133,8 @@ class Tape:
     """The type and keys of the result, if it is a mapping."""
     notes: list[str] = field(default_factory=list)
 
+    varied: set[int] = field(default_factory=set)
+    """The numbers that had several values in the observations."""
     same_size: dict[int, tuple[int, int]] = field(default_factory=dict)
     """A size -> (input, dimension): in two observations it was that size of that input."""
 
@@ -135,6 +142,18 @@ class Tape:
     def used(self) -> set[int]:
         """The values that any step or the result takes."""
         return {*keys_of(self.result), *(key for step in self.steps for key in step.uses)}
+
+    def memories(self, keys: Iterable[int]) -> set[int]:
+        """Return the memories of those of the values that are tensors."""
+        facts = (self.facts[key] for key in keys)
+        return {fact.memory for fact in facts if isinstance(fact, Fact)}
+
+    @property
+    def input_memories(self) -> set[int]:
+        """The memories of the inputs, and of the tensors in them."""
+        inputs = set(self.inputs.values())
+        items = [s.outs[0].key for s in self.steps if s.target is take and inputs & set(s.uses)]
+        return self.memories([*inputs, *items])
 
     def new(self, value: Any, label: str, place: str) -> int:
         """Number a value."""
@@ -156,6 +175,11 @@ def fact_of(value: Any) -> Any:
         value.requires_grad,
         value.untyped_storage()._cdata if strided else id(value),
     )
+
+
+def sizes_at(tensor: torch.Tensor, axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Return some sizes of a tensor."""
+    return tuple(tensor.shape[axis] for axis in axes)
 
 
 def step_of(function: Callable[..., Any], args: list[Argument]) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,15 @@ from .arguments import Argument, Const, Device, Held, Node, Sub, Training, Value
 from .errors import TapeError
 from .numbers import TracedFloat, TracedInt, plain
 from .place import place
-from .structure import containers_in, hidden_in, is_object, lengths_in, open_up, tensors_in
+from .structure import (
+    containers_in,
+    hidden_in,
+    is_object,
+    lengths_in,
+    open_function,
+    open_up,
+    tensors_in,
+)
 from .tape import Method, Out, Step, Tape
 
 __all__ = ["Values"]
@@ -58,14 +67,22 @@ class Values:
             return Sub(self.module_names[id(value)])
         if isinstance(value, torch.device):
             return Device() if value == self.tape.device else Const(value)
-        if value is None or isinstance(value, _SIMPLE) or id(value) in above:
+        if value is None or isinstance(value, _SIMPLE):
+            return Const(value)
+        if id(value) in above:
+            if hidden_in(value, self._travels) is not None:
+                raise self._hidden(value, None)
             return Const(value)
         if id(value) in self.containers and (whole := self._whole(value)) is not None:
             return whole
         parts = open_up(value)
         if parts is None:
-            self._refuse_hidden(value)
-            return Const(value)
+            hidden = hidden_in(value, self._travels)
+            if hidden is None:
+                return Const(value)
+            if not isinstance(value, types.FunctionType):
+                raise self._hidden(value, hidden)
+            parts = open_function(value)
         children = [self.encode(child, (*above, id(value))) for child in parts.children]
         if isinstance(value, (tuple, slice)) and all(isinstance(c, Const) for c in children):
             return Const(value)
@@ -80,20 +97,18 @@ class Values:
         """Return the template of (positional arguments, keyword arguments)."""
         return Node(tuple, [self.encode(tuple(args)), self.encode(kwargs)], tuple)
 
-    def _refuse_hidden(self, value: Any) -> None:
-        def travels(one: Any) -> bool:
-            if isinstance(one, torch.Tensor):
-                return id(one) in self.keys or id(one) in self.inside
-            return isinstance(one, (TracedInt, TracedFloat))
+    def _travels(self, value: Any) -> bool:
+        if isinstance(value, torch.Tensor):
+            return id(value) in self.keys or id(value) in self.inside
+        return isinstance(value, (TracedInt, TracedFloat))
 
-        found = hidden_in(value, travels)
-        if found is not None:
-            kind = "a tensor" if isinstance(found, torch.Tensor) else "a size"
-            raise TapeError(
-                f"{place()}: {kind} is hidden in a {type(value).__name__} that a module or "
-                f"function is called with, so it would stay as it was observed; pass it as an "
-                f"argument, or in a list, dict or dataclass"
-            )
+    def _hidden(self, value: Any, found: Any) -> TapeError:
+        kind = "a tensor" if isinstance(found, torch.Tensor) else "a size"
+        return TapeError(
+            f"{place()}: {kind} is hidden in a {type(value).__name__} that a module or "
+            f"function is called with, so it would stay as it was observed; pass it as an "
+            f"argument, or in a list, dict or dataclass"
+        )
 
     def _whole(self, value: Any) -> Value | None:
         """Return the value that is all of a list that a call gave, however long it may be."""

@@ -13,12 +13,13 @@ import torch
 import pipecodec
 
 from .build import Case, build
-from .compare import Run, difference, has_gaps, run_detached, run_model, run_stages
+from .compare import Run, difference, run_detached, run_model, run_stages
 
 __all__ = [
     "DROPOUT",
     "ROUNDED",
     "STAGES",
+    "TRAINING_ONLY",
     "WITH_EXAMPLES",
     "Outcome",
     "check",
@@ -32,6 +33,7 @@ __all__ = [
 STAGES = 3
 DROPOUT = 0.1
 ROUNDED = "gradients that differ by rounding over detached boundaries"
+TRAINING_ONLY = "in training only: the model has no gradients in evaluation"
 WITH_EXAMPLES = "with a batch of each kind in examples="
 
 
@@ -60,26 +62,36 @@ def check(mapping: str, model_type: str) -> Outcome:
     """Build a model, cut it and compare the stages with it."""
     try:
         case = build(mapping, model_type, DROPOUT)
-        first = case.inputs(*case.sizes[0], 1, True)
-        for training in (False, True):
-            case.model.train(training)
-            one, other = (run_model(case.model, first) for _ in range(2))
-            if (wrong := difference(one, other)) is not None:
-                return Outcome("not built", f"two runs of the model differ: {wrong}")
+        if (wrong := differs_from_itself(case)) is not None:
+            return Outcome("not built", f"two runs of the model differ: {wrong}")
     except Exception as error:
         return Outcome("not built", told(error))
-    return check_case(case)
+    case.model.eval()
+    try:
+        differs_from_itself(case)
+    except Exception:  # it refuses, or keeps a graph from one run to the next
+        outcome = check_case(case, [use for use in uses(case) if use[0]])
+        if outcome.verdict == "right":
+            return Outcome("right", "; ".join(filter(None, [TRAINING_ONLY, outcome.text])))
+        return outcome
+    return check_case(case, uses(case))
 
 
-def check_case(case: Case) -> Outcome:
+def differs_from_itself(case: Case) -> str | None:
+    inputs = case.inputs(*case.sizes[0], 1, True)
+    one, other = (run_model(case.model, inputs) for _ in range(2))
+    return difference(one, other)
+
+
+def check_case(case: Case, compared: Sequence[Use]) -> Outcome:
     """Cut a model with one batch, and compare; if that is refused, with a batch of every kind."""
     first = case.inputs(*case.sizes[0], 1, True)
-    outcome = cut_and_compare(case, first, (), uses(case))
+    outcome = cut_and_compare(case, first, (), compared)
     if outcome.verdict != "refused":
         return outcome
-    kinds = dict.fromkeys((padded, size) for _, padded, size in uses(case))
+    kinds = dict.fromkeys((padded, size) for _, padded, size in compared)
     batches = [case.inputs(*size, 1, padded) for padded, size in kinds]
-    again = cut_and_compare(case, first, batches, uses(case))
+    again = cut_and_compare(case, first, batches, compared)
     if again.verdict == "right":
         return Outcome("right", "; ".join(filter(None, [WITH_EXAMPLES, again.text])))
     return outcome if again.verdict == "refused" else again
@@ -127,19 +139,14 @@ def first_difference(
 
     Over detached boundaries two kinds of gradients may differ by rounding; their weights are added
     to `rounded`. Each stage sums its own gradients of a weight before they are added to those of
-    other stages, which for three uses is another order than the model's. And a tensor with gaps in
-    its memory arrives contiguous, so kernels may add in another order.
+    other stages, which for three uses is another order than the model's. And where a value or a
+    gradient arrives with other strides, kernels may add in another order.
     """
     expected, gradients = run_model(case.model, inputs)
-    gaps: list[bool] = []
-
-    def note(boundary: int, values: dict[str, Any]) -> None:
-        leaves = torch.utils._pytree.tree_leaves(list(values.values()))
-        gaps.extend(has_gaps(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
-
+    relaid: list[tuple[int, ...]] = []
     runs: dict[str, Callable[..., Run]] = {
         "local": run_stages,
-        "detached": functools.partial(run_detached, record=note),
+        "detached": functools.partial(run_detached, relaid=relaid),
     }
     scale = max(float(g.abs().max()) for g in gradients.values() if g is not None)
     for name, run in runs.items():
@@ -151,7 +158,7 @@ def first_difference(
             wrong = difference(one, other, f"the gradient of {weight}")
             if wrong is None:
                 continue
-            reordered = name == "detached" and (any(gaps) or weight in tied(part))
+            reordered = name == "detached" and (bool(relaid) or weight in tied(part))
             if one is None or other is None or not reordered:
                 return f"{name}: {wrong}"
             if not torch.allclose(one, other, rtol=1e-5, atol=1e-6 * scale):

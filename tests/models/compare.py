@@ -48,12 +48,16 @@ def run_detached(
     model: nn.Module,
     inputs: Mapping[str, Any],
     record: Record | None = None,
+    relaid: list[tuple[int, ...]] | None = None,
 ) -> Run:
     """Run stage by stage as processes would: a boundary carries copies without history.
 
     Backward goes stage by stage too, with the gradients that the copies got. `record` is called
-    with the number of each boundary and the values that cross it, by name.
+    with the number of each boundary and the values that cross it, by name. `relaid` gets the shape
+    of each value or gradient that arrives with other strides than it had: a tensor with gaps in its
+    memory arrives contiguous, and a gradient has the strides of its value.
     """
+    relaid = [] if relaid is None else relaid
     start(model)
     values: list[Any] = bind_inputs(part.input_names, (), copied(inputs))
     boundaries: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
@@ -67,7 +71,7 @@ def run_detached(
             sent = stage.collect(named, part.liveness[k + 1])
             if record is not None:
                 record(k, dict(zip(part.liveness[k + 1], sent, strict=True)))
-            values, copies = received(sent)
+            values, copies = received(sent, relaid)
             boundaries.append(copies)
     loss_of(output).backward()
     for copies in reversed(boundaries):
@@ -77,8 +81,15 @@ def run_detached(
     return output, gradients(model)
 
 
-def received(sent: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, torch.Tensor]]]:
+def received(
+    sent: list[Any], relaid: list[tuple[int, ...]]
+) -> tuple[list[Any], list[tuple[torch.Tensor, torch.Tensor]]]:
     """Return the values as another process would get them, and each differentiable leaf's copy."""
+
+    def note(one: torch.Tensor, other: torch.Tensor) -> None:
+        if one.stride() != other.stride():
+            relaid.append(tuple(one.shape))
+
     codec = pipecodec.Codec(dynamic_shape=True)
     twins: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -86,6 +97,9 @@ def received(sent: list[Any]) -> tuple[list[Any], list[tuple[torch.Tensor, torch
         if id(leaf) not in twins:
             copy = without_repeats(leaf).clone().expand(leaf.shape).detach()
             twins[id(leaf)] = leaf, copy.requires_grad_(leaf.requires_grad)
+            note(leaf, copy)
+            if copy.requires_grad:
+                copy.register_hook(lambda gradient: note(gradient, copy))
         return twins[id(leaf)][1]
 
     packed = [twin(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in codec.pack(sent)]
@@ -100,12 +114,6 @@ def without_repeats(leaf: torch.Tensor) -> torch.Tensor:
         if stride == 0:
             one = one.narrow(dim, 0, min(1, leaf.shape[dim]))
     return one
-
-
-def has_gaps(leaf: torch.Tensor) -> bool:
-    """Whether a tensor cannot arrive with its strides, but arrives contiguous."""
-    one = without_repeats(leaf)
-    return one.clone().stride() != one.stride()
 
 
 def start(model: nn.Module) -> None:
@@ -152,7 +160,9 @@ def tensor_difference(expected: torch.Tensor, got: torch.Tensor, path: str) -> s
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    dense = tensor.detach() if tensor.layout is torch.strided else tensor.detach().to_dense()
+    plain = dense.resolve_conj().clone(memory_format=torch.contiguous_format)
+    return plain.reshape(-1).view(torch.uint8)
 
 
 def facts(tensor: torch.Tensor) -> str:

@@ -63,7 +63,9 @@ def features(model: nn.Module, kind: Kind, media: Batch) -> int:
     with torch.no_grad(), torch.random.fork_rng():
         made = make(**{name: value for name, value in media.items() if name in taken})
     model.train(training)
-    made = getattr(made, "pooler_output", made)
+    if getattr(made, "pooler_output", None) is not None:
+        made = made.pooler_output
+    made = getattr(made, "last_hidden_state", made)
     leaves = made if isinstance(made, list | tuple) else [made]
     width = model.config.get_text_config().hidden_size
     return sum(leaf.numel() for leaf in leaves) // width

@@ -19,6 +19,7 @@ __all__ = [
     "questions",
     "several_images",
     "siglip_patches",
+    "square_patches",
     "tiled_images",
     "whole_and_part",
 ]
@@ -56,6 +57,13 @@ def flat_pixels(model: nn.Module, batch: int, generator: torch.Generator) -> Bat
         "pixel_values": torch.randn(16 * batch, numbers, generator=generator),
         "image_grid_thw": torch.tensor([[1, 4, 4]] * batch),
     }
+
+
+def square_patches(model: nn.Module, batch: int, generator: torch.Generator) -> Batch:
+    """Return the patches of `flat_pixels`, each [channels, size, size]."""
+    flat = flat_pixels(model, batch, generator)
+    size = model.config.vision_config.patch_size
+    return flat | {"pixel_values": flat["pixel_values"].view(16 * batch, -1, size, size)}
 
 
 def several_images(model: nn.Module, batch: int, generator: torch.Generator) -> Batch:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 import transformers
 
-from .check import DROPOUT, ROUNDED, STAGES, WITH_EXAMPLES, Outcome
+from .check import DROPOUT, ROUNDED, STAGES, TRAINING_ONLY, WITH_EXAMPLES, Outcome
 from .crossing import SIZE, Crossing
 
 __all__ = ["page"]
@@ -28,7 +28,9 @@ classes are those of transformers' own mappings.
 *Right*: equal in all of these. Types with an asterisk need a batch of each kind in `examples=`.
 With a dagger, some gradients over detached boundaries differ from the model's by rounding (1e-6 of
 the largest gradient), since sums have another order: a weight is used on several stages and three
-times or more, or a tensor with gaps in its memory crosses, which arrives contiguous.
+times or more, or a tensor arrives with other strides, as one with gaps in its memory, or a gradient
+whose value has others. With a double dagger: in training, since the model itself cannot be
+differentiated, or not twice, in evaluation.
 *Refused*: `partition` or a stage raised the error that is shown, in at least one of them.
 *Not built*: no small model was made, so nothing is known of the type.
 """
@@ -80,8 +82,9 @@ def page(outcomes: Mapping[Type, Outcome], crossings: Mapping[Type, Crossing]) -
 
 
 def marks(text: str) -> str:
-    """Return an asterisk for a type that needs examples, a dagger where gradients are rounded."""
-    return "\\*" * (WITH_EXAMPLES in text) + "†" * (ROUNDED in text)
+    """Return the signs for what a text says of a type that is right."""
+    signs = {WITH_EXAMPLES: "\\*", ROUNDED: "†", TRAINING_ONLY: "‡"}
+    return "".join(sign for said, sign in signs.items() if said in text)
 
 
 def cell(text: str) -> str:

@@ -28,7 +28,7 @@ class Settings:
     towers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Overrides of configs inside that have another "model_type" than transformers allows."""
     dropout: bool = True
-    """Whether the model can be built with dropout."""
+    """Whether the model can be run with dropout."""
 
 
 def fields(attention: str | None = None, sizes: Sizes = SIZES, **overrides: Any) -> Settings:

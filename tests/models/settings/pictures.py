@@ -12,6 +12,7 @@ from ..pictures import (
     questions,
     several_images,
     siglip_patches,
+    square_patches,
     tiled_images,
     whole_and_part,
 )
@@ -49,7 +50,7 @@ IMAGE_TEXT: dict[str, Settings] = {
     "glm4v_moe": fields(**rotary(1, 1, 0, partial_rotary_factor=0.5)),
     "glm_ocr": fields(**rotary(2, 1, 1)),
     "glmga": fields(**rotary(2, 1, 1)),
-    "hunyuan_vl": fields(vision_config={"max_image_size": 64}),
+    "hunyuan_vl": fields(vision_config={"max_image_size": 64}, **rotary(2, 1, 1)),
     "instructblip": Settings({"image_token_index": 5}, inputs=questions),
     "idefics2": Settings(inputs=text_with("image", several_images)),
     "idefics3": Settings(inputs=text_with("image", several_images)),
@@ -75,7 +76,11 @@ IMAGE_TEXT: dict[str, Settings] = {
         },
         inputs=text_with("image", tiled_images),
     ),
-    "muse_glimmer": fields(vision_config={"projector_hidden_size": 32}),
+    "qwen2_5_omni_thinker": fields(vision_start_token_id=6, **rotary(2, 1, 1)),
+    "qwen3_omni_moe_thinker": fields(
+        audio_config={"downsample_hidden_size": 16}, vision_start_token_id=6, **rotary(2, 1, 1)
+    ),
+    "paddleocr_vl": Settings(inputs=text_with("image", square_patches)),
     "qwen2_5_vl": fields(**rotary(2, 1, 1)),
     "qwen2_vl": fields(**rotary(2, 1, 1)),
     "qwen4_exp": CAUSAL_LM["qwen4_exp"],
