@@ -106,6 +106,12 @@ def test_grouped_products_have_a_shape_in_float32():
     assert (out.shape, out.dtype, out.requires_grad) == ((6, 4), torch.float32, True)
 
 
+def test_torch_logs_nothing_where_a_batch_does_not_fit(caplog):
+    with pytest.raises(RuntimeError, match="reduction dim"):
+        run_fake(on_meta(), lambda run: run._mode.from_tensor(torch.ones(2, 3)) @ torch.ones(4, 2))
+    assert not caplog.records
+
+
 def test_a_branch_on_a_value_of_a_parameter_is_torchs_error():
     model = on_meta()
     with pytest.raises(TapeError, match=r"test_fake.py:\d+: the model asks for a value"):

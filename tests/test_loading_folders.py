@@ -117,6 +117,17 @@ def test_one_buffer_under_two_names_stays_one(tmp_path):
     assert torch.equal(module.also, torch.full((4,), 3.0))
 
 
+def test_a_parameter_that_has_memory_already_keeps_its_object(tmp_path):
+    safetensors.save_file(state(), tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        model = build()
+    kept = nn.Parameter(torch.zeros(4, 4))
+    model[0].linear.weight = kept
+    module = load_stage(partition_modules(list(model), model=model), 0, tmp_path)
+    assert module.linear.weight is kept
+    assert torch.equal(kept, build()[0].linear.weight)
+
+
 def test_weights_that_a_hook_computes_are_left_to_it(tmp_path):
     def normed():
         torch.manual_seed(0)

@@ -26,7 +26,8 @@ def materialize_stage(
     """Give a stage's parameters and buffers memory and initial values; return the stage.
 
     ``part`` was cut from a model on meta or of fake tensors. Only the tensors of this stage that
-    have no memory yet get it, on ``device``; the stage stays the same object.
+    have no memory yet get it, on ``device``; others keep their values (a constructor may have made
+    them in spite of ``torch.device("meta")``). The stage stays the same object.
 
     A module is initialised as its constructor and its model do it: by its ``reset_parameters``,
     then by ``_init_weights`` of the innermost model around it that has this method, as those of

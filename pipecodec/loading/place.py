@@ -25,9 +25,9 @@ def put(own: Stage, values: Mapping[Slot, torch.Tensor], device: torch.device) -
     for slot in own.slots:
         places.setdefault(memory_of(slot.tensor), []).append(slot)
     for slot, value in values.items():
-        old = slot.tensor
-        new = _tensor(own, slot, old, value)
-        for place in places[memory_of(old)]:
+        held = places[memory_of(slot.tensor)]
+        new = _tensor(own, slot, slot.tensor, value)
+        for place in held:
             if place.tensor is not new:
                 place.put(new)
     for slot in own.slots:

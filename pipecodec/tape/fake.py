@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -64,7 +65,7 @@ def run_fake(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> R
         while True:
             run = FakeRun(mode, lines)
             try:
-                with torch.random.fork_rng(devices=[]), run:
+                with torch.random.fork_rng(devices=[]), _quiet(), run:
                     return observe(run)
             except _Written as written:
                 lines.add(written.line)
@@ -73,6 +74,17 @@ def run_fake(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> R
                     f"{_innermost(error)}: the model asks for a value that depends on a parameter "
                     f"({error.func}), but has no memory, so it has none; observe it with memory"
                 ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging the errors of batches that the model does not take."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = disabled
 
 
 class FakeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
