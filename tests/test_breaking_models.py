@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from .breaking_models import containers, data, sizes
+from .breaking_models import containers, data, inputs, memory, modes, modules, sizes
 from .breaking_models.case import CASES, RIGHT
 from .breaking_models.check import outcomes, quiet
 
-FILES = (containers, data, sizes)
+FILES = (containers, data, inputs, memory, modes, modules, sizes)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..tape.tape import Step, Tape
+from ..tape.tape import Step, Tape, step_of
 from .code import Code
 from .dispatch import OBSERVATION
 from .plan import Plan
@@ -33,6 +33,7 @@ def assemble(
         without_asked(plan, asked) if several else plan
         for plan, asked in zip(plans, questions, strict=True)
     ]
+    inputs = list(dict.fromkeys(name for tape in tapes for name in tape.inputs))
     count = len(plans[0].pieces)
     gives = _gives(tapes, plans, names)
     stages = []
@@ -56,7 +57,8 @@ def assemble(
                 asks = tuple(zip(names_asked, asked.written, strict=True))
             names_given = [known[key] for key in given or ()]
             taken = [known[key] for key in takes]
-            way = Way(run, taken, names_given, tape.training, like, asks)
+            absent = tuple(name for name in inputs if name not in tape.inputs)
+            way = Way(run, taken, names_given, tape.training, like, asks, absent)
             ways.append(way)
             wanted.append(list(dict.fromkeys([*way.takes, *(name for name, _ in asks)])))
         everywhere = [name for name in wanted[0] if all(name in each for each in wanted)]
@@ -65,6 +67,8 @@ def assemble(
         again = all(_repeatable(t, plan.pieces[k]) for t, plan in zip(tapes, plans, strict=True))
         code = StageCode(k, ways, required, list(others), gives[k], again)
         steps = [step for plan in plans for step in plan.pieces[k]]
+        if k == count - 1:
+            steps += [step_of(tuple, [tape.result]) for tape in tapes]
         steps += [step for q in questions for step in q.steps] if k == 0 else []
         stages.append(make_stage(model, code, steps))
     _place_unused(model, stages)
@@ -113,7 +117,7 @@ def value_names(tape: Tape, plan: Plan) -> dict[int, str]:
 def _place_unused(model: nn.Module, stages: Sequence[nn.Module]) -> None:
     """Put all that no observed batch used where its neighbour is, so that no weight is lost."""
     for name, module in list(model.named_modules()):
-        tensors = [*module._parameters, *module._buffers]
+        tensors = [*module._parameters.keys(), *module._buffers.keys()]
         for own in tensors:
             path = f"{name}.{own}".lstrip(".")
             if getattr(module, own) is not None and not any(_has(s, path) for s in stages):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from ..tape.batch import Batch
@@ -34,7 +33,7 @@ def called_modules(model: nn.Module, batch: Batch) -> set[str]:
 
     handle = nn.modules.module.register_module_forward_pre_hook(hook)
     try:
-        with untouched(model), torch.no_grad():
+        with untouched(model):
             run_model(model, lambda run: _inputs(batch, run).call(model))
     finally:
         handle.remove()
@@ -70,7 +69,7 @@ def layer_lists(model: nn.Module, called: Set[str]) -> list[list[str]]:
         ways += [_children(model, name) for name in alone]
         ways.append([child for name in sizes for child in _children(model, name)])
     ways.append(_children(model, ""))
-    return [way for i, way in enumerate(ways) if way and way not in ways[:i]]
+    return [way for i, way in enumerate(ways) if way and way not in ways[:i]] or [[]]
 
 
 def _children(model: nn.Module, name: str) -> list[str]:

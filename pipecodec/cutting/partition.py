@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..logger import get_logger
 from ..stages.cut import Cut
@@ -91,6 +92,9 @@ def partition(
     if is_split_graph(model):
         return _split_already(model, n_stages, split)
     _check_arguments(model, n_stages, split, balance, verify)
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise TapeError(f"{lazy[0]} gets its shape in the first forward; run the model once before")
     batch = Batch.of(model, args, kwargs or {})
     others = [_batch_of(model, example) for example in examples]
     count = len(split) + 1 if n_stages is None and split is not None else n_stages or 1

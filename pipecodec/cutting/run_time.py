@@ -26,7 +26,7 @@ def other_way(place: str, label: str, expected: Any, found: Any) -> NoReturn:
 def other_input(place: str, form: Any, value: Any) -> NoReturn:
     """Raise for an input of another kind than the observed one."""
     raise TapeError(
-        f"{place} is {_short(value)}, but was {_short(form)} when the model was observed; "
+        f"{place} is {_short(value)}, but was {_formed(form)} when the model was observed; "
         f"{_OBSERVE}"
     )
 
@@ -73,6 +73,13 @@ def tapped(module: nn.Module, wanted: Sequence[tuple[str, int]]) -> Iterator[dic
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _formed(form: Any) -> str:
+    """Return words for a form as ``tape.observe.form_of`` gives it."""
+    if form[0] == "tensor":
+        return f"a tensor of {form[1]} dimensions and {form[2]}"
+    return _short(form[1]) if len(form) == 2 else f"a {form[0].__name__} of {_short(form[1])}"
 
 
 def _short(value: Any) -> str:

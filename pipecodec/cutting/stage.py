@@ -34,6 +34,8 @@ class Way:
     """On the first stage of several ways: guards that inputs alone decide."""
     asks: tuple[tuple[str, bool], ...] = ()
     """The inputs that ``like`` takes, and whether it writes into them."""
+    absent: tuple[str, ...] = ()
+    """The inputs of other observations that this one was not given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +136,9 @@ class ManyWays(CutStage):
         for i, way in enumerate(self.code.ways):
             if way.training not in (None, mode):
                 reasons.append(f"observed in {'training' if way.training else 'evaluation'}")
+                continue
+            if given := [name for name in way.absent if values.get(name) is not None]:
+                reasons.append(f"observed without the input {given[0]!r}")
                 continue
             try:
                 asked = (copied(values[n], {}) if own else values[n] for n, own in way.asks)

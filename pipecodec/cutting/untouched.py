@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..tape.no_memory import without_memory
+from ..tape.structure import tensors_in
+from ..tape.writing import written_by
 
 __all__ = ["untouched"]
 
@@ -26,17 +29,19 @@ def untouched(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     attributes = [(module, _attributes(module)) for module in model.modules()]
+    parameters = _CopyOnWrite(model)
     for parameter, _ in gradients:
         parameter.grad = None
     drawn = random.getstate()
     numpy = sys.modules.get("numpy")
     drawn_by_numpy = None if numpy is None else numpy.random.get_state()
     try:
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), parameters:
             yield
     finally:
         for module, known in attributes:
             _put_back(module, known)
+        parameters.put_back()
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):
@@ -48,6 +53,36 @@ def untouched(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
         for module, mode in modes:
             module.training = mode
+
+
+class _CopyOnWrite(TorchFunctionMode):
+    """Copies a parameter before the first function that writes into its memory."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._owners = {_memory(p): p for p in model.parameters() if not without_memory(p)}
+        self._copies: dict[int, tuple[nn.Parameter, torch.Tensor, torch.Tensor]] = {}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for _, tensor in tensors_in(written_by(function, args, kwargs)):
+            owner = self._owners.get(_memory(tensor))
+            if owner is not None and id(owner) not in self._copies:
+                self._copies[id(owner)] = owner, owner.detach(), owner.detach().clone()
+        return function(*args, **kwargs)
+
+    def put_back(self) -> None:
+        """Give the parameters their memory and their values."""
+        with torch.no_grad():
+            for parameter, data, value in self._copies.values():
+                data.copy_(value)
+                parameter.data = data
+
+
+def _memory(tensor: torch.Tensor) -> int | None:
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else None
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:

@@ -42,7 +42,13 @@ def verify_values(
     def whole(copied: Batch) -> Any:
         return kept(copied.call(model), outputs)
 
-    expected = _results(model, training, whole, batch)
+    try:
+        expected = _results(model, training, whole, batch)
+    except Exception as error:
+        raise TapeError(
+            f"the stages cannot be compared with the model, since it raises {type(error).__name__} "
+            f"itself, forward or backward: {error}"
+        ) from error
     try:
         found = _results(model, training, stages, batch)
     except TapeError:
@@ -81,6 +87,8 @@ def _results(
         if losses:
             torch.autograd.backward(losses)
         gradients = {name: p.grad for name, p in model.named_parameters()}
+        leaves = [(path, t) for path, t in tensors_in(copied.inputs) if t.is_leaf]
+        gradients |= {".".join(map(str, path)): leaf.grad for path, leaf in leaves}
     return [(path, tensor.detach()) for path, tensor in tensors], gradients, type(output)
 
 

@@ -24,6 +24,7 @@ def check_writes(tape: Tape, plan: Plan) -> None:
 def _shared_memory(tape: Tape, plan: Plan) -> list[str]:
     problems = []
     before: set[int] = set(tape.inputs.values())
+    differentiable: set[int] = set()  # memory that got a gradient by a write in a stage before
     for k, piece in enumerate(plan.pieces):
         crossing = {key for taken in plan.takes[k:] for key in taken if key in before}
         for step in piece:
@@ -32,12 +33,16 @@ def _shared_memory(tape: Tape, plan: Plan) -> list[str]:
                 if not isinstance(fact, Fact):
                     continue
                 sharing = {other for other in crossing if tape.memories([other]) == {fact.memory}}
-                if sharing and (sharing != {key} or fact.requires_grad):
+                if sharing and (
+                    sharing != {key} or fact.requires_grad or fact.memory in differentiable
+                ):
                     problems.append(
                         f"{step.place} writes ({step.label}) into {tape.names[key]}, whose memory "
                         f"crosses a cut before; put the cut elsewhere, or write into a copy"
                     )
         before |= {key for step in piece for key in step.makes}
+        facts = [tape.facts[k] for step in piece if step.writes_gradient for k in step.writes]
+        differentiable |= {fact.memory for fact in facts if isinstance(fact, Fact)}
     return problems
 
 

@@ -103,6 +103,7 @@ class _Match:
             hollow = {self.keys.get(key) for key in b.hollow}
             a.hollow = tuple(key for key in a.hollow if key in hollow)
             writes = [key for key in map(self.keys.get, b.writes) if key is not None]
+            a.writes_gradient = a.writes_gradient or b.writes_gradient
             a.writes = tuple(dict.fromkeys([*a.writes, *writes]))
             a.writes_held = tuple(dict.fromkeys((*a.writes_held, *b.writes_held)))
         for theirs, key in self.keys.items():

@@ -278,7 +278,8 @@ class Leaves:
             elif same_version != _version(tensor):
                 if id(tensor) in recorder.values.keys:
                     step.writes += (recorder.values.keys[id(tensor)],)
-                    recorder.values.written.add(recorder.values.keys[id(tensor)])
+                    recorder.values.note_write(recorder.values.keys[id(tensor)])
+                    step.writes_gradient = step.writes_gradient or tensor.requires_grad
                 elif id(tensor) in recorder.values.held:
                     step.writes_held += (recorder.values.held[id(tensor)],)
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .arguments import Const, Value
+from .arguments import Const, Value, tensors_of
 from .batch import Batch
+from .errors import TapeError
 from .leaves import intercepted
 from .no_memory import run_model
 from .numbers import TracedFloat, TracedInt, plain
@@ -62,13 +63,18 @@ def _observe(
     batch = batch.copy()
     for name, value in batch.inputs.items():
         _add_input(recorder, name, value)
-    before = _glue_state(model, glue)
+    before, modules = _glue_state(model, glue), list(map(id, model.modules()))
     with intercepted(recorder, model, methods), recorder:
         recorder.recording = True
         try:
             result = batch.call(model)
         finally:
             recorder.recording = False
+    if modules != list(map(id, model.modules())):
+        raise TapeError(
+            f"{type(model).__name__} replaces modules of its own while it runs, so stages would "
+            f"hold the old ones; replace them before it is cut"
+        )
     tape.result = recorder.values.encode(result)
     if isinstance(result, Mapping):
         tape.result_type, tape.result_keys = type(result), list(result)
@@ -78,11 +84,23 @@ def _observe(
     _drop_traced(model, glue)
     for name, value in _glue_state(model, glue).items():
         if name not in before or before[name] != value:
+            _refuse_lost_state(model, tape, name)
             tape.notes.append(
                 f"the model sets {name} between its layers; stages compute with the new value, but "
                 f"do not keep it on the module"
             )
     return tape
+
+
+def _refuse_lost_state(model: nn.Module, tape: Tape, name: str) -> None:
+    """Raise if a tensor of the model that is kept from batch to batch would be lost in a stage."""
+    prefix, _, leaf = name.rpartition(".")
+    read = any(name in tensors_of(step.args) for step in tape.steps)
+    if read or leaf in model.get_submodule(prefix)._buffers:
+        raise TapeError(
+            f"the model replaces its tensor {name} between its layers, which no stage would keep "
+            f"for the next batch; write into it ({leaf}.copy_(...)), or do it in a module"
+        )
 
 
 def glue_above(model: nn.Module, layers: Sequence[str]) -> set[str]:

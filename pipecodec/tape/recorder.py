@@ -19,6 +19,7 @@ from .place import code_frames, place
 from .structure import tensors_in
 from .tape import Out, Step, Tape
 from .values import Values
+from .writing import written_by
 
 __all__ = ["Recorder"]
 
@@ -111,11 +112,8 @@ class Recorder(TorchFunctionMode):
             method = frame.f_code.co_name
             if name is None or name not in self.glue or method.startswith("_"):
                 continue
-            function = getattr(type(owner), method, None)
-            if (
-                method != "forward"
-                and inspect.unwrap(function or _nothing).__code__ is frame.f_code
-            ):
+            function = inspect.unwrap(getattr(type(owner), method, None) or _nothing)
+            if method != "forward" and getattr(function, "__code__", None) is frame.f_code:
                 found.append(f"{name}.{method}".lstrip("."))
         return tuple(reversed(found))
 
@@ -170,9 +168,10 @@ class Recorder(TorchFunctionMode):
                 f"cut, so no stage could do the same; do it in a module of its own"
             )
         step.args = self.values.encode_call(args, kwargs)
-        if _writes(name, str(getattr(function, "__name__", "")), kwargs):
-            self._note_writes(step, kwargs["out"] if "out" in kwargs else args[:1])
+        written = written_by(function, args, kwargs)
+        self._note_writes(step, written)
         result = function(*args, **kwargs)
+        step.writes_gradient = any(tensor.requires_grad for _, tensor in tensors_in(written))
         known = id(result) in self.values.keys or id(result) in self.values.held
         if isinstance(result, torch.Tensor) and known and not step.mutates:
             result = torch.ops.aten.alias(result)  # so that every value has one maker
@@ -187,7 +186,7 @@ class Recorder(TorchFunctionMode):
         else:
             self.values.outputs(step, result)
             if not step.outs and not step.mutates:
-                if name in _FIXED:
+                if result is None or name in _FIXED:
                     return result
                 step.expect = (result,)
         self.add(step)
@@ -198,7 +197,7 @@ class Recorder(TorchFunctionMode):
             template = self.values.refer(tensor)
             if isinstance(template, Value):
                 step.writes += (template.key,)
-                self.values.written.add(template.key)
+                self.values.note_write(template.key)
             elif isinstance(template, Held):
                 step.writes_held += (template.name,)
 
@@ -215,15 +214,3 @@ class Recorder(TorchFunctionMode):
 
 
 def _nothing() -> None: ...
-
-
-def _writes(label: str, name: str, kwargs: dict[str, Any]) -> bool:
-    in_place = label.endswith("_") and not label.endswith("__")
-    operation = label[:3] == "__i" and label not in ("__invert__", "__int__", "__index__")
-    return (
-        in_place
-        or operation
-        or label == "__setitem__"
-        or name == "__set__"
-        or kwargs.get("out") is not None
-    )

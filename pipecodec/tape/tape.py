@@ -59,6 +59,8 @@ class Step:
     ambient: Ambient | None = None
     writes: tuple[int, ...] = ()
     """The values that the step writes into."""
+    writes_gradient: bool = False
+    """Whether a tensor that the step writes into requires a gradient afterwards."""
     writes_held: tuple[str, ...] = ()
     """The model's tensors, or the module, that the step writes into."""
     place: str = ""

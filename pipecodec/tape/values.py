@@ -22,7 +22,7 @@ from .structure import (
     open_up,
     tensors_in,
 )
-from .tape import Method, Out, Step, Tape
+from .tape import Fact, Method, Out, Step, Tape
 
 __all__ = ["Values"]
 
@@ -33,7 +33,7 @@ class Values:
     """The values of one observation, found by the identity of their tensors.
 
     ``inside`` are the tensors that a submodule of a leaf returned, ``opened`` the objects that hold
-    tensors at some time, ``written`` the values that a step wrote into. ``alive`` keeps all
+    tensors at some time, ``written`` the memory that a step wrote into. ``alive`` keeps all
     tensors, so that identities stay unique.
     """
 
@@ -56,6 +56,12 @@ class Values:
             self.keys[id(value)] = key
             self.alive.append(value)
         return key
+
+    def note_write(self, key: int) -> None:
+        """Note that a step writes into a value; others over its memory may get a gradient so."""
+        fact = self.tape.facts[key]
+        if isinstance(fact, Fact):
+            self.written.add(fact.memory)
 
     def encode(self, value: Any, above: tuple[int, ...] = ()) -> Argument:
         """Return the template of an argument."""
@@ -127,7 +133,7 @@ class Values:
         if id(tensor) in self.keys:
             key = self.keys[id(tensor)]
             fact = self.tape.facts[key]
-            if tensor.requires_grad and not fact.requires_grad and key not in self.written:
+            if tensor.requires_grad and not (fact.requires_grad or fact.memory in self.written):
                 raise TapeError(
                     f"{place()}: {self.tape.names[key]} requires a gradient that its maker did not "
                     f"give it; was it made in an autograd function that could not be observed?"

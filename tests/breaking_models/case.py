@@ -15,10 +15,12 @@ __all__ = [
     "COUNT",
     "CROSSES",
     "FIXED",
+    "GRAPH_ENDS",
     "HIDDEN",
     "OTHER",
     "RIGHT",
     "SIZES",
+    "TOO_FEW",
     "UNEQUAL",
     "UNKNOWN",
     "Base",
@@ -33,8 +35,10 @@ OTHER = r"when the model was observed, Python was told .*, and now"
 COUNT = r"\.py:\d+: \w+ gave \d+ values when the model was observed, and gives \d+ now"
 UNKNOWN = r"reaches \S*\.py:\d+ by a way that was not observed"
 CHANCE = r"\.py:\d+ calls .*depends on chance"
+TOO_FEW = r"the model calls \d layers between which it can be cut, too few for 3 stages"
 UNEQUAL = "is not the model's to the last bit"
 CROSSES = r"\.py:\d+ writes .*, whose memory crosses a cut"
+GRAPH_ENDS = r"\.py:\d+ calls \w+ between the layers: the graph of a gradient ends at a cut"
 HIDDEN = r"\.py:\d+: a (tensor|size) is hidden in a"
 SIZES = {"size": FIXED, "one": FIXED}
 WIDTH = 8

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .case import CHANCE, COUNT, FIXED, OTHER, UNEQUAL, UNKNOWN, Base, case
+from .case import CHANCE, COUNT, FIXED, OTHER, TOO_FEW, UNEQUAL, UNKNOWN, Base, case
 
 
 @case(later={"data": OTHER, "one": OTHER})
@@ -165,7 +165,7 @@ class PythonRandomInALayer(Base):
     layer = Layer
 
 
-@case(refused="too few for 3 stages")
+@case(refused=TOO_FEW)
 class LayerDrop(Base):
     """Chance decides in training alone, as in layerdrop of Hugging Face's encoders."""
 
