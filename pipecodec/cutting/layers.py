@@ -94,6 +94,8 @@ def names_above_split(model: nn.Module, split: Sequence[str]) -> list[str]:
         raise ValueError(f"split is a list of module names; pass split=[{split!r}]")
     names = []
     for entry in split:
+        if not isinstance(entry, str):
+            raise ValueError(f"split: {entry!r} is no name of a module")
         name, _, nth = entry.partition("#")
         if nth and not nth.isdigit():
             raise ValueError(f"split: {entry!r} is no module name; the part after '#' is a number")
