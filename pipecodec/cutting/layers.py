@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["called_modules", "layer_lists", "names_above_split"]
 
+_LISTS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 _MUCH = 0.3
 """A list that holds this share of the largest list's parameters is cut too: an encoder, say."""
 _ALONE = 3
@@ -58,25 +59,28 @@ def layer_lists(model: nn.Module, called: Set[str]) -> list[list[str]]:
         inside = any(name == other or name.startswith(f"{other}.") for other in sizes if other)
         if isinstance(module, _LISTS) and not inside:
             size = sum(parameter.numel() for parameter in module.parameters())
-            if size and any(_works(model, child, called) for child in _children(model, name)):
+            if size and any(other.startswith(f"{name}.") for other in called):
                 sizes[name] = size
     ways = []
     if sizes:
         most = max(sizes.values())
         large = [name for name, size in sizes.items() if size >= _MUCH * most]
-        ways = [[child for name in large for child in _children(model, name)]]
-        weight = {name: size * len(_children(model, name)) for name, size in sizes.items()}
+        ways = [[child for name in large for child in _layers(model, name, called)]]
+        weight = {name: size * len(_layers(model, name, called)) for name, size in sizes.items()}
         alone = sorted(large, key=lambda name: -weight[name])[:_ALONE]
-        ways += [_children(model, name) for name in alone]
-        ways.append([child for name in sizes for child in _children(model, name)])
+        ways += [_layers(model, name, called) for name in alone]
+        ways.append([child for name in sizes for child in _layers(model, name, called)])
     ways.append(_children(model, ""))
     return [way for i, way in enumerate(ways) if way and way not in ways[:i]] or [[]]
 
 
-def _works(model: nn.Module, name: str, called: Set[str]) -> bool:
-    """Whether a module is called, or its forward by name: no list of modules is."""
-    inside = any(other.startswith(f"{name}.") for other in called)
-    return name in called or (inside and not isinstance(model.get_submodule(name), _LISTS))
+def _layers(model: nn.Module, name: str, called: Set[str]) -> list[str]:
+    """Return the children of a list of layers; for a list in it that is never called, its own."""
+    layers = []
+    for child in _children(model, name):
+        nested = isinstance(model.get_submodule(child), _LISTS) and child not in called
+        layers += _layers(model, child, called) if nested else [child]
+    return layers
 
 
 def _children(model: nn.Module, name: str) -> list[str]:
@@ -91,6 +95,8 @@ def names_above_split(model: nn.Module, split: Sequence[str]) -> list[str]:
         raise ValueError(f"split is a list of module names; pass split=[{split!r}]")
     names = []
     for entry in split:
+        if not isinstance(entry, str):
+            raise ValueError(f"split: {entry!r} is no name of a module")
         name, _, nth = entry.partition("#")
         if nth and not nth.isdigit():
             raise ValueError(f"split: {entry!r} is no module name; the part after '#' is a number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -170,10 +171,18 @@ def _check_arguments(
             raise ValueError(
                 f'balance is "parameters", "time" or a list of weights, not {balance!r}'
             )
-    elif n_stages is None or len(balance) != n_stages or min(balance) <= 0:
+    elif n_stages is None or not _are_weights(balance, n_stages):
         raise ValueError(
             f"balance has one positive weight for each of n_stages stages, not {balance!r}"
         )
+
+
+def _are_weights(balance: Any, n_stages: int) -> bool:
+    try:
+        weights = [float(weight) for weight in balance]
+    except (TypeError, ValueError):
+        return False
+    return len(weights) == n_stages and all(0 < weight < math.inf for weight in weights)
 
 
 def _batch_of(model: nn.Module, example: Example) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from .tape import Forward, Method, Out, Step
 
 __all__ = ["intercepted"]
 
+_one_at_a_time = threading.RLock()
+
 _IN_A_CONTAINER = 2  # (0 or 1, position or name) is an argument itself
 
 
@@ -32,8 +35,15 @@ def intercepted(recorder: Recorder, model: nn.Module, methods: Sequence[str]) ->
     """Send each call of a leaf, and of an autograd function, that glue code makes to the recorder.
 
     A leaf's class is given another ``__call__`` meanwhile, since a layer may override it, and hooks
-    would not see that. `methods` name methods of glue modules that are leaves too.
+    would not see that. `methods` name methods of glue modules that are leaves too. Another thread
+    that observes waits, since classes are every thread's.
     """
+    with _one_at_a_time, _patched(recorder, model, methods):
+        yield
+
+
+@contextmanager
+def _patched(recorder: Recorder, model: nn.Module, methods: Sequence[str]) -> Iterator[None]:
     leaves = {
         id(module): name for name, module in model.named_modules() if name not in recorder.glue
     }
