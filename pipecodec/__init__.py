@@ -1,9 +1,11 @@
 """Any value a pipeline stage returns arrives at the next stage as the same value.
 
 ``pack`` and ``unpack`` turn nested values into tensors and back; ``Codec`` does so for one
-boundary and caches frames. ``partition_modules`` finds which values cross between stages,
-``run_local`` runs them in one process, and ``pipecodec.deepspeed`` runs them on DeepSpeed's
-pipeline engine (DeepSpeed itself is imported only there, and only when used).
+boundary and caches frames. ``partition`` cuts a model into stages, ``partition_modules`` takes
+hand-made ones; both find which values cross between stages. ``run_local`` runs them in one process,
+``doctor`` reports on them, ``load_stage`` fills one with a checkpoint's values, and
+``pipecodec.deepspeed`` runs them on DeepSpeed's pipeline engine (DeepSpeed itself is imported only
+there, and only when used).
 """
 
 from ._check_build import check_build
@@ -23,6 +25,7 @@ from .errors import (  # noqa: E402
     CodecError,
     FrameCapacityError,
     FrameError,
+    PartitionError,
     StructureChangedError,
     UnsupportedTypeError,
 )
@@ -51,6 +54,7 @@ __all__ = [
     "FrameCapacityError",
     "FrameError",
     "Partition",
+    "PartitionError",
     "StructureChangedError",
     "UnsupportedTypeError",
     "WrappedTypeCode",

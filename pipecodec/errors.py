@@ -13,6 +13,7 @@ __all__ = [
     "FrameCapacityError",
     "FrameError",
     "InternalError",
+    "PartitionError",
     "StructureChangedError",
     "UnsupportedTypeError",
 ]
@@ -24,6 +25,13 @@ class CodecError(Exception):
 
 class UnsupportedTypeError(CodecError, TypeError):
     """A value that cannot cross a boundary; the message names its path and a replacement."""
+
+
+class PartitionError(ValueError):
+    """A model cannot be observed or cut, or a batch takes a way that was not observed.
+
+    The text names the place in the model's code and the way out.
+    """
 
 
 class FrameError(CodecError, ValueError):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import pipecodec
+from pipecodec.errors import PartitionError
 from pipecodec.stages.cut import Cut
-from pipecodec.tape import TapeError
 
 WIDTH = 8
 
@@ -196,7 +196,7 @@ def test_wrong_arguments_are_told(arguments: dict[str, Any], text: str) -> None:
 
 
 def test_a_batch_that_does_not_fit_is_told() -> None:
-    with pytest.raises(TapeError, match=r"does not fit Chain.forward: .* 'x'"):
+    with pytest.raises(PartitionError, match=r"does not fit Chain.forward: .* 'x'"):
         pipecodec.partition(Chain(), kwargs={"mask": None}, n_stages=2)
 
 
@@ -212,9 +212,9 @@ def test_a_batch_of_another_kind_is_refused_until_it_was_observed() -> None:
     model = Chain()
     part = pipecodec.partition(model, kwargs=batch(), n_stages=2)
     bare = {"x": batch()["x"], "mask": None, "labels": None}
-    with pytest.raises(TapeError, match=r"the input 'mask' is None.*in examples="):
+    with pytest.raises(PartitionError, match=r"the input 'mask' is None.*in examples="):
         pipecodec.run_local(part, **bare)
-    with pytest.raises(TapeError, match="dtype|float32"):
+    with pytest.raises(PartitionError, match="dtype|float32"):
         pipecodec.run_local(part, **{**batch(), "mask": batch()["mask"].float()})
     both = pipecodec.partition(model, kwargs=batch(), examples=[bare], n_stages=2)
     assert cut_of(both).observations == 2
@@ -234,7 +234,7 @@ def test_another_precision_is_refused() -> None:
     part = pipecodec.partition(model, kwargs=batch(), n_stages=2)
     inputs = {name: v.bfloat16() if v.is_floating_point() else v for name, v in batch().items()}
     model.bfloat16()
-    with pytest.raises(TapeError, match="float32"):
+    with pytest.raises(PartitionError, match="float32"):
         pipecodec.run_local(part, **inputs)
     low = pipecodec.partition(model, kwargs=inputs, n_stages=2)
     assert_same(model, low, inputs)
@@ -246,7 +246,7 @@ def test_autocast_is_part_of_an_observation() -> None:
     part = pipecodec.partition(model, kwargs=batch(), n_stages=2)
     with (
         torch.autocast("cpu", torch.bfloat16),
-        pytest.raises(TapeError, match="autocast was False when the model was observed"),
+        pytest.raises(PartitionError, match="autocast was False when the model was observed"),
     ):
         pipecodec.run_local(part, **batch())
     with torch.autocast("cpu", torch.bfloat16):
@@ -375,7 +375,7 @@ class Unseen(Chain):
 
 
 def test_verification_finds_work_that_was_not_observed() -> None:
-    with pytest.raises(TapeError, match="the output loss is not the model's to the last bit"):
+    with pytest.raises(PartitionError, match="the output loss is not the model's to the last bit"):
         pipecodec.partition(Unseen(), kwargs=batch(), n_stages=2)
     assert pipecodec.partition(Unseen(), kwargs=batch(), n_stages=2, verify="structure").stages
 
@@ -385,7 +385,7 @@ def test_chance_between_layers_is_found() -> None:
         def forward(self, x: Tensor, mask: Any = None, labels: Any = None) -> dict[str, Any]:
             return super().forward(x * random.random(), mask, labels)
 
-    with pytest.raises(TapeError, match="for one and the same batch.* depends on chance"):
+    with pytest.raises(PartitionError, match="for one and the same batch.* depends on chance"):
         pipecodec.partition(Deep(), kwargs=batch(), n_stages=2)
 
 
@@ -412,7 +412,8 @@ def test_a_loop_over_a_size_holds_for_observed_sizes() -> None:
     assert any(note.startswith("the sizes x[1] are fixed") for note in cut_of(part).notes)
     assert_same(model, part, {"x": batch(7, 5)["x"]})
     with pytest.raises(
-        TapeError, match=r"dimension 1 of the input 'x' \(fixed: .* calls __getitem__ .* and stack"
+        PartitionError,
+        match=r"dimension 1 of the input 'x' \(fixed: .* calls __getitem__ .* and stack",
     ):
         pipecodec.run_local(part, batch(2, 6)["x"])
     longer = [{"x": batch(2, 6)["x"]}]

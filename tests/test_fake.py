@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from pipecodec.tape.errors import TapeError
+from pipecodec.errors import PartitionError
 from pipecodec.tape.fake import run_fake
 from pipecodec.tape.no_memory import has_no_memory
 
@@ -114,7 +114,7 @@ def test_torch_logs_nothing_where_a_batch_does_not_fit(caplog):
 
 def test_a_branch_on_a_value_of_a_parameter_is_torchs_error():
     model = on_meta()
-    with pytest.raises(TapeError, match=r"test_fake.py:\d+: the model asks for a value"):
+    with pytest.raises(PartitionError, match=r"test_fake.py:\d+: the model asks for a value"):
         run_fake(model, lambda _: bool(model.leaf(torch.ones(4)).sum() > 0))
     assert model.leaf.weight.is_meta
 
@@ -122,7 +122,9 @@ def test_a_branch_on_a_value_of_a_parameter_is_torchs_error():
 def test_writing_an_unknown_value_into_an_input_is_an_error_with_its_line():
     model = on_meta()
     x = torch.ones(4)
-    with pytest.raises(TapeError, match=r"test_fake.py:\d+: aten.copy_.default writes a value"):
+    with pytest.raises(
+        PartitionError, match=r"test_fake.py:\d+: aten.copy_.default writes a value"
+    ):
         run_fake(model, lambda _: x.copy_(model.leaf(torch.ones(4))))
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from ..tape.errors import TapeError
+from ..errors import PartitionError
 from ..tape.tape import Method, Step, Tape
 from .layers import names_above_split
 from .plan import called, calls_of
@@ -22,7 +22,7 @@ def given_cuts(model: nn.Module, tape: Tape, split: Sequence[str]) -> list[Step]
     """Return the calls that `split` names, in order.
 
     A name means the first call of the module, or of one inside it, after the cut before;
-    "layers.0#2" means its third call. Raises TapeError for a module that is not called there.
+    "layers.0#2" means its third call. Raises PartitionError for a module that is not called there.
     """
     cuts: list[Step] = []
     at = -1
@@ -35,11 +35,11 @@ def given_cuts(model: nn.Module, tape: Tape, split: Sequence[str]) -> list[Step]
         if not later:
             after = f" after {split[len(cuts) - 1]!r}" if cuts else ""
             order = ", ".join(dict.fromkeys(str(s.target) for s in tape.steps if s.is_module))
-            raise TapeError(f"split: {entry!r} is not called{after}; the model calls {order}")
+            raise PartitionError(f"split: {entry!r} is not called{after}; the model calls {order}")
         cuts.append(later[0])
         at = tape.steps.index(later[0])
     if at >= 0 and not any(step.is_module for step in tape.steps[: tape.steps.index(cuts[0])]):
-        raise TapeError(
+        raise PartitionError(
             f"split: {split[0]!r} is the first module that the model calls; every stage needs one"
         )
     return cuts
@@ -51,8 +51,8 @@ def choose_cuts(
     """Return the calls at which `n_stages` stages begin.
 
     The largest stage, in parameters or in measured time, is as small as it can be; with weights,
-    stage k's share of the parameters is near ``weights[k]``. Raises TapeError where there are not
-    enough layers.
+    stage k's share of the parameters is near ``weights[k]``. Raises PartitionError where there are
+    not enough layers.
     """
     weights = [1.0] * n_stages if isinstance(balance, str) else [float(w) for w in balance]
     steps = [step for step in tape.steps if called(step)]
@@ -61,7 +61,7 @@ def choose_cuts(
     # Positions in `steps` at which a stage may begin.
     starts = [0, *(i for i, step in enumerate(steps) if i and known & set(called(step)))]
     if len(starts) < n_stages:
-        raise TapeError(
+        raise PartitionError(
             f"the model calls {len(starts)} layers between which it can be cut, too few for "
             f"{n_stages} stages; name others in split="
         )

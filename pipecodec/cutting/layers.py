@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..errors import PartitionError
 from ..tape.batch import Batch
-from ..tape.errors import TapeError
 from ..tape.no_memory import run_model
 from .untouched import untouched
 
@@ -116,4 +116,4 @@ def _closest(model: nn.Module, name: str) -> str:
             continue
         where = f"{parent!r}" if parent else "the model"
         return f"{where} has {', '.join(children)}"
-    raise TapeError(f"the model has no module {name!r}")
+    raise PartitionError(f"the model has no module {name!r}")

@@ -10,10 +10,10 @@ from itertools import count
 
 from torch import nn
 
+from ..errors import PartitionError
 from ..tape.arguments import Const, Value
 from ..tape.batch import Batch
 from ..tape.compare import Difference, merge
-from ..tape.errors import TapeError
 from ..tape.observe import form_of, observe, size_of
 from ..tape.structure import take
 from ..tape.tape import Tape, step_of
@@ -70,7 +70,7 @@ class Observations:
     def _try(self, batch: Batch, training: bool, *, needed: bool) -> None:
         try:
             self.add(batch, training)
-        except TapeError:
+        except PartitionError:
             if needed:
                 raise
         except Exception as error:
@@ -162,7 +162,7 @@ class Observations:
         """Raise if two observations of one batch differ without a guard that tells them apart."""
         difference = merge(self._observe(batch, training), self._observe(batch, training))
         if difference is not None and not difference.told:
-            raise TapeError(
+            raise PartitionError(
                 f"{difference.text}, for one and the same batch: Python code between the layers "
                 f"depends on chance, or on state that it keeps, which no stage would have"
             )

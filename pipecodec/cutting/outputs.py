@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import PartitionError
 from ..tape.arguments import Node
-from ..tape.errors import TapeError
 from ..tape.tape import Tape
 
 __all__ = ["keep_outputs", "kept"]
@@ -15,7 +15,7 @@ __all__ = ["keep_outputs", "kept"]
 def keep_outputs(tape: Tape, outputs: Sequence[str] | None) -> None:
     """Leave only the entries `outputs` in the result of a tape, a mapping.
 
-    Raises TapeError if the result is none, or has no such entry.
+    Raises PartitionError if the result is none, or has no such entry.
     """
     if outputs is None:
         return
@@ -26,10 +26,10 @@ def keep_outputs(tape: Tape, outputs: Sequence[str] | None) -> None:
         else None
     )
     if entries is None or tape.result_type is None:
-        raise TapeError("outputs= names entries of the model's output, which is no mapping")
+        raise PartitionError("outputs= names entries of the model's output, which is no mapping")
     missing = [name for name in outputs if name not in entries]
     if missing:
-        raise TapeError(
+        raise PartitionError(
             f"outputs: the model's output has no {', '.join(map(repr, missing))}; it has "
             f"{', '.join(map(repr, entries))}"
         )

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..errors import PartitionError
 from ..logger import get_logger
 from ..stages.cut import Cut
 from ..stages.partition import Partition, partition_modules
 from ..stages.split_graph import is_split_graph, partition_graph
 from ..tape.batch import Batch
-from ..tape.errors import TapeError
 from ..tape.no_memory import has_no_memory
 from ..tape.tape import Step, Tape
 from ..tape.unseen import guard_unseen
@@ -86,8 +86,8 @@ def partition(
         A partition, whose field ``cut`` says how it was cut.
 
     Raises:
-        TapeError (a ValueError): the model cannot be observed or cut; the text has all reasons with
-            their lines in the model's code.
+        PartitionError (a ValueError): the model cannot be observed or cut; the text has all reasons
+            with their lines in the model's code.
         ValueError: an argument has no such value.
     """
     if is_split_graph(model):
@@ -95,7 +95,9 @@ def partition(
     _check_arguments(model, n_stages, split, balance, verify)
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
-        raise TapeError(f"{lazy[0]} gets its shape in the first forward; run the model once before")
+        raise PartitionError(
+            f"{lazy[0]} gets its shape in the first forward; run the model once before"
+        )
     batch = Batch.of(model, args, kwargs or {})
     others = [_batch_of(model, example) for example in examples]
     count = len(split) + 1 if n_stages is None and split is not None else n_stages or 1
@@ -121,7 +123,7 @@ def partition(
             names = [call_name(tapes[0].steps, cut) for cut in first]
             cuts = [given_cuts(model, tape, names) for tape in tapes]
             part = _cut(model, tapes, cuts, names, recompute, observations)
-        except TapeError as error:
+        except PartitionError as error:
             reasons.append(str(error))
             continue
         if not observations.limits:
@@ -129,7 +131,7 @@ def partition(
         limited = limited or (part, observed)  # other layers may allow more
     if limited is not None:
         return _verified(model, *limited, verify, outputs)
-    raise TapeError(" / ".join(dict.fromkeys(reasons)))
+    raise PartitionError(" / ".join(dict.fromkeys(reasons)))
 
 
 def _split_already(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from ..errors import PartitionError
 from ..tape.arguments import keys_of, modules_of
-from ..tape.errors import TapeError
 from ..tape.structure import take
 from ..tape.tape import Step, Tape
 
@@ -157,7 +157,9 @@ def _assign(steps: Sequence[Step], cuts: Sequence[Step]) -> list[int]:
             stage += 1
         stages.append(stage)
     if left:
-        raise TapeError(f"{left[0].label!r} cannot begin a stage: it is called before another cut")
+        raise PartitionError(
+            f"{left[0].label!r} cannot begin a stage: it is called before another cut"
+        )
     return stages
 
 

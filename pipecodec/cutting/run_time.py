@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from ..tape.errors import TapeError
+from ..errors import PartitionError
 
 __all__ = ["miscounted", "other_input", "other_way", "tapped", "wrong_precision"]
 
@@ -17,7 +17,7 @@ _OBSERVE = "pass such a batch in examples= to pipecodec.partition"
 
 def other_way(place: str, label: str, expected: Any, found: Any) -> NoReturn:
     """Raise for a guard that does not hold."""
-    raise TapeError(
+    raise PartitionError(
         f"{place}: when the model was observed, Python was told {_short(expected)} (by {label}), "
         f"and now {_short(found)}, so it could go another way; {_OBSERVE}"
     )
@@ -25,7 +25,7 @@ def other_way(place: str, label: str, expected: Any, found: Any) -> NoReturn:
 
 def other_input(place: str, form: Any, value: Any) -> NoReturn:
     """Raise for an input of another kind than the observed one."""
-    raise TapeError(
+    raise PartitionError(
         f"{place} is {_short(value)}, but was {_formed(form)} when the model was observed; "
         f"{_OBSERVE}"
     )
@@ -33,7 +33,7 @@ def other_input(place: str, form: Any, value: Any) -> NoReturn:
 
 def miscounted(place: str, label: str, expected: int, found: int) -> NoReturn:
     """Raise for a call that returns another number of values."""
-    raise TapeError(
+    raise PartitionError(
         f"{place}: {label} gave {expected} values when the model was observed, and gives {found} "
         f"now, so Python could go another way; {_OBSERVE}"
     )
@@ -41,7 +41,7 @@ def miscounted(place: str, label: str, expected: int, found: int) -> NoReturn:
 
 def wrong_precision(name: str, expected: Any, found: Any) -> NoReturn:
     """Raise for a value of another precision than the observed one."""
-    raise TapeError(
+    raise PartitionError(
         f"{name} was {expected} when the model was observed, and is {found} now; casts between the "
         f"layers are as they were observed, so observe the model in the precision you train it in "
         f"(model.to(dtype), or torch.autocast around pipecodec.partition)"

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import PartitionError
 from ..tape.arguments import modules_of, tensors_of
-from ..tape.errors import TapeError
 from ..tape.structure import copied
 from ..tape.tape import Method, Step
 from .code import Code
@@ -58,8 +58,8 @@ class StageCode:
 class CutStage(nn.Module):
     """Leaves of the model under their own names; ``forward`` names the values that it takes.
 
-    Returns a dict of values by name; the last stage returns the model's output. Raises TapeError
-    for a batch that takes a way which was not observed.
+    Returns a dict of values by name; the last stage returns the model's output. Raises
+    PartitionError for a batch that takes a way which was not observed.
     """
 
     code: StageCode
@@ -120,11 +120,11 @@ class ManyWays(CutStage):
             try:
                 with nullcontext() if last else _random_state_on_error(devices):
                     return which, self.run_way(which, values)
-            except TapeError as error:
+            except PartitionError as error:
                 reasons.append(_reason(error))
                 if not self.code.repeatable:
                     break
-        raise TapeError(
+        raise PartitionError(
             f"the batch is like none of the {len(self.code.ways)} that were observed: "
             f"{'; '.join(dict.fromkeys(reasons))}. Pass such a batch in examples= to "
             f"pipecodec.partition"
@@ -143,7 +143,7 @@ class ManyWays(CutStage):
             try:
                 asked = (copied(values[n], {}) if own else values[n] for n, own in way.asks)
                 self.likes[i](self, *asked)
-            except TapeError as error:
+            except PartitionError as error:
                 reasons.append(_reason(error))
             except Exception as error:  # an operation of another kind of batch
                 reasons.append(f"{type(error).__name__}: {error}")
@@ -156,7 +156,7 @@ class ManyWays(CutStage):
         return (device,) if device.type == "cuda" else ()
 
 
-def _reason(error: TapeError) -> str:
+def _reason(error: PartitionError) -> str:
     return str(error).split("; pass such")[0]
 
 
@@ -167,7 +167,7 @@ def _random_state_on_error(devices: Sequence[torch.device]) -> Iterator[None]:
     states = [torch.cuda.get_rng_state(device) for device in devices]
     try:
         yield
-    except TapeError:
+    except PartitionError:
         torch.set_rng_state(state)
         for device, one in zip(devices, states, strict=True):
             torch.cuda.set_rng_state(one, device)
@@ -259,7 +259,7 @@ def _containers(stage: nn.Module, model: nn.Module, names: Sequence[str]) -> nn.
             holder._modules[name] = _shell(model.get_submodule(".".join(names[: i + 1])))
         child = holder._modules[name]
         if child is None:
-            raise TapeError(f"{'.'.join(names)} is no module of the model")
+            raise PartitionError(f"{'.'.join(names)} is no module of the model")
         holder = child
     return holder
 

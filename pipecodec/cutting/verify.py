@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import PartitionError
 from ..stages.partition import Partition, run_local
 from ..tape.batch import Batch
 from ..tape.compare import equal
-from ..tape.errors import TapeError
 from ..tape.structure import tensors_in
 from .outputs import kept
 from .untouched import untouched
@@ -29,7 +29,7 @@ def verify_values(
     training: bool,
     outputs: Sequence[str] | None,
 ) -> str | None:
-    """Raise TapeError if a partition's outputs or gradients differ from the model's.
+    """Raise PartitionError if a partition's outputs or gradients differ from the model's.
 
     `outputs` are the entries of the output that the partition keeps. The model is left as it was.
     Returns a sentence if the model differs from itself, so that
@@ -45,16 +45,16 @@ def verify_values(
     try:
         expected = _results(model, training, whole, batch)
     except Exception as error:
-        raise TapeError(
+        raise PartitionError(
             f"the stages cannot be compared with the model, since it raises {type(error).__name__} "
             f"itself, forward or backward: {error}"
         ) from error
     try:
         found = _results(model, training, stages, batch)
-    except TapeError:
+    except PartitionError:
         raise
     except Exception as error:
-        raise TapeError(
+        raise PartitionError(
             f"the stages were observed and cut, but they raise {type(error).__name__} where the "
             f"model does not: {error}"
         ) from error
@@ -66,7 +66,7 @@ def verify_values(
             "two runs of the model itself differ in bits, so the partition could not be compared "
             "with it"
         )
-    raise TapeError(
+    raise PartitionError(
         f"the stages were observed and cut, but {difference} is not the model's to the last bit; "
         f"code between the layers does more than a tape can hold (random numbers of Python, state "
         f"outside the model). verify=False accepts the partition as it is"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..errors import PartitionError
 from ..tape.arguments import tensors_of
-from ..tape.errors import TapeError
 from ..tape.tape import Fact, Tape
 from .plan import Plan
 
@@ -11,14 +11,14 @@ __all__ = ["check_writes"]
 
 
 def check_writes(tape: Tape, plan: Plan) -> None:
-    """Raise TapeError, with all reasons, for writes that other stages would miss.
+    """Raise PartitionError, with all reasons, for writes that other stages would miss.
 
     Two values over one memory are two tensors after a cut. A buffer that a stage writes to, and a
     module that writes its buffers, belong to one stage.
     """
     problems = [*_shared_memory(tape, plan), *_state(plan)]
     if problems:
-        raise TapeError("; ".join(dict.fromkeys(problems)))
+        raise PartitionError("; ".join(dict.fromkeys(problems)))
 
 
 def _shared_memory(tape: Tape, plan: Plan) -> list[str]:

@@ -1,7 +1,3 @@
 """Observes a model's forward above the level of its layers, and records it as a tape."""
 
 from __future__ import annotations
-
-from .errors import TapeError
-
-__all__ = ["TapeError"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from .errors import TapeError
+from ..errors import PartitionError
 from .structure import copied
 
 __all__ = ["Batch"]
@@ -26,13 +26,13 @@ class Batch(NamedTuple):
     def of(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Batch:
         """Return a batch for `model`; the items of a ``*args`` are named args_0, args_1, ...
 
-        Raises TapeError if the arguments do not fit the model's forward.
+        Raises PartitionError if the arguments do not fit the model's forward.
         """
         signature = inspect.signature(model.forward)
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TapeError(
+            raise PartitionError(
                 f"the batch does not fit {type(model).__name__}.forward: {error}; pass its inputs "
                 f"as args= and kwargs="
             ) from error

@@ -23,9 +23,9 @@ from torch._subclasses.fake_tensor import (
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..errors import PartitionError
 from ..loading.initial import determined
 from ..loading.slots import slots as slots_of
-from .errors import TapeError
 from .no_memory import without_memory
 
 __all__ = ["FakeRun", "run_fake"]
@@ -56,7 +56,7 @@ def run_fake(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> R
     where a tensor of real values (``torch.zeros``) turned out to take fake ones later, with that
     tensor fake from the start; each time the random state is that of the first.
 
-    Raises TapeError where the model asks for a value that depends on a parameter.
+    Raises PartitionError where the model asks for a value that depends on a parameter.
     """
     with _fake_parameters(model) as mode:
         if mode is None:
@@ -70,7 +70,7 @@ def run_fake(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> R
             except _Written as written:
                 lines.add(written.line)
             except (DataDependentOutputException, DynamicOutputShapeException) as error:
-                raise TapeError(
+                raise PartitionError(
                     f"{_innermost(error)}: the model asks for a value that depends on a parameter "
                     f"({error.func}), but has no memory, so it has none; observe it with memory"
                 ) from error
@@ -151,7 +151,7 @@ class FakeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if made is not None and made not in self._fake_lines:
                         raise _Written(made)
                     file, number = _line()
-                    raise TapeError(
+                    raise PartitionError(
                         f"{file}:{number}: {func} writes a value that depends on a parameter into "
                         f"an input or a buffer, but the model has no memory, so the value is "
                         f"unknown; write into a copy, or observe the model with memory"

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..errors import PartitionError
 from .ambient import ambient_now
-from .errors import TapeError
 from .numbers import TracedFloat, TracedInt, plain, traced
 from .place import place
 from .purity import hollow_arguments
@@ -258,19 +258,19 @@ class Leaves:
         if owner is step:
             return
         if owner is not None:
-            raise TapeError(
+            raise PartitionError(
                 f"{step.target} reads a tensor at {place()} that {owner.target} made, but not "
                 f"through its arguments, so it would not be there on another rank; pass it"
             )
         if id(tensor) in recorder.values.keys:
             name = recorder.tape.names[recorder.values.keys[id(tensor)]]
-            raise TapeError(
+            raise PartitionError(
                 f"{step.target} reads {name} at {place()}, but not through its arguments, so it "
                 f"would not be there on another rank; pass it"
             )
         held = recorder.values.held.get(id(tensor))
         if held is not None and isinstance(tensor, nn.Parameter):
-            raise TapeError(
+            raise PartitionError(
                 f"{step.target} reads {held} at {place()}, which is not its own, so it would not "
                 f"be there on another rank; pass it, or give it to the module under a name"
             )

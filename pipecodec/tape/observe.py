@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..errors import PartitionError
 from .arguments import Const, Value, tensors_of
 from .batch import Batch
-from .errors import TapeError
 from .leaves import intercepted
 from .no_memory import run_model
 from .numbers import TracedFloat, TracedInt, plain
@@ -42,7 +42,7 @@ def observe(
 
     A model on meta or of fake tensors is observed as :mod:`.fake` says.
 
-    Raises TapeError where a value comes by a way that cannot be replayed.
+    Raises PartitionError where a value comes by a way that cannot be replayed.
     """
     return run_model(model, lambda run: _observe(model, layers, batch, methods, numbers, run))
 
@@ -71,7 +71,7 @@ def _observe(
         finally:
             recorder.recording = False
     if modules != list(map(id, model.modules())):
-        raise TapeError(
+        raise PartitionError(
             f"{type(model).__name__} replaces modules of its own while it runs, so stages would "
             f"hold the old ones; replace them before it is cut"
         )
@@ -97,7 +97,7 @@ def _refuse_lost_state(model: nn.Module, tape: Tape, name: str) -> None:
     prefix, _, leaf = name.rpartition(".")
     read = any(name in tensors_of(step.args) for step in tape.steps)
     if read or leaf in model.get_submodule(prefix)._buffers:
-        raise TapeError(
+        raise PartitionError(
             f"the model replaces its tensor {name} between its layers, which no stage would keep "
             f"for the next batch; write into it ({leaf}.copy_(...)), or do it in a module"
         )

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..errors import PartitionError
 from .ambient import ambient_now
 from .arguments import Held, Value, keys_of
-from .errors import TapeError
 from .numbers import TracedFloat, TracedInt, plain, traced
 from .place import code_frames, place
 from .structure import tensors_in
@@ -145,7 +145,7 @@ class Recorder(TorchFunctionMode):
             watch = self.watch
             return watch(function, args, kwargs) if watch else function(*args, **kwargs)
         if torch._C._functorch.maybe_current_level() is not None:
-            raise TapeError(
+            raise PartitionError(
                 f"{place()} runs inside vmap or grad of torch.func, which cannot be replayed call "
                 f"by call; do it in a module of its own, below the layers that are cut"
             )
@@ -163,7 +163,7 @@ class Recorder(TorchFunctionMode):
         step = Step(function, place=place(), ambient=ambient_now(self.tape.device))
         name = step.label
         if getattr(function, "__name__", "") in _BACKWARD:
-            raise TapeError(
+            raise PartitionError(
                 f"{step.place} calls {name} between the layers: the graph of a gradient ends at a "
                 f"cut, so no stage could do the same; do it in a module of its own"
             )

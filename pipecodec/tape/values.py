@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import PartitionError
 from .arguments import Argument, Const, Device, Held, Node, Sub, Training, Value
-from .errors import TapeError
 from .numbers import TracedFloat, TracedInt, plain
 from .place import place
 from .structure import (
@@ -108,9 +108,9 @@ class Values:
             return id(value) in self.keys or id(value) in self.inside
         return isinstance(value, (TracedInt, TracedFloat))
 
-    def _hidden(self, value: Any, found: Any) -> TapeError:
+    def _hidden(self, value: Any, found: Any) -> PartitionError:
         kind = "a tensor" if isinstance(found, torch.Tensor) else "a size"
-        return TapeError(
+        return PartitionError(
             f"{place()}: {kind} is hidden in a {type(value).__name__} that a module or "
             f"function is called with, so it would stay as it was observed; pass it as an "
             f"argument, or in a list, dict or dataclass"
@@ -134,7 +134,7 @@ class Values:
             key = self.keys[id(tensor)]
             fact = self.tape.facts[key]
             if tensor.requires_grad and not (fact.requires_grad or fact.memory in self.written):
-                raise TapeError(
+                raise PartitionError(
                     f"{place()}: {self.tape.names[key]} requires a gradient that its maker did not "
                     f"give it; was it made in an autograd function that could not be observed?"
                 )
@@ -153,7 +153,7 @@ class Values:
                     key = self.new(tensor, f"{name}.{attribute}")
                     leaf.outs.append(Out("attributes", (name, attribute), key))
                     return Value(key)
-        raise TapeError(
+        raise PartitionError(
             f"a tensor of shape {tuple(tensor.shape)} reaches {place()} by a way that was not "
             f"observed: it is no input, no parameter and no buffer, and no torch function or "
             f"submodule returned it (it came from numpy, or was kept from an earlier call). Make "

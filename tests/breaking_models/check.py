@@ -16,9 +16,9 @@ from torch.nn.parameter import is_lazy
 
 import pipecodec
 from pipecodec.cutting.untouched import untouched
+from pipecodec.errors import PartitionError
 from pipecodec.stages.stage import Stage, bind_inputs
 from pipecodec.tape.batch import Batch
-from pipecodec.tape.errors import TapeError
 from pipecodec.tape.structure import tensors_in
 
 from ..models.compare import difference, received
@@ -37,7 +37,7 @@ def outcomes(case: Case) -> dict[str, str]:
     before = traces(model)
     try:
         part = pipecodec.partition(model, kwargs=first, **case.options)
-    except TapeError as error:
+    except PartitionError as error:
         return {"partition": left(before, model) or f"refused: {error}"}
     except Exception as error:
         return {"partition": f"RAW {type(error).__name__}: {error}"}
@@ -81,7 +81,7 @@ def compared(
         expected = type(error)
     try:
         got = results(model, batch, mode, lambda _, given: run(part, given))
-    except TapeError as error:
+    except PartitionError as error:
         return f"refused: {error}"
     except Exception as error:
         if type(error) is expected:
