@@ -307,6 +307,22 @@ def test_state_that_stages_do_not_keep_is_told() -> None:
     assert any("sets last_logits between its layers" in note for note in cut_of(part).notes)
 
 
+def test_a_model_that_goes_another_way_in_its_second_call_is_refused() -> None:
+    class Once(Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scaled = False
+
+        def forward(self, x: Tensor, mask: Any = None, labels: Any = None) -> dict[str, Any]:
+            if not self.scaled:
+                x = x / 2
+                self.scaled = True
+            return super().forward(x, mask, labels)
+
+    with pytest.raises(PartitionError, match="when the same batch comes again: .* sets scaled"):
+        pipecodec.partition(Once(), kwargs=batch(), n_stages=2)
+
+
 def test_stages_follow_the_mode_of_the_model() -> None:
     model = Chain(dropout=0.5)
     part = pipecodec.partition(model, kwargs=batch(), n_stages=2)

@@ -93,6 +93,8 @@ class Observations:
     def _observe_sizes(self, batch: Batch, training: bool) -> tuple[Tape, Batch]:
         """Observe a batch, and batches of other sizes; a size that cannot be compared is fixed."""
         tape = self._observe(batch, training)
+        if tape.notes:
+            self._refuse_memory(batch, training)
         sizes = sizes_of(batch)
         fixed = dict.fromkeys(sizes, "the model took no batch of another size")
         shown = batch
@@ -124,14 +126,28 @@ class Observations:
             del self.limits[place]
         return tape, shown
 
-    def _observe(self, batch: Batch, training: bool) -> Tape:
+    def _observe(self, batch: Batch, training: bool, *, calls: int = 1) -> Tape:
+        """Observe the last of several calls in a row; the model is left as it was."""
         model = self.model
         with untouched(model):
             _draw_other_numbers(next(self._draws))
             if model.training is not training:
                 model.train(training)
-            tape = observe(model, self.layers, batch, methods=self.methods, numbers=self.numbers)
+            for _ in range(calls):
+                tape = observe(
+                    model, self.layers, batch, methods=self.methods, numbers=self.numbers
+                )
         return tape
+
+    def _refuse_memory(self, batch: Batch, training: bool) -> None:
+        """Raise if the model goes another way in its second call, for it remembers the first."""
+        tape = self._observe(batch, training)
+        difference = merge(tape, self._observe(batch, training, calls=2))
+        if difference is not None:
+            raise PartitionError(
+                f"{difference.text}, when the same batch comes again: {'; '.join(tape.notes)}. "
+                f"Keep such state in a layer, or pass it as an argument"
+            )
 
     def _learn(self, difference: Difference, tape: Tape) -> bool:
         """Whether observing in another way may end a difference: all tapes are made anew then."""

@@ -277,9 +277,9 @@ class ChunkedBySize(Base):
         return torch.cat([chunk * 2 for chunk in x.split(x.shape[0] // 2 + 1)])
 
 
-@case()
+@case(refused="when the same batch comes again: the model sets largest")
 class SizeOverTime(Base):
-    """An attribute keeps the largest size seen."""
+    """An attribute keeps the largest size seen, which no stage would."""
 
     largest = 0
 
