@@ -157,6 +157,7 @@ CAUSAL_LM: dict[str, Settings] = {
         pronunciation_embed_dim=16,
         shape_embed_dim=16,
     ),
+    "rwkv": fields(rescale_every=2),
     "xmod": fields(default_language="en_XX"),
     "zamba": fields(
         num_hidden_layers=6,
