@@ -323,6 +323,40 @@ def test_a_model_that_goes_another_way_in_its_second_call_is_refused() -> None:
         pipecodec.partition(Once(), kwargs=batch(), n_stages=2)
 
 
+def test_a_mode_that_could_not_be_observed_is_refused() -> None:
+    class TrainsOnly(Chain):
+        def forward(self, x: Tensor, mask: Any = None, labels: Any = None) -> dict[str, Any]:
+            if not self.training:
+                raise RuntimeError("not in evaluation")
+            return super().forward(x, mask, labels)
+
+    model = TrainsOnly()
+    part = pipecodec.partition(model, kwargs=batch(), n_stages=2)
+    assert_same(model, part, batch(3, 4))
+    for stage in part.stages:
+        stage.eval()
+    with pytest.raises(PartitionError, match="observed in training only, and is in evaluation now"):
+        pipecodec.run_local(part, **batch())
+
+
+def test_one_name_of_two_stages_is_two_values() -> None:
+    class Late(Chain):
+        def forward(self, x: Tensor, mask: Any = None, labels: Any = None) -> dict[str, Any]:
+            early = x.cos() if mask is None else None
+            for i, layer in enumerate(self.layers):
+                x = layer(x)
+                if i == 2 and early is None:
+                    early = x.cos()
+            return {"logits": self.head(x * early)}
+
+    model, x = Late(), batch()["x"]
+    others = [{"x": x, "mask": batch()["mask"]}]
+    part = pipecodec.partition(model, kwargs={"x": x}, examples=others, n_stages=3)
+    assert cut_of(part).observations == 2
+    assert_same(model, part, {"x": x})
+    assert_same(model, part, others[0])
+
+
 def test_stages_follow_the_mode_of_the_model() -> None:
     model = Chain(dropout=0.5)
     part = pipecodec.partition(model, kwargs=batch(), n_stages=2)

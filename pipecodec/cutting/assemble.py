@@ -27,7 +27,7 @@ def assemble(
     like, and its number crosses with the values.
     """
     several = len(tapes) > 1
-    names = [value_names(tape, plan) for tape, plan in zip(tapes, plans, strict=True)]
+    names = _names(tapes, plans)
     questions = [question(tape) if several else Question([], [], set(), []) for tape in tapes]
     plans = [
         without_asked(plan, asked) if several else plan
@@ -46,6 +46,8 @@ def assemble(
             writer = Writer(tape, known)
             if k:
                 writer.guard_precision(takes)
+            if not several and tape.training is not None:
+                writer.guard_mode(tape.training)
             given = None if k == count - 1 else plan.gives[k]
             run = writer.piece(f"stage {k}", plan.pieces[k], takes, given)
             like: Code | None = None
@@ -77,6 +79,21 @@ def assemble(
         for k, given in enumerate(gives)
     ]
     return stages, outputs
+
+
+def _names(tapes: Sequence[Tape], plans: Sequence[Plan]) -> list[dict[int, str]]:
+    """Return the names of each tape's values; one name is of values of one stage."""
+    maker: dict[str, int] = {}
+    every = []
+    for tape, plan in zip(tapes, plans, strict=True):
+        names = value_names(tape, plan)
+        for k, given in enumerate(plan.gives):
+            for key in given:
+                if maker.setdefault(names[key], k) != k:  # another tape has it of another stage
+                    names[key] = f"{names[key]}_of_{k}"
+                    maker[names[key]] = k
+        every.append(names)
+    return every
 
 
 def _repeatable(tape: Tape, piece: Sequence[Step]) -> bool:

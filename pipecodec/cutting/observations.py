@@ -70,9 +70,11 @@ class Observations:
     def _try(self, batch: Batch, training: bool, *, needed: bool) -> None:
         try:
             self.add(batch, training)
-        except PartitionError:
+        except PartitionError as error:
             if needed:
                 raise
+            mode = "training" if training else "evaluation"
+            self.notes.append(f"such a batch in {mode}, or with other padding, is refused: {error}")
         except Exception as error:
             if needed:
                 raise

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import PartitionError
 
-__all__ = ["miscounted", "other_input", "other_way", "tapped", "wrong_precision"]
+__all__ = ["miscounted", "other_input", "other_mode", "other_way", "tapped", "wrong_precision"]
 
 _OBSERVE = "pass such a batch in examples= to pipecodec.partition"
 
@@ -28,6 +28,16 @@ def other_input(place: str, form: Any, value: Any) -> NoReturn:
     raise PartitionError(
         f"{place} is {_short(value)}, but was {_formed(form)} when the model was observed; "
         f"{_OBSERVE}"
+    )
+
+
+def other_mode(training: bool) -> NoReturn:
+    """Raise for a stage in the mode in which the model was not observed."""
+    modes = "training", "evaluation"
+    observed, now = modes if training else modes[::-1]
+    raise PartitionError(
+        f"the model could be observed in {observed} only, and is in {now} now; part.cut.notes may "
+        f"say why"
     )
 
 

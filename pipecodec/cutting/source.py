@@ -102,6 +102,11 @@ class Writer:
                 self.head.append(f"    if {name}.dtype is not {dtype}:")
                 self.head.append(f"        {wrong}({name!r}, {dtype}, {name}.dtype)")
 
+    def guard_mode(self, training: bool) -> None:
+        """Have the stage be in the one mode in which the model could be observed."""
+        self.head.append(f"    if self.mode is not {training}:")
+        self.head.append(f"        {self._constant(run_time.other_mode)}({training})")
+
     def _code(self, name: str, takes: Sequence[int]) -> Code:
         parameters = ", ".join(["self", *(self.names[key] for key in takes)])
         hoisted = [f"    {line}" for line in self.modules.values() if line]

@@ -149,7 +149,7 @@ def first_difference(
         "local": run_stages,
         "detached": functools.partial(run_detached, relaid=relaid),
     }
-    scale = max(float(g.abs().max()) for g in gradients.values() if g is not None)
+    sizes = [float(g.abs().max()) for g in gradients.values() if g is not None and g.numel()]
     for name, run in runs.items():
         output, others = run(part, case.model, inputs)
         if (wrong := difference(expected, output, "output")) is not None:
@@ -159,19 +159,22 @@ def first_difference(
             wrong = difference(one, other, f"the gradient of {weight}")
             if wrong is None:
                 continue
-            reordered = name == "detached" and (bool(relaid) or weight in tied(part))
+            reordered = name == "detached" and (bool(relaid) or weight in tied(part, case.model))
             if one is None or other is None or not reordered:
                 return f"{name}: {wrong}"
-            if not torch.allclose(one, other, rtol=1e-5, atol=1e-6 * scale):
+            if not torch.allclose(one, other, rtol=1e-5, atol=1e-6 * max(sizes)):
                 return f"{name}: {wrong}"
             if rounded is not None:
                 rounded.add(weight)
     return None
 
 
-def tied(part: pipecodec.Partition) -> set[str]:
-    """Return the names of all weights that several stages hold."""
-    return {path for places in part.tie_weights.values() for path, _ in places}
+def tied(part: pipecodec.Partition, model: torch.nn.Module) -> set[str]:
+    """Return all names that the weights have in the model that several stages hold."""
+    paths = {path for places in part.tie_weights.values() for path, _ in places}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    shared = {id(named[path]) for path in paths}
+    return {name for name, weight in named.items() if id(weight) in shared}
 
 
 def told(error: BaseException) -> str:

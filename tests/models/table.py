@@ -17,7 +17,7 @@ Type = tuple[str, str]
 
 HEAD = """# Models that are cut
 
-`python -m tests.models --write` wrote this page, with transformers {transformers} and torch
+`python -m tests.models --write` writes this page, with transformers {transformers} and torch
 {torch}. It builds a small random model of each type, cuts it in {stages} stages with
 `pipecodec.partition`, and compares the stages with the model: the output's type and structure,
 every tensor in it, and the gradients of all parameters, bit for bit; in training (with dropout
