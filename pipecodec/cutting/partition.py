@@ -55,7 +55,7 @@ def partition(
     """Cut a model into pipeline stages, each of which holds its part of the model's own modules.
 
     The model is run on the batch and observed above the level of its layers: which module or
-    function got which values, and what came out. Stages do the same again, so everything crosses
+    function got which values, and its results. Stages do the same again, so everything crosses
     that later layers use, and nothing else does: masks, rotary tables, router logits for the loss,
     caches and lists that layers share. Beside the given batch, one of another size, one with other
     padding (``attention_mask``) and the other mode (training or evaluation) are observed. A batch

@@ -21,7 +21,7 @@ class Crossing(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """What ``partition`` observed and decided.
+    """The observations and decisions of ``partition``.
 
     ``split`` names the call with which each stage but the first begins ("model.layers.8", and
     "layers.0#1" for its second call). ``fingerprint`` is a checksum of all that was observed and

@@ -1,4 +1,4 @@
-"""What surrounds a call: gradient mode, autocast and the default dtype."""
+"""The surroundings of a call: gradient mode, autocast and the default dtype."""
 
 from __future__ import annotations
 

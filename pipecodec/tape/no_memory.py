@@ -27,7 +27,7 @@ def has_no_memory(model: nn.Module) -> bool:
 
 
 def run_model(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> Result:
-    """Return ``observe(None)``, or what :func:`.fake.run_fake` returns for a model without memory.
+    """Return ``observe(None)``, or the result of :func:`.fake.run_fake` for a model without memory.
 
     torch's fake tensors are imported only there: that takes longer than all of this package.
     """

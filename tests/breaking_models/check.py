@@ -1,4 +1,4 @@
-"""Runs a case in all ways, and says for each what came out."""
+"""Runs a case in all ways, and says for each how it came out."""
 
 from __future__ import annotations
 
