@@ -4,9 +4,12 @@
 boundary and caches frames. ``partition`` cuts a model into stages, ``partition_modules`` takes
 hand-made ones; both find which values cross between stages. ``run_local`` runs them in one process,
 ``doctor`` reports on them, ``load_stage`` fills one with a checkpoint's values, and
-``pipecodec.deepspeed`` runs them on DeepSpeed's pipeline engine (DeepSpeed itself is imported only
-there, and only when used).
+``pipecodec.deepspeed`` runs them on DeepSpeed's pipeline engine, ``pipecodec.pipelining`` on
+torch.distributed.pipelining (each is imported only there, and only when used).
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from ._check_build import check_build
 
@@ -47,6 +50,9 @@ from .report import doctor  # noqa: E402
 from .stages import Partition, partition_modules, run_local  # noqa: E402
 from .types import register  # noqa: E402
 
+if TYPE_CHECKING:
+    from . import pipelining
+
 __all__ = [
     "Codec",
     "CodecError",
@@ -75,6 +81,7 @@ __all__ = [
     "pack",
     "partition",
     "partition_modules",
+    "pipelining",
     "register",
     "register_framework_dialect",
     "run_local",
@@ -83,3 +90,9 @@ __all__ = [
     "unwrap_torch_tensor",
     "wrap_to_torch_tensor",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "pipelining":
+        return importlib.import_module(".pipelining", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,15 +13,16 @@ from ..engine.agree import agree
 from ..engine.loss import loss_of
 from ..engine.model_loss import model_loss
 from ..engine.process_groups import align_group_names
+from ..engine.readiness import without_memory_in
+from ..engine.sizes import allow_observed_sizes
 from ..engine.ties import Ties, analyze_tie_ranks
 from ..engine.together import raise_on_all_ranks
 from ..logger import get_logger
 from ..options import BoundaryOptions, one_of
 from ..registry import register_framework_dialect
 from ..stages.local_inputs import find_local_inputs
-from ..tape.no_memory import without_memory
 from .guards import comparable, protect_frames, settings_of
-from .observed import allow_observed_sizes, refuse_other_precision
+from .observed import refuse_other_precision
 from .stage_groups import name_groups_by_stage
 from .tied_module import TiedWeights
 from .wrapper import DeepSpeedPipeStageWrapper
@@ -167,7 +168,9 @@ def build_pipeline(
 
     def describe() -> dict[str, Any]:
         nonlocal options
-        options = allow_observed_sizes(part, make_options(), schedule)
+        options = allow_observed_sizes(
+            part, make_options(), shapes_once=schedule == "dualpipev"
+        )
         one_of("differentiable", options.differentiable, "auto", "by-dtype")
         one_of("schedule", schedule, "1f1b", "dualpipev")
         refuse_other_precision(part, settings_of(config))
@@ -196,7 +199,7 @@ def build_pipeline(
     recomputes = pipeline.get("activation_checkpoint_interval", 0) > 0
     own = topology.get_coord(torch.distributed.get_rank()).pipe
     both = {own, count - 1 - own} if schedule == "dualpipev" else {own}
-    raise_on_all_ranks(_without_memory(part, both))
+    raise_on_all_ranks(without_memory_in(part, both))
     align_group_names()
     local = None
     if packed_batches:
@@ -240,20 +243,6 @@ def _tag_sharded_parameters(stage_modules: Sequence[nn.Module]) -> None:
     for parameter in sharded:
         parameter.tensor_model_parallel = True  # type: ignore[attr-defined]
     logger.info("tagged %d sharded parameters as tensor_model_parallel", len(sharded), ranks=0)
-
-
-def _without_memory(part: Partition, stages: set[int]) -> str | None:
-    for stage in sorted(stages):
-        module = part.stages[stage]
-        for path, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if without_memory(tensor):
-                kind = "on the meta device" if tensor.is_meta else "a fake tensor"
-                return (
-                    f"{path} of stage {stage} is {kind}; give the stages that a rank runs memory "
-                    f"and values first: pipecodec.load_stage or materialize_stage, or "
-                    f"to_empty(device=...) and load_state_dict(...)"
-                )
-    return None
 
 
 def _stage_of(pair: tuple[str, int]) -> int:

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 from .error_text import summary, transportable
-from .together import on_all_ranks
+from .tie_check import checksum, local_part
+from .together import gathered, on_all_ranks
 
 __all__ = ["agree", "agree_on_copies"]
 
@@ -26,10 +27,10 @@ class Copy(Protocol):
         """The parameter; ``AttributeError`` if there is none."""
 
 
-def agree(describe: Callable[[], Mapping[str, Any]]) -> None:
+def agree(describe: Callable[[], Mapping[str, Any]], group: Any = None) -> None:
     """Return if ``describe()`` is equal on all ranks; its keys name the settings in messages.
 
-    A collective call. Raises ``ValueError``, the same on every rank, with the first setting that
+    A collective call of the ranks in ``group``, None: of all. Raises ``ValueError``, the same on every rank, with the first setting that
     differs, its values, and the ranks that have each of them. If ``describe`` raises, that rank
     raises its error, and the others a ``ValueError`` with its text.
     """
@@ -43,32 +44,35 @@ def agree(describe: Callable[[], Mapping[str, Any]]) -> None:
         settings = dict(describe())
     except Exception as caught:
         error = caught
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, (settings, None if error is None else summary(error)))
+    everyone = gathered(group, (settings, None if error is None else summary(error)))
     if error is not None:
         raise on_all_ranks(error)
-    for rank, (_, failure) in enumerate(everyone):
+    for rank, (_, failure) in everyone.items():
         if failure is not None:
             raise on_all_ranks(ValueError(f"rank {rank} cannot be set up: {failure}"))
-    for name in dict.fromkeys(name for theirs, _ in everyone for name in theirs):
-        values = [theirs.get(name, "nothing") for theirs, _ in everyone]
-        if any(value != values[0] for value in values):
+    for name in dict.fromkeys(name for theirs, _ in everyone.values() for name in theirs):
+        values = {rank: theirs.get(name, "nothing") for rank, (theirs, _) in everyone.items()}
+        if any(value != next(iter(values.values())) for value in values.values()):
             raise on_all_ranks(
                 ValueError(f"ranks differ in {name}: {_by_value(values)}; give all ranks the same")
             )
 
 
 def agree_on_copies(
-    held: Sequence[Mapping[str, Copy]], fibres: Sequence[Sequence[Sequence[int]]]
+    held: Sequence[Mapping[str, Copy]],
+    fibres: Sequence[Sequence[Sequence[int]]],
+    group: Any = None,
+    *,
+    values: bool = False,
 ) -> None:
     """Return if the copies of every tied weight have one shape, dtype and ``requires_grad``.
 
-    A collective call. ``held`` has for each weight the copies of this rank by name, ``fibres`` the
-    groups of ranks that hold one weight together. Raises ``ValueError``, the same on every rank.
+    With ``values`` also the same ones. A collective call of the ranks in ``group``, None: of all.
+    ``held`` has for each weight the copies of this rank by name, ``fibres`` the groups of ranks
+    that hold one weight together. Raises ``ValueError``, the same on every rank.
     """
-    everyone: list[Any] = [None] * dist.get_world_size()
-    mine = [{name: _described(copy) for name, copy in copies.items()} for copies in held]
-    dist.all_gather_object(everyone, mine)
+    mine = [{name: _described(copy, values) for name, copy in copies.items()} for copies in held]
+    everyone = gathered(group, mine)
     for index, groups in enumerate(fibres):
         for ranks in groups:
             copies = [
@@ -93,21 +97,24 @@ def agree_on_copies(
                     )
 
 
-def _described(copy: Copy) -> dict[str, str]:
+def _described(copy: Copy, values: bool) -> dict[str, str]:
     try:
         weight = copy.weight
     except AttributeError:
         return {}
-    return {
+    described = {
         "shape": str(list(weight.shape)),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "requires_grad": str(weight.requires_grad),
     }
+    if values:
+        described["their values"] = f"checksum {int(checksum(local_part(weight))):x}"
+    return described
 
 
-def _by_value(values: list[Any]) -> str:
+def _by_value(values: Mapping[int, Any]) -> str:
     ranks: dict[str, list[str]] = {}
-    for rank, value in enumerate(values):
+    for rank, value in values.items():
         ranks.setdefault(value if isinstance(value, str) else repr(value), []).append(str(rank))
     return "; ".join(
         f"{transportable(value, _VALUE)} on rank{'s' * (len(who) > 1)} {', '.join(who)}"

@@ -12,7 +12,7 @@ from .last_batches import PackedInputs
 from .stage_module import StageModule
 from .token import join_loss
 
-__all__ = ["Labels", "loss_of"]
+__all__ = ["Labels", "loss_of", "loss_problem"]
 
 LossFn = Callable[[Any, Any], Any]
 
@@ -43,7 +43,7 @@ def loss_of(last: StageModule, loss_fn: LossFn) -> LossFn:
     def loss(output: Any, labels: Any) -> Any:
         output, token = ending.receive(output, last.recomputes)
         value = loss_fn(output, labels.value if isinstance(labels, Labels) else labels)
-        problem = _problem(value, ending.scalar_losses)
+        problem = loss_problem(value, ending.scalar_losses)
         if problem is not None:
             if ending.wrong_losses is None:
                 raise ValueError(problem)
@@ -57,7 +57,7 @@ def loss_of(last: StageModule, loss_fn: LossFn) -> LossFn:
     return loss
 
 
-def _problem(loss: Any, scalar: bool) -> str | None:
+def loss_problem(loss: Any, scalar: bool = True) -> str | None:
     """Return the reason why the engine cannot use a loss; None if it can."""
     if not isinstance(loss, torch.Tensor):
         found = f"is a {type(loss).__name__}"

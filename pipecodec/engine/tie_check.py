@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["check_ties", "checksum", "steps_between_checks"]
+__all__ = ["check_ties", "checksum", "local_part", "steps_between_checks"]
 
 _CHUNK = 1 << 23
 """Bytes of a weight in one chunk of the checksum, which makes some copies of it."""
@@ -79,3 +79,9 @@ def checksum(tensor: torch.Tensor) -> torch.Tensor:
             words *= factor
         total += (words ^ (words >> 33 & 0x7FFFFFFF)).sum()
     return total
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor's own memory on this rank: all of it, or a DTensor's part."""
+    own: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return own

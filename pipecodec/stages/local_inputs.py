@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from .liveness import Arg, OptionalArg, arg_name
 from .stage import Absent, canonical_names, look_up
 
-__all__ = ["IMMUTABLE", "Local", "LocalInputs", "find_local_inputs"]
+__all__ = ["IMMUTABLE", "Local", "LocalInputs", "State", "find_local_inputs", "overlap"]
 
 _MARK = "@batch"  # no name of a value holds an @
 
@@ -54,16 +54,16 @@ class LocalInputs:
         """Return no such inputs: all values cross that ``liveness`` names."""
         return cls((), (), frozenset(), (), liveness)
 
-    def before(self, env: dict[str, Any], stage_id: int) -> dict[str, _State]:
+    def before(self, env: dict[str, Any], stage_id: int) -> dict[str, State]:
         """Return the state of the marked inputs before the stage's module runs, for ``after``."""
         if stage_id == 0:
             for name in self.marked:
                 given = look_up(env, name) is not Absent.ABSENT
                 env[name + _MARK] = Local.LOCAL if given else Absent.ABSENT
-        return {name: _State(look_up(env, name)) for name in self.marked}
+        return {name: State(look_up(env, name)) for name in self.marked}
 
     def after(
-        self, env: dict[str, Any], before: Mapping[str, _State], following: Sequence[str]
+        self, env: dict[str, Any], before: Mapping[str, State], following: Sequence[str]
     ) -> None:
         """Let the inputs that the stage changed cross: another value, or one that was written to.
 
@@ -72,7 +72,7 @@ class LocalInputs:
         """
         for name, state in before.items():
             value = look_up(env, name)
-            others = (look_up(env, other) for other in following if not _overlap(name, other))
+            others = (look_up(env, other) for other in following if not overlap(name, other))
             if not state.is_of(value) or state.is_in(others):
                 env[name + _MARK] = value
 
@@ -117,7 +117,7 @@ def find_local_inputs(
     undeclared = None in given and not canonical_names(liveness)
 
     def used_from(stage: int, name: str) -> bool:
-        return any(_overlap(name, other) for args in taken[stage:last] for other in args)
+        return any(overlap(name, other) for args in taken[stage:last] for other in args)
 
     marked = tuple(name for name in names if undeclared or used_from(0, name))
     marks = [name + _MARK for name in marked]
@@ -139,12 +139,12 @@ def _root(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _overlap(one: str, other: str) -> bool:
+def overlap(one: str, other: str) -> bool:
     """Return whether one value is the other, or an item of it at any depth."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
-class _State:
+class State:
     """The tensors and plain objects of a value, and how often each tensor was written to."""
 
     def __init__(self, value: Any) -> None:

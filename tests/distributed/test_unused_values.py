@@ -97,7 +97,7 @@ def read_no_gradients() -> None:
         return lambda: distributed_c10d._resolve_process_group(name)
 
     flags._read_from_gradients = lambda engine: False
-    flags._host_group = group_of_its_own
+    flags.host_group = group_of_its_own
 
 
 def trained_beside(rank: Rank, names: list[str]) -> dict[str, dict[int, Any]]:

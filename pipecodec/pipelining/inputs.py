@@ -1,0 +1,111 @@
+"""How torch splits the inputs of a batch into micro-batches, and how a stage gets them back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+__all__ = ["per_sample", "unwrapped", "whole"]
+
+
+class Whole:
+    """A value that torch does not look into, so that each micro-batch gets it as it is."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class PerSample(torch.Tensor):
+    """The numbers of samples, int64 (samples,), which torch splits, with a value for each."""
+
+    samples: Sequence[Any]
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Let what is made of these numbers know the values too."""
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        samples = next((arg.samples for arg in args if isinstance(arg, PerSample)), None)
+
+        def with_samples(part: Any) -> Any:
+            part.samples = samples
+            return part
+
+        return pytree.tree_map_only(PerSample, with_samples, result)
+
+    def taken(self) -> list[Any]:
+        """Return the values of these samples."""
+        return [self.samples[i] for i in self.as_subclass(torch.Tensor).tolist()]
+
+
+def whole(value: Any) -> Any:
+    """Mark an input that belongs to the whole batch: each micro-batch gets it as it is.
+
+    For tensors whose first dimension is not that of samples, such as a table of shape (1, ...), and
+    those without dimensions. ``value`` may be anything; numbers, text and None need no mark.
+    """
+    return Whole(value)
+
+
+def per_sample(values: Sequence[Any]) -> torch.Tensor:
+    """Mark an input with one entry for each sample: micro-batches get lists of theirs.
+
+    For lists of images of different sizes, of names and the like; also as ``target``. Raises
+    ``TypeError`` if ``values`` is no sequence, or text.
+    """
+    if isinstance(values, (str, bytes, torch.Tensor)) or not isinstance(values, Sequence):
+        raise TypeError(
+            f"per_sample takes a list with an entry for each sample, not a {type(values).__name__}; "
+            f"torch splits a tensor along its first dimension without it"
+        )
+    numbers = torch.arange(len(values)).as_subclass(PerSample)
+    numbers.samples = values
+    return numbers
+
+
+def unwrapped(value: Any) -> Any:
+    """Return an input, or a target, of one micro-batch without marks."""
+    return pytree.tree_map(_unmarked, value)
+
+
+def refuse_other_sizes(inputs: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` if inputs of a micro-batch were split into unequal numbers of samples.
+
+    torch splits each tensor by itself: a list of 6 and a tensor of 8 would be out of step.
+    """
+    found: dict[int, str] = {}
+    for name, value in inputs.items():
+        for leaf in pytree.tree_leaves(value):
+            samples = _samples(leaf)
+            if samples is not None:
+                found.setdefault(samples, name)
+    if len(found) > 1:
+        (one, first), (other, second), *_ = found.items()
+        raise ValueError(
+            f"a micro-batch has {one} samples of {first!r}, but {other} of {second!r}: torch split "
+            f"them along their first dimensions, which are not of one size; wrap an input that "
+            f"belongs to the whole batch in pipecodec.pipelining.whole(...), and give one with an "
+            f"entry for each sample as pipecodec.pipelining.per_sample([...])"
+        )
+
+
+def _unmarked(leaf: Any) -> Any:
+    if isinstance(leaf, Whole):
+        return leaf.value
+    return leaf.taken() if isinstance(leaf, PerSample) else leaf
+
+
+def _samples(leaf: Any) -> int | None:
+    """Return how many samples a leaf has, if it surely is a part along the first dimension."""
+    if isinstance(leaf, PerSample):
+        return leaf.shape[0]
+    if not isinstance(leaf, torch.Tensor) or leaf.is_inference() or not leaf._is_view():
+        return None
+    base = leaf._base
+    if base is None or base.dim() != leaf.dim() or base.shape[1:] != leaf.shape[1:]:
+        return None
+    return leaf.shape[0] if 0 < leaf.shape[0] < base.shape[0] else None

@@ -1,0 +1,251 @@
+"""This rank's stages of one pipeline, and the rules that its ranks agreed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from .. import _C
+from ..engine.agree import agree
+from ..engine.failure import OF, SharedCalls
+from ..engine.together import gathered, on_all_ranks
+from ..engine.unused_roads import FIRST_TAG, InGradients, InMessages, InOneProcess, Road
+from ..engine.watcher import default_timeout, watcher
+from ..options import BoundaryOptions
+from ..stages.rank_liveness import rank_liveness
+from .links import RankLink
+from .stage_run import StageRun
+from .tied_weights import TiedWeights
+
+if TYPE_CHECKING:
+    from ..stages.partition import Partition
+
+__all__ = ["Pipeline", "Settings", "name_of"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``build_stage`` that are the same for all stages."""
+
+    part: Partition
+    options: BoundaryOptions
+    share_errors: bool
+    stall_timeout: float | None
+
+
+class Pipeline:
+    """The stages of this rank, which are ``CodecStage``s, by their number.
+
+    All ranks of the pipeline ``set_up`` together within their first ``call``.
+    """
+
+    def __init__(self, stages: Sequence[Any]) -> None:
+        self.stages = sorted(stages, key=lambda stage: stage.stage_index)
+        first = self.stages[0]
+        self.settings: Settings = first.settings
+        self.part = self.settings.part
+        self.group, self.device = first.group, first.device
+        self.reduced: set[int] = set()
+        self._calls: SharedCalls | None = None
+        self._prefix = ""
+        self._ties: TiedWeights | None = None
+        self._links: list[RankLink] = []
+        self._roads: dict[int, Road] = {}
+        self._phase: Any = None
+
+    @classmethod
+    def of(cls, stages: Any) -> Pipeline:
+        """Return the pipeline of all stages of this rank: one, or a sequence of them.
+
+        Raises ``ValueError`` if they are not all, or of several partitions.
+        """
+        given = list(stages) if isinstance(stages, Sequence) else [stages]
+        known = given[0].pipeline
+        if known is None:
+            known = cls(given)
+            for stage in given:
+                if stage.settings != known.settings or stage.group is not known.group:
+                    raise ValueError(
+                        "the stages of a rank have to be built of one partition, with one group "
+                        "and the same options"
+                    )
+                stage.pipeline = known
+        if {id(stage) for stage in given} != {id(stage) for stage in known.stages}:
+            raise ValueError(
+                f"this rank has the stages {[s.stage_index for s in known.stages]}, but "
+                f"{[s.stage_index for s in given]} are given; give all of them, each once"
+            )
+        return known
+
+    @property
+    def ties(self) -> TiedWeights:
+        """The weights that several stages share; known once the ranks are set up."""
+        self.set_up()
+        return self._ties  # type: ignore[return-value]
+
+    @contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        """Be within a call of which all ranks make one named ``name``; set up in the first one."""
+        with self._context(name):
+            self.set_up()
+            yield
+
+    @contextmanager
+    def batch(self, schedule: Any) -> Iterator[None]:
+        """Be within one batch of a schedule, whose messages are under way then."""
+        training = schedule._has_backward
+        with self.call(name_of(schedule)):
+            self._check_owners(schedule)
+            self.reduced.clear()
+            if training:
+                self.ties.before_batch()
+            phase = (schedule, training)
+            for link in self._links:
+                link.start()
+            for stage in self.stages:
+                stage.start(schedule._n_microbatches, anew=phase != self._phase)
+            self._phase = phase
+            if self._calls is not None:
+                self._calls.busy = len(self.part.stages) > 1
+            with nullcontext() if training else torch.no_grad():
+                yield
+            self._end(training)
+
+    def reset(self) -> None:
+        """Let the boundaries agree anew with the next batch."""
+        self._phase = None
+
+    def is_complete(self, parameter: torch.Tensor) -> bool:
+        """Return whether all stages of this rank that hold it have ended their backward passes."""
+        return all(
+            stage.stage_index in self.reduced
+            for stage in self.stages
+            if any(each is parameter for each in stage.submod.parameters())
+        )
+
+    def set_up(self) -> None:
+        """Compare settings, find the ranks of all stages, and connect the stages; once."""
+        if self._ties is not None:
+            return
+        agree(self._describe, self.group)
+        owners = self._found_owners()
+        self._host = self._host_group()
+        plan = rank_liveness(self.part.liveness, self.part.stage_id_2_arg_names, owners)
+        options = self.settings.options
+        own = [stage.stage_index for stage in self.stages]
+        self._links = [RankLink(link, options) for link in plan.links if link.source in own]
+        for stage in self.stages:
+            for boundary in {stage.stage_index, stage.stage_index + 1} - {0, len(owners)}:
+                if boundary not in self._roads:
+                    self._roads[boundary] = self._road(boundary, owners)
+            stage.run = StageRun(
+                self.part, stage.stage_index, plan, options, self._roads, self._links
+            )
+        self.owners = owners
+        self._ties = TiedWeights(
+            self.part,
+            {stage.stage_index: stage.submod for stage in self.stages},
+            owners,
+            self.group,
+            self.device,
+        )
+
+    def _context(self, name: str) -> AbstractContextManager[None]:
+        if not self.settings.share_errors:
+            return nullcontext()
+        if self._calls is None:
+            watching = watcher()
+            self._calls = SharedCalls(watching, self.stages[0].stage_index)
+            watching.engines += 1
+            self._prefix = f"pipeline {watching.engines}'s " if watching.engines > 1 else ""
+            timeout = self.settings.stall_timeout
+            watching.judge.stall_timeout = default_timeout() if timeout is None else timeout
+        return self._calls.call(self._prefix + name)
+
+    def _describe(self) -> dict[str, Any]:
+        part, settings = self.part, self.settings
+        return {
+            "frame format": _C.FORMAT_VERSION,
+            "torch": torch.__version__,
+            **vars(settings.options),
+            "share_errors": settings.share_errors,
+            "stall_timeout": settings.stall_timeout,
+            "the number of stages": len(part.stages),
+            "the model as it was observed and cut": None
+            if part.cut is None
+            else part.cut.fingerprint,
+            "the values that cross each boundary": part.liveness,
+            "tied weights": part.tie_weights,
+        }
+
+    def _found_owners(self) -> list[int]:
+        """Return the rank of each stage. A collective call."""
+        everyone = gathered(self.group, [stage.stage_index for stage in self.stages])
+        owners = []
+        for stage in range(len(self.part.stages)):
+            ranks = [rank for rank, theirs in everyone.items() if stage in theirs]
+            if len(ranks) != 1:
+                found = f"ranks {ranks}" if ranks else "no rank"
+                raise on_all_ranks(
+                    ValueError(
+                        f"stage {stage} was built on {found} of the pipeline's group; build each "
+                        f"stage on one, and give build_stage the group of one pipeline if there "
+                        f"are several"
+                    )
+                )
+            owners.append(ranks[0])
+        return owners
+
+    def _check_owners(self, schedule: Any) -> None:
+        placed = self.stages[0].stage_index_to_group_rank
+        ranks = dist.get_process_group_ranks(self.group) if self.group is not None else None
+        for stage, owner in enumerate(self.owners):
+            rank = placed[stage] if ranks is None else ranks[placed[stage]]
+            if rank != owner:
+                raise on_all_ranks(
+                    ValueError(
+                        f"{type(schedule).__name__} runs stage {stage} on rank {rank}, but it was "
+                        f"built on rank {owner}; build the stages where the schedule has them"
+                    )
+                )
+
+    def _host_group(self) -> Any:
+        """Return a group of the pipeline's ranks whose messages lie on the CPU."""
+        if self.device.type == "cpu":
+            return self.group
+        ranks = dist.get_process_group_ranks(self.group or dist.group.WORLD)
+        return dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+
+    def _road(self, boundary: int, owners: Sequence[int]) -> Road:
+        ends = {owners[boundary - 1], owners[boundary]}
+        if len(ends) == 1:
+            return InOneProcess()
+        if self.device.type == "cpu":
+            return InGradients()
+        (peer,) = ends - {dist.get_rank()}
+        return InMessages(peer, FIRST_TAG + boundary, lambda: self._host)
+
+    def _end(self, training: bool) -> None:
+        """Let no rank step, or give outputs out, before all ended the batch without an error."""
+        for road in self._roads.values():
+            road.finish()
+        if self.settings.options.may_not_read(self.device):
+            for stage in self.stages:
+                for codec in stage.run.codecs():
+                    codec.check()
+        if training:
+            if self._calls is not None:
+                dist.all_reduce(torch.zeros(1), group=self._host)
+            self.ties.after_batch()
+
+
+def name_of(schedule: Any) -> str:
+    """Return the name of a schedule's next step, with all that ranks have to give alike."""
+    kind = "step" if schedule._has_backward else "eval"
+    count = schedule._n_microbatches
+    return f"{type(schedule).__name__}.{kind}{OF}{count} micro-batches"

@@ -1,0 +1,328 @@
+"""The stage that torch's schedules run: all that knows how torch works inside.
+
+A schedule talks to a stage through methods that torch calls internal (torch 2.13, stage.py and
+schedules.py below ``torch/distributed/pipelining``). Those that are replaced here, and why:
+
+| method of the stage | why |
+|---|---|
+| ``has_backward`` | assigned by a schedule as the first thing in a step, so that it is found |
+| ``_prepare_forward_infra``, ``_prepare_backward_infra`` | torch would run each stage on memory without values to learn its sizes; here the first micro-batch's tensors are announced by their sizes |
+| ``clear_runtime_states`` | there are no buffers that outlive a micro-batch |
+| ``get_fwd_recv_ops``, ``get_fwd_send_ops``, ``get_bwd_recv_ops``, ``get_bwd_send_ops`` | each micro-batch has memory of its own, which values may keep; a stage sends gradients for its tunnel alone |
+| ``set_local_fwd_input``, ``set_local_bwd_input`` | the same between two stages of a rank |
+| ``get_local_bwd_output`` | torch's fails in an evaluation |
+| ``forward_one_chunk`` | the values go through the codec, and errors of the module stay what they are |
+| ``_retrieve_recv_grads``, ``backward_one_chunk``, ``backward_weight_one_chunk`` | the gradients of links come in and go out beside the boundary's; unused values are left out |
+| ``scale_grads`` | a weight of two stages of a rank is scaled once |
+
+| method of the schedule's instance | why |
+|---|---|
+| ``step`` | it is a call that all ranks make: an error in it is all ranks' |
+| ``_step_microbatches`` | set-up, grad mode and the meeting of all ranks around the first step too, which ``step`` has begun |
+| ``_merge_outputs`` | the caller gets the model's values |
+
+tests/pipelining/test_torch.py says which of them moved in another torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining.schedules import _PipelineSchedule
+from torch.nn.parallel import DistributedDataParallel
+
+from .. import _C
+from ..errors import bug
+from .loss import LastValue, Loss
+from .pipeline import Pipeline, Settings, name_of
+from .stage_run import StageRun
+
+__all__ = ["CodecStage"]
+
+_MOST_TENSORS = 80
+"""More than a codec's tunnel, slots and frame are."""
+
+_PENDING = 32
+"""Announcements whose memory is kept; the peer takes each before its tensors."""
+
+
+class CodecStage(PipelineStage):
+    """A stage of ``settings.part`` for every schedule of torch.distributed.pipelining."""
+
+    run: StageRun
+
+    def __init__(
+        self, settings: Settings, stage_index: int, device: torch.device, group: Any
+    ) -> None:
+        self.settings = settings
+        self.pipeline: Pipeline | None = None
+        part = settings.part
+        super().__init__(
+            part.stages[stage_index], stage_index, len(part.stages), device, group=group
+        )
+        self._runtime_validate = False  # the codec compares, and says names
+        self._arrived: dict[int, list[torch.Tensor]] = {}
+        self._own: dict[int, bool] = {}
+        self._sent: dict[int, Sequence[torch.Tensor]] = {}
+        self._gradients: dict[int, torch.Tensor] = {}
+        self._output_gradients: list[torch.Tensor] = []
+        self._sizes_in: list[int] | None = None
+        self._announced: list[tuple[Any, torch.Tensor]] | None = None
+
+    @property
+    def has_backward(self) -> bool:
+        """Whether the schedule trains."""
+        return self._has_backward
+
+    @has_backward.setter
+    def has_backward(self, value: bool) -> None:
+        self._has_backward = value
+        schedule = sys._getframe(1).f_locals.get("self")
+        if isinstance(schedule, _PipelineSchedule):
+            _attach(schedule)
+
+    def start(self, chunks: int, *, anew: bool) -> None:
+        """Begin a batch; ``anew`` where sizes may be others than the last batch's."""
+        self.chunks = chunks
+        for kept in (self._arrived, self._own, self._sent, self._gradients):
+            kept.clear()
+        for way in self.run.ways_out():
+            way.start()
+        if anew:
+            self._sizes_in = self._announced = None
+            for codec in self.run.codecs():
+                codec.reset()
+        for codec in self.run.codecs():
+            codec.evaluating = not self.has_backward
+
+    def clear_runtime_states(self) -> None:
+        self.fwd_cache.clear()
+        self.bwd_cache.clear()
+        self.output_chunks.clear()
+
+    def _prepare_forward_infra(
+        self, num_microbatches: int, args: Any, kwargs: Any = None, has_backward: bool = False
+    ) -> None:
+        self.args_recv_info = {chunk: () for chunk in range(num_microbatches)}
+        self.act_send_info = {}
+        gradients = (not self.is_first) + len(self.run.links_in)
+        self._stage_meta.inputs = (None,) * gradients  # type: ignore[assignment]
+
+    def _prepare_backward_infra(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: a gradient has the sizes of its tensor."""
+
+    def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        if self.is_first:
+            return []
+        sizes = self._sizes_in
+        if sizes is None:
+            sizes = self._received_sizes()
+            if not self.settings.options.dynamic_shape:
+                self._sizes_in = sizes
+        first, *others = sizes
+        tensors = [torch.empty(first, device=self.device)]
+        tensors += [torch.empty(n, dtype=torch.uint8, device=self.device) for n in others]
+        self._arrived[fwd_chunk_id], self._own[fwd_chunk_id] = tensors, True
+        return [self._op(dist.irecv, tensor, self.stage_index - 1) for tensor in tensors]
+
+    def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        if self.is_last:
+            return []
+        tunnel, *others = (tensor.detach() for tensor in self._sent.pop(fwd_chunk_id))
+        # A module may write into a buffer that it returned, while it is on its way.
+        sent = [tunnel, *(t.clone() if _C.use_count(t) > 1 else t for t in others)]
+        if self._announced is None or self.settings.options.dynamic_shape:
+            self._announce(sent)
+        return [self._op(dist.isend, tensor, self.stage_index + 1) for tensor in sent]
+
+    def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        if self.is_last or not self.has_backward:
+            return []
+        (tunnel, *_), _ = self.fwd_cache[bwd_chunk_id]
+        gradient = torch.empty_like(tunnel, requires_grad=False)
+        self._gradients[bwd_chunk_id] = gradient
+        return [self._op(dist.irecv, gradient, self.stage_index + 1)]
+
+    def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        if self.is_first or not self.has_backward:
+            return []
+        (gradient,) = self.bwd_cache.pop(bwd_chunk_id)
+        return [self._op(dist.isend, gradient, self.stage_index - 1)]
+
+    def set_local_fwd_input(self, prev_stage_outputs: Any, mb_index: int) -> None:
+        self._arrived[mb_index] = [tensor.detach() for tensor in prev_stage_outputs]
+        self._own[mb_index] = False
+
+    def get_local_bwd_output(self, mb_index: int) -> Any:
+        return self.bwd_cache.pop(mb_index) if self.has_backward else None
+
+    def set_local_bwd_input(self, next_stage_bwd_outputs: Any, mb_index: int) -> None:
+        if self.has_backward:
+            (self._gradients[mb_index],) = next_stage_bwd_outputs
+
+    def forward_one_chunk(
+        self,
+        fwd_chunk_id: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+        save_forward_output: bool = True,
+    ) -> Any:
+        arrived = self._arrived.pop(fwd_chunk_id, [])
+        if arrived:
+            arrived[0].requires_grad_(self.has_backward)
+        output, left, entered = self.run.forward(
+            fwd_chunk_id,
+            arrived,
+            args,
+            kwargs or {},
+            self._call,
+            self.device,
+            own=self._own.pop(fwd_chunk_id, False),
+        )
+        self.fwd_cache[fwd_chunk_id] = (tuple(left), entered)
+        if isinstance(output, LastValue):
+            if save_forward_output:
+                self.output_chunks.append(output)
+        elif not self._is_same_rank(self.stage_index + 1):
+            self._sent[fwd_chunk_id] = output
+        return output
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(self.submod, DistributedDataParallel):
+            with self.submod.no_sync():  # the last backward pass reduces
+                return self.submod(*args, **kwargs)
+        return self.submod(*args, **kwargs)
+
+    def _retrieve_recv_grads(self, bwd_chunk_id: int) -> tuple[torch.Tensor, ...]:
+        return tuple(self._output_gradients)
+
+    def backward_one_chunk(
+        self,
+        bwd_chunk_id: int,
+        loss: Any = None,
+        full_backward: bool = True,
+        last_backward: bool = False,
+    ) -> None:
+        if not self.has_backward:
+            return
+        gradients = [link.gradient(bwd_chunk_id) for link in self.run.links_out]
+        if not self.is_last:
+            gradients.insert(0, self._gradients.pop(bwd_chunk_id))
+        self._output_gradients = gradients
+        with self._backward(bwd_chunk_id, gradients, done=full_backward):
+            super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
+        self._output_gradients = []
+        found = self.bwd_cache[bwd_chunk_id]
+        if any(gradient is None for gradient in found):
+            raise bug(f"stage {self.stage_index} found no gradient for what it received")
+        for link, gradient in zip(self.run.links_in, found[1:], strict=True):
+            link.give_back(bwd_chunk_id, cast(torch.Tensor, gradient))
+        self.bwd_cache[bwd_chunk_id] = found[:1]
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
+        with self._backward(bwd_chunk_id, [], done=True):
+            super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
+
+    def scale_grads(self, grad_scale_factor: int) -> None:
+        pipeline = self.pipeline
+        if pipeline is None:
+            raise bug("a stage that trains without a schedule")
+        pipeline.reduced.add(self.stage_index)
+        if grad_scale_factor != 1:
+            for parameter in self.submod.parameters():
+                if parameter.grad is not None and pipeline.is_complete(parameter):
+                    parameter.grad.div_(grad_scale_factor)
+
+    @contextmanager
+    def _backward(
+        self, chunk: int, gradients: Sequence[torch.Tensor], *, done: bool
+    ) -> Iterator[None]:
+        ways = self.run.ways_out()
+        for way, gradient in zip(ways, gradients or [None] * len(ways), strict=True):
+            way.before_backward(chunk, gradient)
+        try:
+            yield
+        except RuntimeError as error:
+            if error.__cause__ is not None and "Failed to run stage backward" in str(error):
+                raise error.__cause__  # noqa: B904 - the error itself, which torch wraps
+            raise
+        finally:
+            for way in ways:
+                way.after_backward(chunk, done=done)
+
+    def _op(self, kind: Any, tensor: torch.Tensor, stage: int) -> dist.P2POp:
+        return dist.P2POp(kind, tensor, self._resolve_peer_global_rank(stage), self.group)
+
+    def _announce(self, sent: Sequence[torch.Tensor]) -> None:
+        """Send the sizes of the tensors that come next."""
+        sizes = [len(sent), *(tensor.numel() for tensor in sent)]
+        header = torch.zeros(_MOST_TENSORS, dtype=torch.int64)
+        header[: len(sizes)] = torch.tensor(sizes)
+        header = header.to(self.device)
+        peer = self._resolve_peer_global_rank(self.stage_index + 1)
+        work = dist.isend(header, peer, self.group)
+        self._announced = [*(self._announced or [])[-_PENDING:], (work, header)]
+
+    def _received_sizes(self) -> list[int]:
+        header = torch.empty(_MOST_TENSORS, dtype=torch.int64, device=self.device)
+        dist.recv(header, self._resolve_peer_global_rank(self.stage_index - 1), self.group)
+        count, *sizes = header.tolist()
+        return sizes[:count]
+
+
+def _attach(schedule: Any) -> None:
+    """Replace methods of this schedule, and of no other; once."""
+    if "_merge_outputs" in vars(schedule):
+        return
+    stages = list(getattr(schedule, "_stages", None) or [schedule._stage])
+    _check(schedule, stages)
+    pipeline = Pipeline.of(stages)
+    run, step = schedule._step_microbatches, schedule.step
+
+    @functools.wraps(run)
+    def _step_microbatches(
+        arg_mbs: Any = None, kwarg_mbs: Any = None, target_mbs: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        with pipeline.batch(schedule):
+            if target_mbs is None and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
+                raise ValueError(
+                    "the rank of the last stage has to pass target= to step and eval: the "
+                    "schedule has a loss function, and torch gives it a part of the target"
+                )
+            return run(arg_mbs, kwarg_mbs, target_mbs, *args, **kwargs)
+
+    @functools.wraps(step)
+    def whole_step(*args: Any, **kwargs: Any) -> Any:
+        with pipeline.call(name_of(schedule)):
+            return step(*args, **kwargs)
+
+    schedule._step_microbatches = _step_microbatches
+    schedule.step = whole_step
+    schedule._merge_outputs = lambda chunks: [chunk.value for chunk in chunks]
+
+
+def _check(schedule: Any, stages: Sequence[Any]) -> None:
+    """Raise ``ValueError`` for a schedule that does not fit stages of ``build_stage``."""
+    others = [stage for stage in stages if not isinstance(stage, CodecStage)]
+    if others:
+        raise ValueError(
+            f"stage {others[0].stage_index} of the schedule is a {type(others[0]).__name__}; make "
+            f"all stages with pipecodec.pipelining.build_stage"
+        )
+    if schedule._loss_fn is not None and not isinstance(schedule._loss_fn, Loss):
+        raise ValueError(
+            "the schedule's loss_fn is not tied to the stages: give it "
+            "loss_fn=pipecodec.pipelining.loss(loss_fn)"
+        )
+    if schedule._output_merge_spec is not None:
+        raise ValueError(
+            "output_merge_spec has no say: schedule.step returns a list with the model's value for "
+            "each micro-batch; leave it out"
+        )

@@ -1,0 +1,92 @@
+"""The ways on which values enter and leave a stage: boundaries, and links within a rank."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .. import _C
+from ..codec import TunnelCodec
+from ..engine.unused_roads import Road
+from ..options import BoundaryOptions
+
+__all__ = ["WayIn", "WayOut"]
+
+
+class WayOut:
+    """Sends the values ``names``; ``road`` brings word of those that nobody used."""
+
+    def __init__(
+        self, name: str, names: Sequence[str], options: BoundaryOptions, road: Road
+    ) -> None:
+        self.names = list(names)
+        self.road = road
+        self.codec = _codec(name, names, options)
+        self.codec.in_flight = deque()
+        self._sent: dict[int, tuple[_C.Tunnel, Any]] = {}
+        self._unused: dict[int, Sequence[int]] = {}
+
+    def send(self, chunk: int, values: Sequence[Any], token: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the tensors of a micro-batch's values, the tunnel first."""
+        tensors = self.codec.send(tuple(values), token, token.device)
+        if self.codec.in_flight:
+            self._sent[chunk] = self.codec.in_flight.pop()
+            self.codec.in_flight.clear()
+        return tensors
+
+    def before_backward(self, chunk: int, gradient: torch.Tensor) -> None:
+        """Leave the values that nobody used out of the backward pass that begins."""
+        if chunk in self._sent:
+            tunnel, sent = self._sent.pop(chunk)
+            unused: Sequence[int] = ()
+            if len(tunnel) > 0:
+                unused = self.road.take(tunnel, lambda: gradient)
+                entered = sent() if unused else None
+                if entered is not None:
+                    _C.leave_out(entered, unused)
+            self._unused[chunk] = unused
+        self.codec.unused = self._unused.get(chunk)
+
+    def after_backward(self, chunk: int, *, done: bool) -> None:
+        """End a backward pass; ``done`` tells that it was the micro-batch's last one."""
+        self.codec.unused = None
+        if done:
+            self._unused.pop(chunk, None)
+
+    def start(self) -> None:
+        """Forget the last batch."""
+        self._sent.clear()
+        self._unused.clear()
+        if self.codec.in_flight is not None:
+            self.codec.in_flight.clear()
+        self.road.close()
+
+
+class WayIn:
+    """Receives the values ``names``; ``road`` is told of those that nobody used."""
+
+    def __init__(
+        self, name: str, names: Sequence[str], options: BoundaryOptions, road: Road
+    ) -> None:
+        self.names = list(names)
+        self.codec = _codec(name, names, options)
+        road.tell(self.codec)
+
+    def receive(
+        self, tensors: Sequence[torch.Tensor], *, own: bool
+    ) -> tuple[dict[str, Any], torch.Tensor]:
+        """Return the values by name, and the token.
+
+        ``own`` tells that the memory of ``tensors`` may become that of the values.
+        """
+        values, token = self.codec.receive(tensors, own)
+        return dict(zip(self.names, values, strict=True)), token
+
+
+def _codec(name: str, names: Sequence[str], options: BoundaryOptions) -> TunnelCodec:
+    codec = TunnelCodec.of(options, name)
+    codec.names = list(names)
+    return codec
