@@ -5,7 +5,7 @@ schedules.py below ``torch/distributed/pipelining``). Those that are replaced he
 
 | method of the stage | why |
 |---|---|
-| ``has_backward`` | assigned by a schedule as the first thing in a step, so that it is found |
+| ``num_stages``, ``stage_index_to_group_rank`` | read and assigned by a schedule that is made, so that it is found before its first step |
 | ``_prepare_forward_infra``, ``_prepare_backward_infra`` | torch would run each stage on memory without values to learn its sizes; here the first micro-batch's tensors are announced by their sizes |
 | ``clear_runtime_states`` | there are no buffers that outlive a micro-batch |
 | ``get_fwd_recv_ops``, ``get_fwd_send_ops``, ``get_bwd_recv_ops``, ``get_bwd_send_ops`` | each micro-batch has memory of its own, which values may keep; a stage sends gradients for its tunnel alone |
@@ -28,8 +28,10 @@ from __future__ import annotations
 
 import functools
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -56,13 +58,13 @@ _PENDING = 32
 class CodecStage(PipelineStage):
     """A stage of ``settings.part`` for every schedule of torch.distributed.pipelining."""
 
-    run: StageRun
-
     def __init__(
         self, settings: Settings, stage_index: int, device: torch.device, group: Any
     ) -> None:
         self.settings = settings
         self.pipeline: Pipeline | None = None
+        self._tag = 0
+        self._run: StageRun | None = None
         part = settings.part
         super().__init__(
             part.stages[stage_index], stage_index, len(part.stages), device, group=group
@@ -77,20 +79,44 @@ class CodecStage(PipelineStage):
         self._announced: list[tuple[Any, torch.Tensor]] | None = None
 
     @property
-    def has_backward(self) -> bool:
-        """Whether the schedule trains."""
-        return self._has_backward
+    def num_stages(self) -> int:
+        """The number of stages, which a schedule asks for when it is made."""
+        _attach_if_made(sys._getframe(1))
+        return len(self.settings.part.stages)
 
-    @has_backward.setter
-    def has_backward(self, value: bool) -> None:
-        self._has_backward = value
-        schedule = sys._getframe(1).f_locals.get("self")
-        if isinstance(schedule, _PipelineSchedule):
-            _attach(schedule)
+    @num_stages.setter
+    def num_stages(self, value: int) -> None:
+        """Nothing: torch's own constructor gives it."""
 
-    def start(self, chunks: int, *, anew: bool) -> None:
-        """Begin a batch; ``anew`` where sizes may be others than the last batch's."""
+    @property
+    def stage_index_to_group_rank(self) -> dict[int, int]:
+        """The ranks of all stages, which a schedule of several stages assigns when it is made."""
+        return self._placed
+
+    @stage_index_to_group_rank.setter
+    def stage_index_to_group_rank(self, value: dict[int, int]) -> None:
+        self._placed = value
+        _attach_if_made(sys._getframe(1))
+
+    @property
+    def run(self) -> StageRun:
+        """The stage's work on a micro-batch, known once the ranks are set up."""
+        if self._run is None:
+            raise RuntimeError(
+                f"stage {self.stage_index} runs in a schedule of torch.distributed.pipelining, "
+                f"which calls torch's __init__ and has not been set up: call schedule.step or eval"
+            )
+        return self._run
+
+    @run.setter
+    def run(self, value: StageRun) -> None:
+        self._run = value
+
+    def start(self, call: str, chunks: int, *, anew: bool) -> None:
+        """Begin the batch of a ``call``; ``anew`` where sizes may be others than the last batch's."""
         self.chunks = chunks
+        # Gloo ends a process that gets another size than it expects, as in another call.
+        self._tag = zlib.crc32(call.encode()) >> 1
         for kept in (self._arrived, self._own, self._sent, self._gradients):
             kept.clear()
         for way in self.run.ways_out():
@@ -258,7 +284,8 @@ class CodecStage(PipelineStage):
                 way.after_backward(chunk, done=done)
 
     def _op(self, kind: Any, tensor: torch.Tensor, stage: int) -> dist.P2POp:
-        return dist.P2POp(kind, tensor, self._resolve_peer_global_rank(stage), self.group)
+        peer = self._resolve_peer_global_rank(stage)
+        return dist.P2POp(kind, tensor, peer, self.group, self._tag)
 
     def _announce(self, sent: Sequence[torch.Tensor]) -> None:
         """Send the sizes of the tensors that come next."""
@@ -267,55 +294,56 @@ class CodecStage(PipelineStage):
         header[: len(sizes)] = torch.tensor(sizes)
         header = header.to(self.device)
         peer = self._resolve_peer_global_rank(self.stage_index + 1)
-        work = dist.isend(header, peer, self.group)
+        work = dist.isend(header, peer, self.group, self._tag)
         self._announced = [*(self._announced or [])[-_PENDING:], (work, header)]
 
     def _received_sizes(self) -> list[int]:
         header = torch.empty(_MOST_TENSORS, dtype=torch.int64, device=self.device)
-        dist.recv(header, self._resolve_peer_global_rank(self.stage_index - 1), self.group)
+        peer = self._resolve_peer_global_rank(self.stage_index - 1)
+        dist.recv(header, peer, self.group, self._tag)
         count, *sizes = header.tolist()
         return sizes[:count]
+
+
+def _attach_if_made(frame: FrameType) -> None:
+    """Replace methods of the schedule whose ``__init__`` runs in ``frame``, if it is one."""
+    if frame.f_code.co_name == "__init__":
+        schedule = frame.f_locals.get("self")
+        if isinstance(schedule, _PipelineSchedule):
+            _attach(schedule)
 
 
 def _attach(schedule: Any) -> None:
     """Replace methods of this schedule, and of no other; once."""
     if "_merge_outputs" in vars(schedule):
         return
-    stages = list(getattr(schedule, "_stages", None) or [schedule._stage])
-    _check(schedule, stages)
-    pipeline = Pipeline.of(stages)
     run, step = schedule._step_microbatches, schedule.step
 
     @functools.wraps(run)
     def _step_microbatches(
         arg_mbs: Any = None, kwarg_mbs: Any = None, target_mbs: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        with pipeline.batch(schedule):
-            if target_mbs is None and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
-                raise ValueError(
-                    "the rank of the last stage has to pass target= to step and eval: the "
-                    "schedule has a loss function, and torch gives it a part of the target"
-                )
+        with _pipeline_of(schedule).batch(schedule):
             return run(arg_mbs, kwarg_mbs, target_mbs, *args, **kwargs)
 
     @functools.wraps(step)
-    def whole_step(*args: Any, **kwargs: Any) -> Any:
+    def whole_step(*args: Any, target: Any = None, **kwargs: Any) -> Any:
+        pipeline = _pipeline_of(schedule)
         with pipeline.call(name_of(schedule)):
-            return step(*args, **kwargs)
+            _check(schedule, pipeline, target)
+            return step(*args, target=target, **kwargs)
 
     schedule._step_microbatches = _step_microbatches
     schedule.step = whole_step
     schedule._merge_outputs = lambda chunks: [chunk.value for chunk in chunks]
 
 
-def _check(schedule: Any, stages: Sequence[Any]) -> None:
-    """Raise ``ValueError`` for a schedule that does not fit stages of ``build_stage``."""
-    others = [stage for stage in stages if not isinstance(stage, CodecStage)]
-    if others:
-        raise ValueError(
-            f"stage {others[0].stage_index} of the schedule is a {type(others[0]).__name__}; make "
-            f"all stages with pipecodec.pipelining.build_stage"
-        )
+def _pipeline_of(schedule: Any) -> Pipeline:
+    return Pipeline.of(getattr(schedule, "_stages", None) or [schedule._stage])
+
+
+def _check(schedule: Any, pipeline: Pipeline, target: Any) -> None:
+    """Raise ``ValueError`` for a schedule, or a target, that does not fit."""
     if schedule._loss_fn is not None and not isinstance(schedule._loss_fn, Loss):
         raise ValueError(
             "the schedule's loss_fn is not tied to the stages: give it "
@@ -325,4 +353,9 @@ def _check(schedule: Any, stages: Sequence[Any]) -> None:
         raise ValueError(
             "output_merge_spec has no say: schedule.step returns a list with the model's value for "
             "each micro-batch; leave it out"
+        )
+    if target is None and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
+        raise ValueError(
+            "the rank of the last stage has to pass target= to step and eval: the schedule has a "
+            "loss function, and torch gives it a part of the target"
         )
