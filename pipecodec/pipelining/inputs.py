@@ -24,11 +24,9 @@ class PerSample(torch.Tensor):
     samples: Sequence[Any]
 
     @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let what is made of these numbers know the values too."""
-        result = super().__torch_function__(func, types, args, kwargs or {})
+        result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
         samples = next((arg.samples for arg in args if isinstance(arg, PerSample)), None)
 
         def with_samples(part: Any) -> Any:
@@ -59,8 +57,8 @@ def per_sample(values: Sequence[Any]) -> torch.Tensor:
     """
     if isinstance(values, (str, bytes, torch.Tensor)) or not isinstance(values, Sequence):
         raise TypeError(
-            f"per_sample takes a list with an entry for each sample, not a {type(values).__name__}; "
-            f"torch splits a tensor along its first dimension without it"
+            f"per_sample takes a list with an entry for each sample, not a "
+            f"{type(values).__name__}; torch splits a tensor along its first dimension without it"
         )
     numbers = torch.arange(len(values)).as_subclass(PerSample)
     numbers.samples = values

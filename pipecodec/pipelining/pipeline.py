@@ -65,7 +65,7 @@ class Pipeline:
         Raises ``ValueError`` if they are not all, or of several partitions.
         """
         given = list(stages) if isinstance(stages, Sequence) else [stages]
-        known = given[0].pipeline
+        known: Pipeline | None = given[0].pipeline
         if known is None:
             known = cls(given)
             for stage in given:

@@ -107,8 +107,8 @@ class StageRun:
         sent = self.boundary_out.send(chunk, self._stage.collect(env, names), token)
         left = [sent[0]]
         for link in self.links_out:
-            values = self._stage.collect(env, link.link.names)
-            tensors = link.way_out.send(chunk, values, token)
+            kept = self._stage.collect(env, link.link.names)
+            tensors = link.way_out.send(chunk, kept, token)
             link.put(chunk, tensors)
             left.append(tensors[0])
         return sent, left, entered

@@ -1,26 +1,8 @@
 """The stage that torch's schedules run: all that knows how torch works inside.
 
-A schedule talks to a stage through methods that torch calls internal (torch 2.13, stage.py and
-schedules.py below ``torch/distributed/pipelining``). Those that are replaced here, and why:
-
-| method of the stage | why |
-|---|---|
-| ``has_backward`` | assigned by a schedule as the first thing in a step, so that it is found |
-| ``_prepare_forward_infra``, ``_prepare_backward_infra`` | torch would run each stage on memory without values to learn its sizes; here the first micro-batch's tensors are announced by their sizes |
-| ``clear_runtime_states`` | there are no buffers that outlive a micro-batch |
-| ``get_fwd_recv_ops``, ``get_fwd_send_ops``, ``get_bwd_recv_ops``, ``get_bwd_send_ops`` | each micro-batch has memory of its own, which values may keep; a stage sends gradients for its tunnel alone |
-| ``set_local_fwd_input``, ``set_local_bwd_input`` | the same between two stages of a rank |
-| ``get_local_bwd_output`` | torch's fails in an evaluation |
-| ``forward_one_chunk`` | the values go through the codec, and errors of the module stay what they are |
-| ``_retrieve_recv_grads``, ``backward_one_chunk``, ``backward_weight_one_chunk`` | the gradients of links come in and go out beside the boundary's; unused values are left out |
-| ``scale_grads`` | a weight of two stages of a rank is scaled once |
-
-| method of the schedule's instance | why |
-|---|---|
-| ``step`` | it is a call that all ranks make: an error in it is all ranks' |
-| ``_step_microbatches`` | set-up, grad mode and the meeting of all ranks around the first step too, which ``step`` has begun |
-| ``_merge_outputs`` | the caller gets the model's values |
-
+A schedule talks to a stage through methods that torch calls internal (torch 2.13, ``stage.py`` and
+``schedules.py`` below ``torch/distributed/pipelining``). The docstrings of those that are replaced
+here say why. Of the schedule's instance, never of its class, ``_attach`` replaces three.
 tests/pipelining/test_torch.py says which of them moved in another torch.
 """
 
@@ -68,6 +50,11 @@ class CodecStage(PipelineStage):
             part.stages[stage_index], stage_index, len(part.stages), device, group=group
         )
         self._runtime_validate = False  # the codec compares, and says names
+        # Complete, so that torch neither runs the stage for its sizes nor copies its buffers.
+        self._user_meta.inputs = self._user_meta.outputs = ()
+        # torch 2.14 may give each direction a group of its own.
+        self._downstream = getattr(self, "_downstream_group", group)
+        self._upstream = getattr(self, "_upstream_group", group)
         self._arrived: dict[int, list[torch.Tensor]] = {}
         self._own: dict[int, bool] = {}
         self._sent: dict[int, Sequence[torch.Tensor]] = {}
@@ -78,7 +65,10 @@ class CodecStage(PipelineStage):
 
     @property
     def has_backward(self) -> bool:
-        """Whether the schedule trains."""
+        """Whether the schedule trains.
+
+        A schedule assigns it as the first thing in a step: so it is found.
+        """
         return self._has_backward
 
     @has_backward.setter
@@ -103,6 +93,7 @@ class CodecStage(PipelineStage):
             codec.evaluating = not self.has_backward
 
     def clear_runtime_states(self) -> None:
+        """Forget the last step; no buffer here outlives a micro-batch."""
         self.fwd_cache.clear()
         self.bwd_cache.clear()
         self.output_chunks.clear()
@@ -110,15 +101,21 @@ class CodecStage(PipelineStage):
     def _prepare_forward_infra(
         self, num_microbatches: int, args: Any, kwargs: Any = None, has_backward: bool = False
     ) -> None:
-        self.args_recv_info = {chunk: () for chunk in range(num_microbatches)}
+        """Note the numbers that torch asks for.
+
+        torch would run the stage on memory without values to learn sizes; here each boundary
+        announces them before its first tensors.
+        """
+        self.args_recv_info = dict.fromkeys(range(num_microbatches), ())
         self.act_send_info = {}
         gradients = (not self.is_first) + len(self.run.links_in)
         self._stage_meta.inputs = (None,) * gradients  # type: ignore[assignment]
 
     def _prepare_backward_infra(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: a gradient has the sizes of its tensor."""
+        """Do nothing: a gradient has the size of its tunnel."""
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        """Receive into memory of the micro-batch's own, which values may keep."""
         if self.is_first:
             return []
         sizes = self._sizes_in
@@ -130,9 +127,13 @@ class CodecStage(PipelineStage):
         tensors = [torch.empty(first, device=self.device)]
         tensors += [torch.empty(n, dtype=torch.uint8, device=self.device) for n in others]
         self._arrived[fwd_chunk_id], self._own[fwd_chunk_id] = tensors, True
-        return [self._op(dist.irecv, tensor, self.stage_index - 1) for tensor in tensors]
+        return [
+            self._op(dist.irecv, tensor, self.stage_index - 1, self._downstream)
+            for tensor in tensors
+        ]
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        """Send the codec's tensors, after their sizes if the peer does not know them."""
         if self.is_last:
             return []
         tunnel, *others = (tensor.detach() for tensor in self._sent.pop(fwd_chunk_id))
@@ -140,30 +141,37 @@ class CodecStage(PipelineStage):
         sent = [tunnel, *(t.clone() if _C.use_count(t) > 1 else t for t in others)]
         if self._announced is None or self.settings.options.dynamic_shape:
             self._announce(sent)
-        return [self._op(dist.isend, tensor, self.stage_index + 1) for tensor in sent]
+        return [
+            self._op(dist.isend, tensor, self.stage_index + 1, self._downstream) for tensor in sent
+        ]
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        """Receive the gradient of the tunnel, the only one that is sent."""
         if self.is_last or not self.has_backward:
             return []
         (tunnel, *_), _ = self.fwd_cache[bwd_chunk_id]
         gradient = torch.empty_like(tunnel, requires_grad=False)
         self._gradients[bwd_chunk_id] = gradient
-        return [self._op(dist.irecv, gradient, self.stage_index + 1)]
+        return [self._op(dist.irecv, gradient, self.stage_index + 1, self._upstream)]
 
     def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        """Send the gradient of the tunnel."""
         if self.is_first or not self.has_backward:
             return []
-        (gradient,) = self.bwd_cache.pop(bwd_chunk_id)
-        return [self._op(dist.isend, gradient, self.stage_index - 1)]
+        gradient = cast(torch.Tensor, self.bwd_cache.pop(bwd_chunk_id)[0])
+        return [self._op(dist.isend, gradient, self.stage_index - 1, self._upstream)]
 
     def set_local_fwd_input(self, prev_stage_outputs: Any, mb_index: int) -> None:
+        """Take over the tensors of the stage before on this rank, but not their memory."""
         self._arrived[mb_index] = [tensor.detach() for tensor in prev_stage_outputs]
         self._own[mb_index] = False
 
     def get_local_bwd_output(self, mb_index: int) -> Any:
+        """Return the gradient of the tunnel; torch's fails in an evaluation."""
         return self.bwd_cache.pop(mb_index) if self.has_backward else None
 
     def set_local_bwd_input(self, next_stage_bwd_outputs: Any, mb_index: int) -> None:
+        """Take over the gradient from the stage behind on this rank."""
         if self.has_backward:
             (self._gradients[mb_index],) = next_stage_bwd_outputs
 
@@ -174,6 +182,7 @@ class CodecStage(PipelineStage):
         kwargs: dict[str, Any] | None = None,
         save_forward_output: bool = True,
     ) -> Any:
+        """Run the stage on a micro-batch's values; its errors stay as they are."""
         arrived = self._arrived.pop(fwd_chunk_id, [])
         if arrived:
             arrived[0].requires_grad_(self.has_backward)
@@ -201,6 +210,7 @@ class CodecStage(PipelineStage):
         return self.submod(*args, **kwargs)
 
     def _retrieve_recv_grads(self, bwd_chunk_id: int) -> tuple[torch.Tensor, ...]:
+        """Return the gradients of the boundary's tunnel and of links."""
         return tuple(self._output_gradients)
 
     def backward_one_chunk(
@@ -210,6 +220,7 @@ class CodecStage(PipelineStage):
         full_backward: bool = True,
         last_backward: bool = False,
     ) -> None:
+        """Leave unused values out, and hand the gradients of links on."""
         if not self.has_backward:
             return
         gradients = [link.gradient(bwd_chunk_id) for link in self.run.links_out]
@@ -227,10 +238,12 @@ class CodecStage(PipelineStage):
         self.bwd_cache[bwd_chunk_id] = found[:1]
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
+        """Leave unused values out here too."""
         with self._backward(bwd_chunk_id, [], done=True):
             super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
 
     def scale_grads(self, grad_scale_factor: int) -> None:
+        """Divide each gradient once, also that of a weight of two stages of this rank."""
         pipeline = self.pipeline
         if pipeline is None:
             raise bug("a stage that trains without a schedule")
@@ -242,7 +255,7 @@ class CodecStage(PipelineStage):
 
     @contextmanager
     def _backward(
-        self, chunk: int, gradients: Sequence[torch.Tensor], *, done: bool
+        self, chunk: int, gradients: Sequence[torch.Tensor | None], *, done: bool
     ) -> Iterator[None]:
         ways = self.run.ways_out()
         for way, gradient in zip(ways, gradients or [None] * len(ways), strict=True):
@@ -257,8 +270,8 @@ class CodecStage(PipelineStage):
             for way in ways:
                 way.after_backward(chunk, done=done)
 
-    def _op(self, kind: Any, tensor: torch.Tensor, stage: int) -> dist.P2POp:
-        return dist.P2POp(kind, tensor, self._resolve_peer_global_rank(stage), self.group)
+    def _op(self, kind: Any, tensor: torch.Tensor, stage: int, group: Any) -> dist.P2POp:
+        return dist.P2POp(kind, tensor, self._resolve_peer_global_rank(stage), group)
 
     def _announce(self, sent: Sequence[torch.Tensor]) -> None:
         """Send the sizes of the tensors that come next."""
@@ -267,12 +280,12 @@ class CodecStage(PipelineStage):
         header[: len(sizes)] = torch.tensor(sizes)
         header = header.to(self.device)
         peer = self._resolve_peer_global_rank(self.stage_index + 1)
-        work = dist.isend(header, peer, self.group)
+        work = dist.isend(header, peer, self._downstream)
         self._announced = [*(self._announced or [])[-_PENDING:], (work, header)]
 
     def _received_sizes(self) -> list[int]:
         header = torch.empty(_MOST_TENSORS, dtype=torch.int64, device=self.device)
-        dist.recv(header, self._resolve_peer_global_rank(self.stage_index - 1), self.group)
+        dist.recv(header, self._resolve_peer_global_rank(self.stage_index - 1), self._downstream)
         count, *sizes = header.tolist()
         return sizes[:count]
 
@@ -288,7 +301,11 @@ def _attach(schedule: Any) -> None:
 
     @functools.wraps(run)
     def _step_microbatches(
-        arg_mbs: Any = None, kwarg_mbs: Any = None, target_mbs: Any = None, *args: Any, **kwargs: Any
+        arg_mbs: Any = None,
+        kwarg_mbs: Any = None,
+        target_mbs: Any = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         with pipeline.batch(schedule):
             if target_mbs is None and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
