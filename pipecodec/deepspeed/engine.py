@@ -168,9 +168,7 @@ def build_pipeline(
 
     def describe() -> dict[str, Any]:
         nonlocal options
-        options = allow_observed_sizes(
-            part, make_options(), shapes_once=schedule == "dualpipev"
-        )
+        options = allow_observed_sizes(part, make_options(), shapes_once=schedule == "dualpipev")
         one_of("differentiable", options.differentiable, "auto", "by-dtype")
         one_of("schedule", schedule, "1f1b", "dualpipev")
         refuse_other_precision(part, settings_of(config))

@@ -22,6 +22,7 @@ from ..errors import bug
 
 __all__ = ["Flags", "carry_flags"]
 
+
 class Flags(NamedTuple):
     """The actions that carry the flags of an engine's boundaries, as in :class:`.hooks.Hooks`."""
 

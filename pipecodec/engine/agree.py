@@ -30,9 +30,10 @@ class Copy(Protocol):
 def agree(describe: Callable[[], Mapping[str, Any]], group: Any = None) -> None:
     """Return if ``describe()`` is equal on all ranks; its keys name the settings in messages.
 
-    A collective call of the ranks in ``group``, None: of all. Raises ``ValueError``, the same on every rank, with the first setting that
-    differs, its values, and the ranks that have each of them. If ``describe`` raises, that rank
-    raises its error, and the others a ``ValueError`` with its text.
+    A collective call of the ranks in ``group``, None: of all. Raises ``ValueError``, the same on
+    every rank, with the first setting that differs, its values, and the ranks that have each of
+    them. If ``describe`` raises, that rank raises its error, and the others a ``ValueError`` with
+    its text.
     """
     if not dist.is_initialized():
         raise ValueError(

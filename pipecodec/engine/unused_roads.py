@@ -26,13 +26,20 @@ FIRST_TAG = 0x70636463
 class Road(Protocol):
     """Carries one boundary's flags, in the order of its micro-batches."""
 
-    def tell(self, receiver: TunnelCodec) -> None: ...
+    def tell(self, receiver: TunnelCodec) -> None:
+        """Let the receiving codec give this road its word of leaves that nobody used."""
 
-    def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]: ...
+    def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
+        """Return the indices of such leaves of the next micro-batch's tunnel.
 
-    def finish(self) -> None: ...
+        ``gradient()`` gives the gradient of that tunnel.
+        """
 
-    def close(self) -> None: ...
+    def finish(self) -> None:
+        """End a batch, of which all words were taken."""
+
+    def close(self) -> None:
+        """Forget words that were not taken."""
 
 
 class InOneProcess:
@@ -42,15 +49,18 @@ class InOneProcess:
         self.posted: deque[list[int]] = deque()
 
     def tell(self, receiver: TunnelCodec) -> None:
+        """Keep the words of this codec."""
         receiver.note_unused = lambda unused, tunnel: self.posted.append(unused)
 
     def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
+        """Return the next word."""
         return self.posted.popleft()
 
     def finish(self) -> None:
         """Nothing is on its way."""
 
     def close(self) -> None:
+        """Forget words that were not taken."""
         self.posted.clear()
 
 
@@ -58,9 +68,11 @@ class InGradients:
     """Carries flags in gradients, where those lie in memory of the host."""
 
     def tell(self, receiver: TunnelCodec) -> None:
+        """Let this codec mark its gradients."""
         receiver.mark_unused = True
 
     def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
+        """Read the gradient."""
         return tunnel.unused(gradient())
 
     def finish(self) -> None:
@@ -81,6 +93,7 @@ class InMessages:
         self.sending: deque[tuple[Any, bytearray]] = deque()
 
     def tell(self, receiver: TunnelCodec) -> None:
+        """Send the words of this codec."""
         receiver.note_unused = self._post
 
     def _post(self, unused: list[int], tunnel: _C.Tunnel) -> None:
@@ -93,6 +106,7 @@ class InMessages:
         self.sending.append((dist.isend(message, self.peer, self.group(), self.tag), flags))
 
     def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
+        """Receive the next word, and wait for it."""
         flags = _room(tunnel)
         message = torch.frombuffer(flags, dtype=torch.uint8)
         dist.recv(message, self.peer, self.group(), self.tag)

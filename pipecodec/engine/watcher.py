@@ -133,8 +133,11 @@ class Watcher:
         keys = [f"told/{rank}" for rank in self._ended()]
         return len(keys) - len(self._read(keys))
 
-    def stop(self) -> None:
-        """End the thread. An error of this rank alone, or that ends it, goes to the others first."""
+    def stop(self, *, at_exit: bool = True) -> None:
+        """End the thread. An error of this rank alone goes to the others before.
+
+        ``at_exit`` tells that the process ends: an error that ends it goes to them too.
+        """
         self._stopped = True
         self._finalizer.cancel()
         if os.getpid() != self._pid:
@@ -142,10 +145,13 @@ class Watcher:
         progress = Progress.parse(self.calls.text)
         if self.reason is None:
             alone = bool(progress.calls) and progress.calls[0].state == "!"
-            text = self._last_error if alone else self._uncaught(progress)
+            text = self._last_error if alone else None
+            if text is None and at_exit:
+                text = self._uncaught(progress)
             if text is not None:
                 self.report(text)
-                self.end_communication()
+                if at_exit:  # else there is another process group, which talks on
+                    self.end_communication()
         self._wake.set()
         self._thread.join(_TELL)
 
@@ -155,9 +161,7 @@ class Watcher:
         if error is None:
             return None
         where = f"after {progress.calls[0].name}" if progress.calls else "before its first call"
-        return (
-            f"rank {self.rank}, whose process ends {where}: {summary(error)}\n\n{trace(error)}"
-        )
+        return f"rank {self.rank}, whose process ends {where}: {summary(error)}\n\n{trace(error)}"
 
     def _run(self) -> None:
         while not self._stopped and os.getpid() == self._pid:
@@ -293,6 +297,6 @@ def watcher() -> Watcher:
     group = distributed_c10d._get_default_group()
     if _current is None or _current[0]() is not group or _current[1] != os.getpid():
         if _current is not None:
-            _current[2].stop()
+            _current[2].stop(at_exit=False)
         _current = (weakref.ref(group), os.getpid(), Watcher())
     return _current[2]

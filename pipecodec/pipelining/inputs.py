@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,11 +24,9 @@ class PerSample(torch.Tensor):
     samples: Sequence[Any]
 
     @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Let what is made of these numbers know the values too."""
-        result = super().__torch_function__(func, types, args, kwargs or {})
+        result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
         samples = next((arg.samples for arg in args if isinstance(arg, PerSample)), None)
 
         def with_samples(part: Any) -> Any:
@@ -59,8 +57,8 @@ def per_sample(values: Sequence[Any]) -> torch.Tensor:
     """
     if isinstance(values, (str, bytes, torch.Tensor)) or not isinstance(values, Sequence):
         raise TypeError(
-            f"per_sample takes a list with an entry for each sample, not a {type(values).__name__}; "
-            f"torch splits a tensor along its first dimension without it"
+            f"per_sample takes a list with an entry for each sample, not a "
+            f"{type(values).__name__}; torch splits a tensor along its first dimension without it"
         )
     numbers = torch.arange(len(values)).as_subclass(PerSample)
     numbers.samples = values
@@ -72,40 +70,7 @@ def unwrapped(value: Any) -> Any:
     return pytree.tree_map(_unmarked, value)
 
 
-def refuse_other_sizes(inputs: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` if inputs of a micro-batch were split into unequal numbers of samples.
-
-    torch splits each tensor by itself: a list of 6 and a tensor of 8 would be out of step.
-    """
-    found: dict[int, str] = {}
-    for name, value in inputs.items():
-        for leaf in pytree.tree_leaves(value):
-            samples = _samples(leaf)
-            if samples is not None:
-                found.setdefault(samples, name)
-    if len(found) > 1:
-        (one, first), (other, second), *_ = found.items()
-        raise ValueError(
-            f"a micro-batch has {one} samples of {first!r}, but {other} of {second!r}: torch split "
-            f"them along their first dimensions, which are not of one size; wrap an input that "
-            f"belongs to the whole batch in pipecodec.pipelining.whole(...), and give one with an "
-            f"entry for each sample as pipecodec.pipelining.per_sample([...])"
-        )
-
-
 def _unmarked(leaf: Any) -> Any:
     if isinstance(leaf, Whole):
         return leaf.value
     return leaf.taken() if isinstance(leaf, PerSample) else leaf
-
-
-def _samples(leaf: Any) -> int | None:
-    """Return how many samples a leaf has, if it surely is a part along the first dimension."""
-    if isinstance(leaf, PerSample):
-        return leaf.shape[0]
-    if not isinstance(leaf, torch.Tensor) or leaf.is_inference() or not leaf._is_view():
-        return None
-    base = leaf._base
-    if base is None or base.dim() != leaf.dim() or base.shape[1:] != leaf.shape[1:]:
-        return None
-    return leaf.shape[0] if 0 < leaf.shape[0] < base.shape[0] else None

@@ -47,9 +47,7 @@ def model_state_dict(stages: Any, *, full: bool = True) -> dict[str, Any] | None
         return found
 
 
-def load_model_state_dict(
-    stages: Any, state_dict: Mapping[str, Any], *, full: bool = True
-) -> None:
+def load_model_state_dict(stages: Any, state_dict: Mapping[str, Any], *, full: bool = True) -> None:
     """Load the model's state dict into the stages of this rank, from any device.
 
     Call it with this rank's stages (one, or a list of all), on all ranks: with ``full`` with the
@@ -75,8 +73,7 @@ def _entries(pipeline: Pipeline) -> dict[int, dict[str, Any]]:
     """Return the entries of this rank's stages, by stage and by their paths in the partition."""
     return {
         stage.stage_index: {
-            own_path(path): value
-            for path, value in unwrapped(stage.submod).state_dict().items()
+            own_path(path): value for path, value in unwrapped(stage.submod).state_dict().items()
         }
         for stage in pipeline.stages
     }

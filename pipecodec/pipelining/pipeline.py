@@ -20,6 +20,7 @@ from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
 from .links import RankLink
+from .sizes import Announcements
 from .stage_run import StageRun
 from .tied_weights import TiedWeights
 
@@ -73,7 +74,9 @@ class Pipeline:
             raise ValueError(
                 "these are no stages of pipecodec.pipelining.build_stage; give all of this rank's"
             )
-        known = next((stage.pipeline for stage in own if stage.pipeline is not None), None)
+        known: Pipeline | None = next(
+            (stage.pipeline for stage in own if stage.pipeline is not None), None
+        )
         pipeline = cls(own) if known is None else known
         problem = pipeline._problem_of(given)
         if problem is not None:
@@ -167,8 +170,13 @@ class Pipeline:
             for boundary in {stage.stage_index, stage.stage_index + 1} - {0, len(owners)}:
                 if boundary not in self._roads:
                     self._roads[boundary] = self._road(boundary, owners)
-            stage.run = StageRun(
-                self.part, stage.stage_index, plan, options, self._roads, self._links
+            index = stage.stage_index
+            run = StageRun(self.part, index, plan, options, self._roads, self._links)
+            stage.connect(
+                run,
+                self._sizes(index, owners),
+                self._sizes(index + 1, owners),
+                alone=len(self.stages) == 1,
             )
         self.owners = owners
         self._ties = TiedWeights(
@@ -233,11 +241,9 @@ class Pipeline:
         for stage, owner in enumerate(self.owners):
             rank = placed[stage] if ranks is None else ranks[placed[stage]]
             if rank != owner:
-                raise on_all_ranks(
-                    ValueError(
-                        f"{type(schedule).__name__} runs stage {stage} on rank {rank}, but it was "
-                        f"built on rank {owner}; build the stages where the schedule has them"
-                    )
+                raise ValueError(
+                    f"{type(schedule).__name__} runs stage {stage} on rank {rank}, but it was "
+                    f"built on rank {owner}; build the stages where the schedule has them"
                 )
 
     def _host_group(self) -> Any:
@@ -255,6 +261,14 @@ class Pipeline:
             return InGradients()
         (peer,) = ends - {dist.get_rank()}
         return InMessages(peer, FIRST_TAG + boundary, lambda: self._host)
+
+    def _sizes(self, boundary: int, owners: Sequence[int]) -> Announcements | None:
+        """Return the way of a boundary's sizes, if it is one between two ranks."""
+        ends = {*owners[boundary - 1 : boundary + 1]} if 0 < boundary < len(owners) else set()
+        if len(ends) < 2:
+            return None
+        (peer,) = ends - {dist.get_rank()}
+        return Announcements(boundary, peer, self._host)
 
     def _end(self, training: bool) -> None:
         """Let no rank step, or give outputs out, before all ended the batch without an error."""

@@ -1,26 +1,8 @@
 """The stage that torch's schedules run: all that knows how torch works inside.
 
-A schedule talks to a stage through methods that torch calls internal (torch 2.13, stage.py and
-schedules.py below ``torch/distributed/pipelining``). Those that are replaced here, and why:
-
-| method of the stage | why |
-|---|---|
-| ``num_stages``, ``stage_index_to_group_rank`` | read and assigned by a schedule that is made, so that it is found before its first step |
-| ``_prepare_forward_infra``, ``_prepare_backward_infra`` | torch would run each stage on memory without values to learn its sizes; here the first micro-batch's tensors are announced by their sizes |
-| ``clear_runtime_states`` | there are no buffers that outlive a micro-batch |
-| ``get_fwd_recv_ops``, ``get_fwd_send_ops``, ``get_bwd_recv_ops``, ``get_bwd_send_ops`` | each micro-batch has memory of its own, which values may keep; a stage sends gradients for its tunnel alone |
-| ``set_local_fwd_input``, ``set_local_bwd_input`` | the same between two stages of a rank |
-| ``get_local_bwd_output`` | torch's fails in an evaluation |
-| ``forward_one_chunk`` | the values go through the codec, and errors of the module stay what they are |
-| ``_retrieve_recv_grads``, ``backward_one_chunk``, ``backward_weight_one_chunk`` | the gradients of links come in and go out beside the boundary's; unused values are left out |
-| ``scale_grads`` | a weight of two stages of a rank is scaled once |
-
-| method of the schedule's instance | why |
-|---|---|
-| ``step`` | it is a call that all ranks make: an error in it is all ranks' |
-| ``_step_microbatches`` | set-up, grad mode and the meeting of all ranks around the first step too, which ``step`` has begun |
-| ``_merge_outputs`` | the caller gets the model's values |
-
+A schedule talks to a stage through methods that torch calls internal (torch 2.13, ``stage.py`` and
+``schedules.py`` below ``torch/distributed/pipelining``). The docstrings of those that are replaced
+here say why. Of the schedule's instance, never of its class, ``_attach`` replaces three.
 tests/pipelining/test_torch.py says which of them moved in another torch.
 """
 
@@ -29,7 +11,8 @@ from __future__ import annotations
 import functools
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, cast
@@ -44,15 +27,14 @@ from .. import _C
 from ..errors import bug
 from .loss import LastValue, Loss
 from .pipeline import Pipeline, Settings, name_of
+from .sizes import Announcements, Expected
+from .splitting import refuse_unsplit, refuse_unsplit_target
 from .stage_run import StageRun
 
 __all__ = ["CodecStage"]
 
-_MOST_TENSORS = 80
-"""More than a codec's tunnel, slots and frame are."""
-
-_PENDING = 32
-"""Announcements whose memory is kept; the peer takes each before its tensors."""
+_OF_STEP = {"losses", "return_outputs", "loss_kwargs"}
+"""Keyword arguments of a schedule's step that are no inputs of the model."""
 
 
 class CodecStage(PipelineStage):
@@ -70,17 +52,29 @@ class CodecStage(PipelineStage):
             part.stages[stage_index], stage_index, len(part.stages), device, group=group
         )
         self._runtime_validate = False  # the codec compares, and says names
+        # Complete, so that torch neither runs the stage for its sizes nor copies its buffers.
+        self._user_meta.inputs = self._user_meta.outputs = ()
+        # torch 2.14 may give each direction a group of its own.
+        self._downstream = getattr(self, "_downstream_group", group)
+        self._upstream = getattr(self, "_upstream_group", group)
         self._arrived: dict[int, list[torch.Tensor]] = {}
         self._own: dict[int, bool] = {}
         self._sent: dict[int, Sequence[torch.Tensor]] = {}
         self._gradients: dict[int, torch.Tensor] = {}
         self._output_gradients: list[torch.Tensor] = []
-        self._sizes_in: list[int] | None = None
-        self._announced: list[tuple[Any, torch.Tensor]] | None = None
+        self._dynamic = settings.options.dynamic_shape
+        self._sizes_in: Announcements | None = None
+        self._sizes_out: Announcements | None = None
+        self._known: list[torch.Tensor] | None = None
+        self._announced = False
+        self._late: deque[tuple[int, Expected]] = deque()
 
     @property
     def num_stages(self) -> int:
-        """The number of stages, which a schedule asks for when it is made."""
+        """The number of stages.
+
+        A schedule asks for it when it is made: so it is found before its first step.
+        """
         _attach_if_made(sys._getframe(1))
         return len(self.settings.part.stages)
 
@@ -108,27 +102,40 @@ class CodecStage(PipelineStage):
             )
         return self._run
 
-    @run.setter
-    def run(self, value: StageRun) -> None:
-        self._run = value
+    def connect(
+        self,
+        run: StageRun,
+        sizes_in: Announcements | None,
+        sizes_out: Announcements | None,
+        *,
+        alone: bool,
+    ) -> None:
+        """Be set up: with the work of the stage, and the ways of sizes to other ranks.
+
+        ``alone`` tells that this rank has no other stage.
+        """
+        self._run, self._alone = run, alone
+        self._sizes_in, self._sizes_out = sizes_in, sizes_out
 
     def start(self, call: str, chunks: int, *, anew: bool) -> None:
-        """Begin the batch of a ``call``; ``anew`` where sizes may be others than the last batch's."""
+        """Begin the batch of a ``call``; ``anew`` where sizes may differ from the last batch's."""
         self.chunks = chunks
         # Gloo ends a process that gets another size than it expects, as in another call.
         self._tag = zlib.crc32(call.encode()) >> 1
         for kept in (self._arrived, self._own, self._sent, self._gradients):
             kept.clear()
+        self._late.clear()
         for way in self.run.ways_out():
             way.start()
         if anew:
-            self._sizes_in = self._announced = None
+            self._known, self._announced = None, False
             for codec in self.run.codecs():
                 codec.reset()
         for codec in self.run.codecs():
             codec.evaluating = not self.has_backward
 
     def clear_runtime_states(self) -> None:
+        """Forget the last step; no buffer here outlives a micro-batch."""
         self.fwd_cache.clear()
         self.bwd_cache.clear()
         self.output_chunks.clear()
@@ -136,60 +143,76 @@ class CodecStage(PipelineStage):
     def _prepare_forward_infra(
         self, num_microbatches: int, args: Any, kwargs: Any = None, has_backward: bool = False
     ) -> None:
-        self.args_recv_info = {chunk: () for chunk in range(num_microbatches)}
+        """Note the numbers that torch asks for.
+
+        torch would run the stage on memory without values to learn sizes; here each boundary
+        announces them before its first tensors.
+        """
+        self.args_recv_info = dict.fromkeys(range(num_microbatches), ())
         self.act_send_info = {}
         gradients = (not self.is_first) + len(self.run.links_in)
         self._stage_meta.inputs = (None,) * gradients  # type: ignore[assignment]
 
     def _prepare_backward_infra(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: a gradient has the sizes of its tensor."""
+        """Do nothing: a gradient has the size of its tunnel."""
 
     def get_fwd_recv_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        """Receive into memory of the micro-batch's own, which values may keep."""
         if self.is_first:
             return []
-        sizes = self._sizes_in
-        if sizes is None:
-            sizes = self._received_sizes()
-            if not self.settings.options.dynamic_shape:
-                self._sizes_in = sizes
-        first, *others = sizes
-        tensors = [torch.empty(first, device=self.device)]
-        tensors += [torch.empty(n, dtype=torch.uint8, device=self.device) for n in others]
+        if self._sizes_in is None:
+            raise bug("a stage that receives before it was set up")
+        if self._dynamic and self._alone:
+            # Not waited for here: a schedule of one stage sends a gradient together with this.
+            self._late.append((fwd_chunk_id, self._sizes_in.expect()))
+            return []
+        if self._known is None or self._dynamic:
+            self._known = self._sizes_in.expect().tensors(torch.device("meta"))
+        tensors = [torch.empty_like(each, device=self.device) for each in self._known]
         self._arrived[fwd_chunk_id], self._own[fwd_chunk_id] = tensors, True
-        return [self._op(dist.irecv, tensor, self.stage_index - 1) for tensor in tensors]
+        return self._receive_ops(tensors)
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
+        """Send the codec's tensors, after their sizes if the peer does not know them."""
         if self.is_last:
             return []
         tunnel, *others = (tensor.detach() for tensor in self._sent.pop(fwd_chunk_id))
         # A module may write into a buffer that it returned, while it is on its way.
         sent = [tunnel, *(t.clone() if _C.use_count(t) > 1 else t for t in others)]
-        if self._announced is None or self.settings.options.dynamic_shape:
-            self._announce(sent)
-        return [self._op(dist.isend, tensor, self.stage_index + 1) for tensor in sent]
+        if self._sizes_out is not None and (self._dynamic or not self._announced):
+            self._sizes_out.send(sent)
+            self._announced = True
+        return [
+            self._op(dist.isend, tensor, self.stage_index + 1, self._downstream) for tensor in sent
+        ]
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        """Receive the gradient of the tunnel, the only one that is sent."""
         if self.is_last or not self.has_backward:
             return []
         (tunnel, *_), _ = self.fwd_cache[bwd_chunk_id]
         gradient = torch.empty_like(tunnel, requires_grad=False)
         self._gradients[bwd_chunk_id] = gradient
-        return [self._op(dist.irecv, gradient, self.stage_index + 1)]
+        return [self._op(dist.irecv, gradient, self.stage_index + 1, self._upstream)]
 
     def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
+        """Send the gradient of the tunnel."""
         if self.is_first or not self.has_backward:
             return []
-        (gradient,) = self.bwd_cache.pop(bwd_chunk_id)
-        return [self._op(dist.isend, gradient, self.stage_index - 1)]
+        gradient = cast(torch.Tensor, self.bwd_cache.pop(bwd_chunk_id)[0])
+        return [self._op(dist.isend, gradient, self.stage_index - 1, self._upstream)]
 
     def set_local_fwd_input(self, prev_stage_outputs: Any, mb_index: int) -> None:
+        """Take over the tensors of the stage before on this rank, but not their memory."""
         self._arrived[mb_index] = [tensor.detach() for tensor in prev_stage_outputs]
         self._own[mb_index] = False
 
     def get_local_bwd_output(self, mb_index: int) -> Any:
+        """Return the gradient of the tunnel; torch's fails in an evaluation."""
         return self.bwd_cache.pop(mb_index) if self.has_backward else None
 
     def set_local_bwd_input(self, next_stage_bwd_outputs: Any, mb_index: int) -> None:
+        """Take over the gradient from the stage behind on this rank."""
         if self.has_backward:
             (self._gradients[mb_index],) = next_stage_bwd_outputs
 
@@ -200,6 +223,8 @@ class CodecStage(PipelineStage):
         kwargs: dict[str, Any] | None = None,
         save_forward_output: bool = True,
     ) -> Any:
+        """Run the stage on a micro-batch's values; its errors stay as they are."""
+        self._receive_late(fwd_chunk_id)
         arrived = self._arrived.pop(fwd_chunk_id, [])
         if arrived:
             arrived[0].requires_grad_(self.has_backward)
@@ -227,6 +252,7 @@ class CodecStage(PipelineStage):
         return self.submod(*args, **kwargs)
 
     def _retrieve_recv_grads(self, bwd_chunk_id: int) -> tuple[torch.Tensor, ...]:
+        """Return the gradients of the boundary's tunnel and of links."""
         return tuple(self._output_gradients)
 
     def backward_one_chunk(
@@ -236,6 +262,7 @@ class CodecStage(PipelineStage):
         full_backward: bool = True,
         last_backward: bool = False,
     ) -> None:
+        """Leave unused values out, and hand the gradients of links on."""
         if not self.has_backward:
             return
         gradients = [link.gradient(bwd_chunk_id) for link in self.run.links_out]
@@ -253,10 +280,12 @@ class CodecStage(PipelineStage):
         self.bwd_cache[bwd_chunk_id] = found[:1]
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
+        """Leave unused values out here too."""
         with self._backward(bwd_chunk_id, [], done=True):
             super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
 
     def scale_grads(self, grad_scale_factor: int) -> None:
+        """Divide each gradient once, also that of a weight of two stages of this rank."""
         pipeline = self.pipeline
         if pipeline is None:
             raise bug("a stage that trains without a schedule")
@@ -268,7 +297,7 @@ class CodecStage(PipelineStage):
 
     @contextmanager
     def _backward(
-        self, chunk: int, gradients: Sequence[torch.Tensor], *, done: bool
+        self, chunk: int, gradients: Sequence[torch.Tensor | None], *, done: bool
     ) -> Iterator[None]:
         ways = self.run.ways_out()
         for way, gradient in zip(ways, gradients or [None] * len(ways), strict=True):
@@ -283,26 +312,25 @@ class CodecStage(PipelineStage):
             for way in ways:
                 way.after_backward(chunk, done=done)
 
-    def _op(self, kind: Any, tensor: torch.Tensor, stage: int) -> dist.P2POp:
+    def _op(self, kind: Any, tensor: torch.Tensor, stage: int, group: Any) -> dist.P2POp:
         peer = self._resolve_peer_global_rank(stage)
-        return dist.P2POp(kind, tensor, peer, self.group, self._tag)
+        return dist.P2POp(kind, tensor, peer, group, self._tag)
 
-    def _announce(self, sent: Sequence[torch.Tensor]) -> None:
-        """Send the sizes of the tensors that come next."""
-        sizes = [len(sent), *(tensor.numel() for tensor in sent)]
-        header = torch.zeros(_MOST_TENSORS, dtype=torch.int64)
-        header[: len(sizes)] = torch.tensor(sizes)
-        header = header.to(self.device)
-        peer = self._resolve_peer_global_rank(self.stage_index + 1)
-        work = dist.isend(header, peer, self.group, self._tag)
-        self._announced = [*(self._announced or [])[-_PENDING:], (work, header)]
+    def _receive_ops(self, tensors: Sequence[torch.Tensor]) -> list[dist.P2POp]:
+        source, group = self.stage_index - 1, self._downstream
+        return [self._op(dist.irecv, tensor, source, group) for tensor in tensors]
 
-    def _received_sizes(self) -> list[int]:
-        header = torch.empty(_MOST_TENSORS, dtype=torch.int64, device=self.device)
-        peer = self._resolve_peer_global_rank(self.stage_index - 1)
-        dist.recv(header, peer, self.group, self._tag)
-        count, *sizes = header.tolist()
-        return sizes[:count]
+    def _receive_late(self, chunk: int) -> None:
+        """Receive the micro-batches up to this one whose sizes were not known before."""
+        while chunk not in self._arrived and self._late:
+            late, expected = self._late.popleft()
+            tensors = expected.tensors(self.device)
+            for work in [
+                each.op(each.tensor, each.peer, each.group, each.tag)
+                for each in self._receive_ops(tensors)
+            ]:
+                work.wait()
+            self._arrived[late], self._own[late] = tensors, True
 
 
 def _attach_if_made(frame: FrameType) -> None:
@@ -321,7 +349,11 @@ def _attach(schedule: Any) -> None:
 
     @functools.wraps(run)
     def _step_microbatches(
-        arg_mbs: Any = None, kwarg_mbs: Any = None, target_mbs: Any = None, *args: Any, **kwargs: Any
+        arg_mbs: Any = None,
+        kwarg_mbs: Any = None,
+        target_mbs: Any = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         with _pipeline_of(schedule).batch(schedule):
             return run(arg_mbs, kwarg_mbs, target_mbs, *args, **kwargs)
@@ -330,7 +362,8 @@ def _attach(schedule: Any) -> None:
     def whole_step(*args: Any, target: Any = None, **kwargs: Any) -> Any:
         pipeline = _pipeline_of(schedule)
         with pipeline.call(name_of(schedule)):
-            _check(schedule, pipeline, target)
+            inputs = {k: v for k, v in kwargs.items() if k not in _OF_STEP}
+            _check(schedule, pipeline, args, inputs, target)
             return step(*args, target=target, **kwargs)
 
     schedule._step_microbatches = _step_microbatches
@@ -342,8 +375,10 @@ def _pipeline_of(schedule: Any) -> Pipeline:
     return Pipeline.of(getattr(schedule, "_stages", None) or [schedule._stage])
 
 
-def _check(schedule: Any, pipeline: Pipeline, target: Any) -> None:
-    """Raise ``ValueError`` for a schedule, or a target, that does not fit."""
+def _check(
+    schedule: Any, pipeline: Pipeline, args: Any, kwargs: Mapping[str, Any], target: Any
+) -> None:
+    """Raise ``ValueError`` for a schedule, or a batch, that does not fit."""
     if schedule._loss_fn is not None and not isinstance(schedule._loss_fn, Loss):
         raise ValueError(
             "the schedule's loss_fn is not tied to the stages: give it "
@@ -359,3 +394,9 @@ def _check(schedule: Any, pipeline: Pipeline, target: Any) -> None:
             "the rank of the last stage has to pass target= to step and eval: the schedule has a "
             "loss function, and torch gives it a part of the target"
         )
+    if schedule._args_chunk_spec is None and schedule._kwargs_chunk_spec is None:
+        names = pipeline.part.input_names
+        named = {names[i] if i < len(names) else f"args[{i}]": arg for i, arg in enumerate(args)}
+        refuse_unsplit({**named, **kwargs}, schedule._n_microbatches)
+    if target is not None:
+        refuse_unsplit_target(target, schedule._n_microbatches)

@@ -29,7 +29,9 @@ class WayOut:
         self._sent: dict[int, tuple[_C.Tunnel, Any]] = {}
         self._unused: dict[int, Sequence[int]] = {}
 
-    def send(self, chunk: int, values: Sequence[Any], token: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def send(
+        self, chunk: int, values: Sequence[Any], token: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         """Return the tensors of a micro-batch's values, the tunnel first."""
         tensors = self.codec.send(tuple(values), token, token.device)
         if self.codec.in_flight:
@@ -37,8 +39,11 @@ class WayOut:
             self.codec.in_flight.clear()
         return tensors
 
-    def before_backward(self, chunk: int, gradient: torch.Tensor) -> None:
-        """Leave the values that nobody used out of the backward pass that begins."""
+    def before_backward(self, chunk: int, gradient: torch.Tensor | None) -> None:
+        """Leave the values that nobody used out of the backward pass that begins.
+
+        ``gradient`` is that of the tunnel; None in the second pass of a micro-batch.
+        """
         if chunk in self._sent:
             tunnel, sent = self._sent.pop(chunk)
             unused: Sequence[int] = ()

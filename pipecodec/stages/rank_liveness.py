@@ -126,7 +126,10 @@ def rank_liveness(
         )
         for stage in range(count)
     }
-    order = [list(dict.fromkeys([n for n in live if n in kept] + kept)) for live, kept in zip(liveness, crossing, strict=True)]
+    order = [
+        list(dict.fromkeys([n for n in live if n in kept] + kept))
+        for live, kept in zip(liveness, crossing, strict=True)
+    ]
     return RankLiveness(order, links, between)
 
 

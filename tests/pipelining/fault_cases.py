@@ -9,11 +9,11 @@ from torch import nn
 from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 from torch.distributed.pipelining.schedules import ScheduleInterleavedZeroBubble
 
-from pipecodec.demo.launch import Rank
 from pipecodec import pipelining
+from pipecodec.demo.launch import Rank
 
 from .faults import Cases, Here, run_cases
-from .planted import LEFT_OUT, Training, fail, mse, stage_numbers
+from .planted import LEFT_OUT, Last, LastWithoutIds, Training, fail, mse, partition, stage_numbers
 
 ERRORS = case = Cases()
 PLANTED = "^ArithmeticError: planted$"
@@ -191,11 +191,11 @@ def _(here: Here) -> None:
     training.step(24)
 
 
-@case("structure changes", 1, "x", "x")
+@case("number of tensors changes", 1, "x.*dynamic_shape=True", "x.*dynamic_shape=True")
 def _(here: Here) -> None:
     training = trained(here)
     if here.fault:
-        training.modules[0].change = lambda x: [x, None]
+        training.modules[0].change = lambda x: [x, x + 1]
     training.step()
 
 
@@ -231,11 +231,11 @@ def _(here: Here) -> None:
     Training(here, schedule=other if here.fault else None, numbers=stage_numbers(here)).step()
 
 
-@case("sum_tied_gradients alone", 1, "different calls", "different calls")
+@case("clip_grad_norm_ alone", 1, "different calls", "different calls")
 def _(here: Here) -> None:
     training = trained(here)
     if here.fault:
-        pipelining.sum_tied_gradients(training.stages)
+        pipelining.clip_grad_norm_(training.stages, 1.0)
     training.step()
 
 
@@ -253,12 +253,18 @@ def _(here: Here) -> None:
         training.step()
 
 
-@case("another model's stages", 1, "ranks differ in", "ranks differ in")
+@case("another number of stages", 1, "ranks differ in", "ranks differ in")
 def _(here: Here) -> None:
-    from .planted import partition
+    if here.layout in ("1f1b", "gpipe"):
+        Training(here, part=partition(here.world + here.fault)).step()
+    else:
+        raise ValueError("ranks differ in: such a schedule cannot be made")
 
-    part = partition(len(stage_numbers(here)) * here.world + here.fault)
-    Training(here, part=part).step()
+
+@case("other values cross", 1, "ranks differ in the values that", "ranks differ in the values that")
+def _(here: Here) -> None:
+    count = len(stage_numbers(here)) * here.world
+    Training(here, part=partition(count, LastWithoutIds if here.fault else Last)).step()
 
 
 @case("option", 1, "ranks differ in dynamic_shape", "ranks differ in dynamic_shape")
@@ -292,7 +298,9 @@ def _(here: Here) -> None:
     training.step()
 
 
-@case("some of the stages", 1, "this rank has the stages|pipeline", "this rank has|different|RemoteE")
+@case(
+    "some of the stages", 1, "this rank has the stages|pipeline", "this rank has|different|RemoteE"
+)
 def _(here: Here) -> None:
     training = trained(here)
     given = training.stages[:1] if here.fault else training.stages

@@ -68,9 +68,14 @@ class Last(Middle):
         return {"y": x, "ids": ids}
 
 
-def partition(count: int) -> pipecodec.Partition:
+class LastWithoutIds(Middle):
+    def forward(self, x: Tensor, scale: float) -> Any:
+        return {"y": super().forward(x) * scale}
+
+
+def partition(count: int, last: type[Middle] = Last) -> pipecodec.Partition:
     torch.manual_seed(0)
-    stages = [*(Middle() for _ in range(count - 1)), Last()]
+    stages = [*(Middle() for _ in range(count - 1)), last()]
     return pipecodec.partition_modules(stages, INPUTS, [*["x"] * (count - 1), None])
 
 
