@@ -100,7 +100,7 @@ def _(here: Here) -> None:
 for _name, _loss, _found in [
     ("loss: an int", lambda *_: 3, "is a int"),
     ("loss: None", lambda *_: None, "is a NoneType"),
-    ("loss: a vector", lambda out, target: (out["y"] - target).sum(1), r"has shape \[2\]"),
+    ("loss: a vector", lambda out, target: (out["y"] - target).sum(1), r"has shape \[\d\]"),
 ]:
 
     @case(_name, "last", f"^ValueError: the loss {_found}", f"ValueError: the loss {_found}")
@@ -224,7 +224,7 @@ def _(here: Here) -> None:
     Training(here, micro_batches=(3 if here.fault else 4) * here.world).step()
 
 
-@case("other schedule", 1, "different calls", "different calls")
+@case("other schedule", 1, "different calls|build the stages where", "different calls")
 def _(here: Here) -> None:
     two = here.layout in ("zbv", "interleaved")
     other = ScheduleInterleavedZeroBubble if two else ScheduleGPipe

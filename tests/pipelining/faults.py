@@ -22,6 +22,9 @@ __all__ = ["Case", "Cases", "Here", "run_cases"]
 PATIENCE = 30.0
 """Seconds for which a rank waits for the others at the end of a case."""
 
+_stores: list[Any] = []
+"""Those of all cases so far: a watcher of one case looks there until the next one begins."""
+
 
 @dataclass(frozen=True)
 class Here:
@@ -98,6 +101,7 @@ def joined(rank: Rank, folder: Path) -> Iterator[None]:
     else:
         _wait(told.exists)
         store = dist.TCPStore("127.0.0.1", int(told.read_text()), rank.world, False, timeout)
+    _stores.append(store)
     dist.init_process_group("gloo", store=store, rank=rank.rank, world_size=rank.world)
     try:
         yield
