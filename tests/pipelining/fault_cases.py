@@ -153,7 +153,7 @@ def _(here: Here) -> None:
 
 @case("small batch, first step", "first", "x.*3", "x.*3")
 def _(here: Here) -> None:
-    Training(here).step(3 if here.fault else 12)
+    Training(here).step(3 if here.fault else 24)
 
 
 @case("small batch of all, later step", "first", "x.*3", "3")
@@ -173,7 +173,7 @@ def _(here: Here) -> None:
 
 @case("inputs of other first dimensions", "first", "ids.*whole", "ids.*whole")
 def _(here: Here) -> None:
-    trained(here).step(**({"ids": torch.arange(24)} if here.fault else {}))
+    trained(here).step(**({"ids": torch.arange(48)} if here.fault else {}))
 
 
 @case("unsupported type", 1, r"x\[1\].*object", r"RemoteError.*x\[1\]")
@@ -187,8 +187,8 @@ def _(here: Here) -> None:
 @case("sizes change", "first", "x.*dynamic_shape=True", "x.*dynamic_shape=True")
 def _(here: Here) -> None:
     training = trained(here)
-    training.step(12)
-    training.step(24)
+    training.step()
+    training.step(48)
 
 
 @case("number of tensors changes", 1, "x.*dynamic_shape=True", "x.*dynamic_shape=True")
@@ -341,7 +341,7 @@ def _(here: Here) -> None:
 @case("dynamic sizes", 1, "^$", "^$")
 def _(here: Here) -> None:
     training = Training(here, dynamic_shape=True)
-    for samples in 12, 24, 18:
+    for samples in 24, 48, 36:
         training.step(samples)
         training.eval(samples + 1)
 

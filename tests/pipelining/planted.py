@@ -17,7 +17,7 @@ from .faults import Here
 
 __all__ = ["INPUTS", "Training", "fail", "partition", "stage_numbers"]
 
-WIDTH, SAMPLES = 4, 12
+WIDTH, SAMPLES = 4, 24
 INPUTS = ["x", "ids", "scale"]
 
 SCHEDULES: dict[str, Any] = {
