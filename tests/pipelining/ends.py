@@ -7,15 +7,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
 from pipecodec.demo.launch import Rank
 
-from .fault_cases import counted, trained
 from .faults import Here, meet
-from .planted import Training
+from .planted import Training, counted, trained
 
 __all__ = ["ENDS", "end"]
 
@@ -117,7 +115,3 @@ def end(rank: Rank, name: str, layout: str, fault: int, folder: str) -> str:
         meet(lived, Path(folder), "told")
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""
-
-
-def lines(rank: Rank, *args: Any) -> str:
-    return end(rank, *args)
