@@ -147,6 +147,13 @@ def _(here: Here) -> None:
         training.eval()
 
 
+@case("no gradients on all ranks", 1, "requires gradients", "requires gradients")
+def _(here: Here) -> None:
+    """The case after this one talks, though the watcher of this one ends with an error."""
+    with torch.no_grad():
+        Training(here).step()
+
+
 @case("dynamic sizes", 1, "^$", "^$")
 def _(here: Here) -> None:
     training = Training(here, dynamic_shape=True)
