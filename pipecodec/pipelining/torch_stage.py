@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import _PipelineSchedule
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +25,7 @@ from .. import _C
 from ..errors import bug
 from .loss import LastValue, Loss
 from .pipeline import Pipeline, Settings, name_of
+from .split_backward import first_part
 from .stage_run import StageRun
 
 __all__ = ["CodecStage"]
@@ -237,6 +239,27 @@ class CodecStage(PipelineStage):
             link.give_back(bwd_chunk_id, cast(torch.Tensor, gradient))
         self.bwd_cache[bwd_chunk_id] = found[:1]
 
+    def backward_maybe_with_nosync(
+        self, backward_type: str, bwd_kwargs: dict[str, Any], last_backward: bool = False
+    ) -> Any:
+        """Split a backward pass so that its gradients are those of one pass."""
+        if backward_type == "full":
+            return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
+        with self._unreduced():
+            if backward_type == "weight":
+                bwd_kwargs["param_groups"].run()
+            else:
+                outputs, inputs = bwd_kwargs["stage_output"], bwd_kwargs["input_values"]
+                rest = first_part(outputs, bwd_kwargs["output_grads"], inputs)
+        if backward_type == "weight":
+            if last_backward and isinstance(self.submod, DistributedDataParallel):
+                _reduce(self.submod)
+            return (), None
+        gradients = tuple(tensor.grad for tensor in inputs)
+        for tensor in inputs:
+            tensor.grad = None
+        return gradients, rest
+
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
         """Leave unused values out here too."""
         with self._backward(bwd_chunk_id, [], done=True):
@@ -252,6 +275,19 @@ class CodecStage(PipelineStage):
             for parameter in self.submod.parameters():
                 if parameter.grad is not None and pipeline.is_complete(parameter):
                     parameter.grad.div_(grad_scale_factor)
+
+    @contextmanager
+    def _unreduced(self) -> Iterator[None]:
+        """Let replicas not reduce gradients in a backward pass."""
+        if isinstance(self.submod, DistributedDataParallel):
+            with self.submod.no_sync():
+                yield
+            return
+        if isinstance(self.submod, FSDPModule):
+            self.submod.set_is_last_backward(False)
+            self.submod.set_reshard_after_backward(False)
+            self.submod.set_requires_gradient_sync(False)
+        yield
 
     @contextmanager
     def _backward(
@@ -288,6 +324,13 @@ class CodecStage(PipelineStage):
         dist.recv(header, self._resolve_peer_global_rank(self.stage_index - 1), self._downstream)
         count, *sizes = header.tolist()
         return sizes[:count]
+
+
+def _reduce(replica: DistributedDataParallel) -> None:
+    """Reduce gradients that were all accumulated without it."""
+    held = [parameter for parameter in replica.parameters() if parameter.grad is not None]
+    replica.reducer.prepare_for_backward(held)
+    torch.autograd.backward(held, [torch.zeros_like(parameter) for parameter in held])
 
 
 def _attach(schedule: Any) -> None:
