@@ -328,7 +328,7 @@ class CodecStage(PipelineStage):
 
 def _reduce(replica: DistributedDataParallel) -> None:
     """Reduce gradients that were all accumulated without it."""
-    held = [parameter for parameter in replica.parameters() if parameter.grad is not None]
+    held: list[torch.Tensor] = [parameter for parameter in replica.parameters() if parameter.grad is not None]
     replica.reducer.prepare_for_backward(held)
     torch.autograd.backward(held, [torch.zeros_like(parameter) for parameter in held])
 
