@@ -190,7 +190,7 @@ def on_rank(case: Case, rank: int, world: int) -> Trained:
 
     def call(run: Any, batch: Batch) -> tuple[Any, Any]:
         losses: list[Any] = []
-        given = batch.kwargs if first else {}
+        given = _copy(dict(batch.kwargs)) if first else {}
         target = {"target": batch.target} if last else {}
         outputs = run(*(batch.args if first else ()), **given, **target, losses=losses)
         return outputs, losses
