@@ -94,7 +94,12 @@ def refuse_other_sizes(inputs: Mapping[str, Any]) -> None:
 def _unmarked(leaf: Any) -> Any:
     if isinstance(leaf, Whole):
         return leaf.value
-    return leaf.taken() if isinstance(leaf, PerSample) else leaf
+    if isinstance(leaf, PerSample):
+        return leaf.taken()
+    if type(leaf) is torch.Tensor and leaf._is_view() and not leaf.requires_grad:
+        # Without what autograd knows of the batch: a stage may write into its micro-batch.
+        return leaf.data
+    return leaf
 
 
 def _samples(leaf: Any) -> int | None:
