@@ -12,7 +12,7 @@ import functools
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -312,8 +312,12 @@ class CodecStage(PipelineStage):
         ways = self.run.ways_out()
         for way, gradient in zip(ways, gradients or [None] * len(ways), strict=True):
             way.before_backward(chunk, gradient)
+        kind = self.device.type
+        # The caller's autocast is for forward passes; nodes know the precision they need.
+        ambient = torch.is_autocast_enabled(kind)
         try:
-            yield
+            with torch.autocast(kind, enabled=False) if ambient else nullcontext():
+                yield
         except RuntimeError as error:
             if error.__cause__ is not None and "Failed to run stage backward" in str(error):
                 raise error.__cause__  # noqa: B904 - the error itself, which torch wraps
@@ -371,6 +375,8 @@ def _attach(schedule: Any) -> None:
                     "the rank of the last stage has to pass target= to step and eval: the "
                     "schedule has a loss function, and torch gives it a part of the target"
                 )
+            if schedule._has_backward and schedule.scale_grads:
+                _keep_earlier_gradients(stages, schedule._n_microbatches)
             return run(arg_mbs, kwarg_mbs, target_mbs, *args, **kwargs)
 
     @functools.wraps(step)
@@ -381,6 +387,17 @@ def _attach(schedule: Any) -> None:
     schedule._step_microbatches = _step_microbatches
     schedule.step = whole_step
     schedule._merge_outputs = lambda chunks: [chunk.value for chunk in chunks]
+
+
+def _keep_earlier_gradients(stages: Sequence[Any], factor: int) -> None:
+    """Scale gradients up by ``factor``, by which the schedule will divide them with its own.
+
+    torch would divide those of earlier steps again, where several steps come before the optimizer.
+    """
+    parameters = [p for stage in stages for p in stage.submod.parameters()]
+    for parameter in {id(p): p for p in parameters}.values():
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
 
 
 def _check(schedule: Any, stages: Sequence[Any]) -> None:

@@ -25,5 +25,5 @@ CASES = {
         worlds=(4,) if schedule in ("1F1B", "GPipe") else (2,),
     )
     for name, kinds in VALUES.items()
-    for schedule in ("GPipe", "1F1B", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV")
+    for schedule in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble")
 }

@@ -10,7 +10,14 @@ from .training import on_schedule
 
 @pytest.mark.parametrize(
     ("cases", "world"),
-    [("cases_schedules", 2), ("cases_schedules", 3), ("cases_split", 2)],
+    [
+        ("cases_schedules", 2),
+        ("cases_schedules", 3),
+        ("cases_split", 2),
+        ("cases_values", 2),
+        ("cases_values", 4),
+        ("cases_modes", 2),
+    ],
 )
 def test_trains_as_one_process_does(cases: str, world: int) -> None:
     ranks = values(on_schedule, world, cases)

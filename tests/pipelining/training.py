@@ -112,13 +112,19 @@ class Case:
         return self.stages(count)
 
     def part(self, stages: Stages) -> pipecodec.Partition:
-        return pipecodec.partition_modules(self.wrap(stages), list(self.inputs), self.outputs)
+        own = [getattr(stage, "_orig_mod", stage) for stage in stages]
+        part = pipecodec.partition_modules(own, list(self.inputs), self.outputs)
+        for index, stage in enumerate(self.wrap(stages)):
+            part.stages[index] = stage
+        return part
 
     def run(self, stages: Stages, values: Mapping[str, Any]) -> Any:
         """Call the stages one after the other with the arguments that they name."""
-        known = dict(values)
+        known, output = dict(values), None
         for stage in stages:
-            names = inspect.signature(stage.forward).parameters
+            names = inspect.signature(getattr(stage, "_orig_mod", stage).forward).parameters
+            if isinstance(output, Tensor):
+                known[next(iter(names))] = output
             output = stage(**{name: known[name] for name in names if name in known})
             if isinstance(output, dict):
                 known.update(output)
@@ -150,26 +156,20 @@ def alone(case: Case, count: int) -> Trained:
         if step == case.steps:
             break
         for call in range(case.accumulate):
-            before = {p: p.grad for p in parameters}
-            for p in parameters:
-                p.grad = None
+            batch = case.batch(step * case.accumulate + call, case.chunks, False)
             losses, outputs = [], []
-            for values, target in case.batch(
-                step * case.accumulate + call, case.chunks, False
-            ).micro:
+            for values, target in batch.micro:
                 with case.around():
                     output = case.run(stages, values)
                     loss = case.loss_of(output, target)
                 losses.append(loss.item())
                 outputs.append(_copy(output))
                 loss.backward()
-            for p in parameters:
-                if p.grad is not None:
-                    p.grad.div_(case.chunks)
-                if before[p] is not None:
-                    p.grad = before[p] if p.grad is None else before[p] + p.grad
             result.losses.append(losses)
             result.outputs.append(outputs)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(case.chunks)
         _step(result, optimizer, names, stages, range(count))
     return result
 

@@ -100,7 +100,9 @@ class ReadPlain(Through):
         assert value["count"].shape == () and value["count"].dtype == torch.int64
         assert not value["float"].requires_grad and value["bool"].dtype == torch.bool
         hidden = self.linear(value["hidden"]) * value["float"][..., None] * value["half"]
-        hidden = hidden.masked_fill(value["bool"][..., None], 0.1) + value["double"].float()[..., None]
+        hidden = (
+            hidden.masked_fill(value["bool"][..., None], 0.1) + value["double"].float()[..., None]
+        )
         sin, (cos, none) = value[1, "key"]
         assert none is None
         return {"value": hidden / value["count"] + sin * cos + value["ids"][..., None]}
