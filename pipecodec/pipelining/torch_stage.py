@@ -13,12 +13,13 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import _PipelineSchedule
 from torch.nn.parallel import DistributedDataParallel
@@ -28,6 +29,7 @@ from ..errors import bug
 from .loss import LastValue, Loss
 from .pipeline import Pipeline, Settings, name_of
 from .sizes import Announcements, Expected
+from .split_backward import first_part
 from .splitting import refuse_unsplit, refuse_unsplit_target
 from .stage_run import StageRun
 
@@ -279,6 +281,27 @@ class CodecStage(PipelineStage):
             link.give_back(bwd_chunk_id, cast(torch.Tensor, gradient))
         self.bwd_cache[bwd_chunk_id] = found[:1]
 
+    def backward_maybe_with_nosync(
+        self, backward_type: str, bwd_kwargs: dict[str, Any], last_backward: bool = False
+    ) -> Any:
+        """Split a backward pass so that its gradients are those of one pass."""
+        if backward_type == "full":
+            return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
+        with self._unreduced():
+            if backward_type == "weight":
+                bwd_kwargs["param_groups"].run()
+            else:
+                outputs, inputs = bwd_kwargs["stage_output"], bwd_kwargs["input_values"]
+                rest = first_part(outputs, bwd_kwargs["output_grads"], inputs)
+        if backward_type == "weight":
+            if last_backward and isinstance(self.submod, DistributedDataParallel):
+                _reduce(self.submod)
+            return (), None
+        gradients = tuple(tensor.grad for tensor in inputs)
+        for tensor in inputs:
+            tensor.grad = None
+        return gradients, rest
+
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
         """Leave unused values out here too."""
         with self._backward(bwd_chunk_id, [], done=True):
@@ -296,14 +319,31 @@ class CodecStage(PipelineStage):
                     parameter.grad.div_(grad_scale_factor)
 
     @contextmanager
+    def _unreduced(self) -> Iterator[None]:
+        """Let replicas not reduce gradients in a backward pass."""
+        if isinstance(self.submod, DistributedDataParallel):
+            with self.submod.no_sync():
+                yield
+            return
+        if isinstance(self.submod, FSDPModule):
+            self.submod.set_is_last_backward(False)
+            self.submod.set_reshard_after_backward(False)
+            self.submod.set_requires_gradient_sync(False)
+        yield
+
+    @contextmanager
     def _backward(
         self, chunk: int, gradients: Sequence[torch.Tensor | None], *, done: bool
     ) -> Iterator[None]:
         ways = self.run.ways_out()
         for way, gradient in zip(ways, gradients or [None] * len(ways), strict=True):
             way.before_backward(chunk, gradient)
+        kind = self.device.type
+        # The caller's autocast is for forward passes; nodes know the precision they need.
+        ambient = torch.is_autocast_enabled(kind)
         try:
-            yield
+            with torch.autocast(kind, enabled=False) if ambient else nullcontext():
+                yield
         except RuntimeError as error:
             if error.__cause__ is not None and "Failed to run stage backward" in str(error):
                 raise error.__cause__  # noqa: B904 - the error itself, which torch wraps
@@ -341,6 +381,13 @@ def _attach_if_made(frame: FrameType) -> None:
             _attach(schedule)
 
 
+def _reduce(replica: DistributedDataParallel) -> None:
+    """Reduce gradients that were all accumulated without it."""
+    held: list[torch.Tensor] = [p for p in replica.parameters() if p.grad is not None]
+    replica.reducer.prepare_for_backward(held)
+    torch.autograd.backward(held, [torch.zeros_like(parameter) for parameter in held])
+
+
 def _attach(schedule: Any) -> None:
     """Replace methods of this schedule, and of no other; once."""
     if "_merge_outputs" in vars(schedule):
@@ -355,7 +402,10 @@ def _attach(schedule: Any) -> None:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        with _pipeline_of(schedule).batch(schedule):
+        pipeline = _pipeline_of(schedule)
+        with pipeline.batch(schedule):
+            if schedule._has_backward and schedule.scale_grads:
+                _keep_earlier_gradients(pipeline.stages, schedule._n_microbatches)
             return run(arg_mbs, kwarg_mbs, target_mbs, *args, **kwargs)
 
     @functools.wraps(step)
@@ -369,6 +419,17 @@ def _attach(schedule: Any) -> None:
     schedule._step_microbatches = _step_microbatches
     schedule.step = whole_step
     schedule._merge_outputs = lambda chunks: [chunk.value for chunk in chunks]
+
+
+def _keep_earlier_gradients(stages: Sequence[Any], factor: int) -> None:
+    """Scale gradients up by ``factor``, by which the schedule will divide them with its own.
+
+    torch would divide those of earlier steps again, where several steps come before the optimizer.
+    """
+    parameters = [p for stage in stages for p in stage.submod.parameters()]
+    for parameter in {id(p): p for p in parameters}.values():
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
 
 
 def _pipeline_of(schedule: Any) -> Pipeline:
