@@ -95,7 +95,7 @@ class CodecStage(PipelineStage):
 
     def start(self, chunks: int, *, anew: bool) -> None:
         """Begin a batch; ``anew`` where sizes may be others than the last batch's."""
-        self.chunks = chunks
+        self.chunks, self._ended = chunks, 0
         for kept in (self._arrived, self._own, self._sent, self._gradients):
             kept.clear()
         self._late.clear()
@@ -243,8 +243,14 @@ class CodecStage(PipelineStage):
         if not self.is_last:
             gradients.insert(0, self._gradients.pop(bwd_chunk_id))
         self._output_gradients = gradients
+        replicated = isinstance(self.submod, DistributedDataParallel)
+        if replicated:
+            self._ended += 1
+            full_backward, last_backward = True, self._ended == self.chunks
         with self._backward(bwd_chunk_id, gradients, done=full_backward):
             super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
+        if replicated and last_backward:
+            self.submod._check_reducer_finalized()  # type: ignore[operator]
         self._output_gradients = []
         found = self.bwd_cache[bwd_chunk_id]
         if any(gradient is None for gradient in found):
@@ -254,7 +260,9 @@ class CodecStage(PipelineStage):
         self.bwd_cache[bwd_chunk_id] = found[:1]
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
-        """Leave unused values out here too."""
+        """Leave unused values out here too; the backward pass of a DDP module was a full one."""
+        if isinstance(self.submod, DistributedDataParallel):
+            return
         with self._backward(bwd_chunk_id, [], done=True):
             super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
 
@@ -265,8 +273,9 @@ class CodecStage(PipelineStage):
             raise bug("a stage that trains without a schedule")
         pipeline.reduced.add(self.stage_index)
         if grad_scale_factor != 1:
+            unfinished = pipeline.unfinished()
             for parameter in self.submod.parameters():
-                if parameter.grad is not None and pipeline.is_complete(parameter):
+                if parameter.grad is not None and id(parameter) not in unfinished:
                     parameter.grad.div_(grad_scale_factor)
 
     @contextmanager
