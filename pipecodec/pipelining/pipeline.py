@@ -20,6 +20,7 @@ from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
 from .links import RankLink
+from .own_tensors import own_parameters
 from .sizes import Announcements
 from .stage_run import StageRun
 from .tied_weights import TiedWeights
@@ -131,6 +132,7 @@ class Pipeline:
             self.reduced.clear()
             if training:
                 self.ties.before_batch()
+                self._keep_gradients(schedule._n_microbatches if schedule.scale_grads else 1)
             phase = (schedule, training)
             for link in self._links:
                 link.start()
@@ -147,13 +149,17 @@ class Pipeline:
         """Let the boundaries agree anew with the next batch."""
         self._phase = None
 
-    def is_complete(self, parameter: torch.Tensor) -> bool:
-        """Return whether all stages of this rank that hold it have ended their backward passes."""
-        return all(
-            stage.stage_index in self.reduced
-            for stage in self.stages
-            if any(each is parameter for each in stage.submod.parameters())
-        )
+    def unfinished(self) -> set[int]:
+        """Return the ids of parameters of stages whose backward passes have not all ended."""
+        later = (stage for stage in self.stages if stage.stage_index not in self.reduced)
+        return {id(parameter) for stage in later for parameter in stage.submod.parameters()}
+
+    def _keep_gradients(self, divisor: int) -> None:
+        """Let gradients of earlier batches be themselves after all are divided."""
+        if divisor != 1:
+            for parameter in own_parameters([stage.submod for stage in self.stages]):
+                if parameter.grad is not None:
+                    parameter.grad.mul_(divisor)
 
     def set_up(self) -> None:
         """Compare settings, find the ranks of all stages, and connect the stages; once."""
