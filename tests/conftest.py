@@ -27,10 +27,12 @@ TESTS = Path(__file__).resolve().parent
 SLOW = {
     "cuda",
     "distributed",
+    "pipelining",
     "test_benchmarks_command.py",
     "test_boundary_benchmark.py",
     "test_campaign.py",
     "test_demo.py",
+    "test_examples.py",
     "test_hostile.py",
     "test_round_trips.py",
     "test_sources.py",

@@ -19,6 +19,7 @@ from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
 from .links import RankLink
+from .sizes import Announcements
 from .stage_run import StageRun
 from .tied_weights import TiedWeights
 from .ways import WithinRank
@@ -145,8 +146,13 @@ class Pipeline:
             for boundary in {stage.stage_index, stage.stage_index + 1} - {0, len(owners)}:
                 if boundary not in self._roads:
                     self._roads[boundary] = self._road(boundary, owners)
-            stage.run = StageRun(
-                self.part, stage.stage_index, plan, options, self._roads, self._links
+            index = stage.stage_index
+            run = StageRun(self.part, index, plan, options, self._roads, self._links)
+            stage.connect(
+                run,
+                self._sizes(index, owners),
+                self._sizes(index + 1, owners),
+                alone=len(self.stages) == 1,
             )
         self.owners = owners
         self._ties = TiedWeights(
@@ -231,6 +237,14 @@ class Pipeline:
             return InGradients()
         (peer,) = ends - {dist.get_rank()}
         return InMessages(peer, FIRST_TAG + boundary, lambda: self._host)
+
+    def _sizes(self, boundary: int, owners: Sequence[int]) -> Announcements | None:
+        """Return the way of a boundary's sizes, if it is one between two ranks."""
+        ends = {*owners[boundary - 1 : boundary + 1]} if 0 < boundary < len(owners) else set()
+        if len(ends) < 2:
+            return None
+        (peer,) = ends - {dist.get_rank()}
+        return Announcements(boundary, peer, self._host)
 
     def _end(self, training: bool) -> None:
         """Let no rank step, or give outputs out, before all ended the batch without an error."""

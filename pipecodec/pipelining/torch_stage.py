@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -24,15 +25,10 @@ from .. import _C
 from ..errors import bug
 from .loss import LastValue, Loss
 from .pipeline import Pipeline, Settings, name_of
+from .sizes import Announcements, Expected
 from .stage_run import StageRun
 
 __all__ = ["CodecStage"]
-
-_MOST_TENSORS = 80
-"""More than a codec's tunnel, slots and frame are."""
-
-_PENDING = 32
-"""Announcements whose memory is kept; the peer takes each before its tensors."""
 
 
 class CodecStage(PipelineStage):
@@ -60,8 +56,12 @@ class CodecStage(PipelineStage):
         self._sent: dict[int, Sequence[torch.Tensor]] = {}
         self._gradients: dict[int, torch.Tensor] = {}
         self._output_gradients: list[torch.Tensor] = []
-        self._sizes_in: list[int] | None = None
-        self._announced: list[tuple[Any, torch.Tensor]] | None = None
+        self._dynamic = settings.options.dynamic_shape
+        self._sizes_in: Announcements | None = None
+        self._sizes_out: Announcements | None = None
+        self._known: list[torch.Tensor] | None = None
+        self._announced = False
+        self._late: deque[tuple[int, Expected]] = deque()
 
     @property
     def has_backward(self) -> bool:
@@ -78,15 +78,31 @@ class CodecStage(PipelineStage):
         if isinstance(schedule, _PipelineSchedule):
             _attach(schedule)
 
+    def connect(
+        self,
+        run: StageRun,
+        sizes_in: Announcements | None,
+        sizes_out: Announcements | None,
+        *,
+        alone: bool,
+    ) -> None:
+        """Be set up: with the work of the stage, and the ways of sizes to other ranks.
+
+        ``alone`` tells that this rank has no other stage.
+        """
+        self.run, self._alone = run, alone
+        self._sizes_in, self._sizes_out = sizes_in, sizes_out
+
     def start(self, chunks: int, *, anew: bool) -> None:
         """Begin a batch; ``anew`` where sizes may be others than the last batch's."""
         self.chunks = chunks
         for kept in (self._arrived, self._own, self._sent, self._gradients):
             kept.clear()
+        self._late.clear()
         for way in self.run.ways_out():
             way.start()
         if anew:
-            self._sizes_in = self._announced = None
+            self._known, self._announced = None, False
             for codec in self.run.codecs():
                 codec.reset()
         for codec in self.run.codecs():
@@ -118,19 +134,17 @@ class CodecStage(PipelineStage):
         """Receive into memory of the micro-batch's own, which values may keep."""
         if self.is_first:
             return []
-        sizes = self._sizes_in
-        if sizes is None:
-            sizes = self._received_sizes()
-            if not self.settings.options.dynamic_shape:
-                self._sizes_in = sizes
-        first, *others = sizes
-        tensors = [torch.empty(first, device=self.device)]
-        tensors += [torch.empty(n, dtype=torch.uint8, device=self.device) for n in others]
+        if self._sizes_in is None:
+            raise bug("a stage that receives before it was set up")
+        if self._dynamic and self._alone:
+            # Not waited for here: a schedule of one stage sends a gradient together with this.
+            self._late.append((fwd_chunk_id, self._sizes_in.expect()))
+            return []
+        if self._known is None or self._dynamic:
+            self._known = self._sizes_in.expect().tensors(torch.device("meta"))
+        tensors = [torch.empty_like(each, device=self.device) for each in self._known]
         self._arrived[fwd_chunk_id], self._own[fwd_chunk_id] = tensors, True
-        return [
-            self._op(dist.irecv, tensor, self.stage_index - 1, self._downstream)
-            for tensor in tensors
-        ]
+        return self._receive_ops(tensors)
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
         """Send the codec's tensors, after their sizes if the peer does not know them."""
@@ -139,8 +153,9 @@ class CodecStage(PipelineStage):
         tunnel, *others = (tensor.detach() for tensor in self._sent.pop(fwd_chunk_id))
         # A module may write into a buffer that it returned, while it is on its way.
         sent = [tunnel, *(t.clone() if _C.use_count(t) > 1 else t for t in others)]
-        if self._announced is None or self.settings.options.dynamic_shape:
-            self._announce(sent)
+        if self._sizes_out is not None and (self._dynamic or not self._announced):
+            self._sizes_out.send(sent)
+            self._announced = True
         return [
             self._op(dist.isend, tensor, self.stage_index + 1, self._downstream) for tensor in sent
         ]
@@ -183,6 +198,7 @@ class CodecStage(PipelineStage):
         save_forward_output: bool = True,
     ) -> Any:
         """Run the stage on a micro-batch's values; its errors stay as they are."""
+        self._receive_late(fwd_chunk_id)
         arrived = self._arrived.pop(fwd_chunk_id, [])
         if arrived:
             arrived[0].requires_grad_(self.has_backward)
@@ -275,21 +291,20 @@ class CodecStage(PipelineStage):
     def _op(self, kind: Any, tensor: torch.Tensor, stage: int, group: Any) -> dist.P2POp:
         return dist.P2POp(kind, tensor, self._resolve_peer_global_rank(stage), group)
 
-    def _announce(self, sent: Sequence[torch.Tensor]) -> None:
-        """Send the sizes of the tensors that come next."""
-        sizes = [len(sent), *(tensor.numel() for tensor in sent)]
-        header = torch.zeros(_MOST_TENSORS, dtype=torch.int64)
-        header[: len(sizes)] = torch.tensor(sizes)
-        header = header.to(self.device)
-        peer = self._resolve_peer_global_rank(self.stage_index + 1)
-        work = dist.isend(header, peer, self._downstream)
-        self._announced = [*(self._announced or [])[-_PENDING:], (work, header)]
+    def _receive_ops(self, tensors: Sequence[torch.Tensor]) -> list[dist.P2POp]:
+        source, group = self.stage_index - 1, self._downstream
+        return [self._op(dist.irecv, tensor, source, group) for tensor in tensors]
 
-    def _received_sizes(self) -> list[int]:
-        header = torch.empty(_MOST_TENSORS, dtype=torch.int64, device=self.device)
-        dist.recv(header, self._resolve_peer_global_rank(self.stage_index - 1), self._downstream)
-        count, *sizes = header.tolist()
-        return sizes[:count]
+    def _receive_late(self, chunk: int) -> None:
+        """Receive the micro-batches up to this one whose sizes were not known before."""
+        while chunk not in self._arrived and self._late:
+            late, expected = self._late.popleft()
+            tensors = expected.tensors(self.device)
+            for work in [
+                each.op(each.tensor, each.peer, each.group) for each in self._receive_ops(tensors)
+            ]:
+                work.wait()
+            self._arrived[late], self._own[late] = tensors, True
 
 
 def _attach(schedule: Any) -> None:
