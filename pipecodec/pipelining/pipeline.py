@@ -15,7 +15,7 @@ from .. import _C
 from ..engine.agree import agree
 from ..engine.failure import OF, SharedCalls
 from ..engine.together import gathered, on_all_ranks
-from ..engine.unused_roads import FIRST_TAG, InGradients, InMessages, InOneProcess, Road
+from ..engine.unused_roads import FIRST_TAG, InGradients, InMessages, Road
 from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
@@ -24,6 +24,7 @@ from .own_tensors import own_parameters
 from .sizes import Announcements
 from .stage_run import StageRun
 from .tied_weights import TiedWeights
+from .ways import WithinRank
 
 if TYPE_CHECKING:
     from ..stages.partition import Partition
@@ -168,7 +169,8 @@ class Pipeline:
         agree(self._describe, self.group)
         owners = self._found_owners()
         self._host = self._host_group()
-        plan = rank_liveness(self.part.liveness, self.part.stage_id_2_arg_names, owners)
+        part = self.part
+        plan = rank_liveness(part.liveness, part.stage_id_2_arg_names, owners, part.outputs)
         options = self.settings.options
         own = [stage.stage_index for stage in self.stages]
         self._links = [RankLink(link, options) for link in plan.links if link.source in own]
@@ -262,7 +264,7 @@ class Pipeline:
     def _road(self, boundary: int, owners: Sequence[int]) -> Road:
         ends = {owners[boundary - 1], owners[boundary]}
         if len(ends) == 1:
-            return InOneProcess()
+            return WithinRank()
         if self.device.type == "cpu":
             return InGradients()
         (peer,) = ends - {dist.get_rank()}

@@ -330,6 +330,8 @@ class CodecStage(PipelineStage):
     def _backward(
         self, chunk: int, gradients: Sequence[torch.Tensor | None], *, done: bool
     ) -> Iterator[None]:
+        for entered in self.run.ways_in():
+            entered.before_backward(chunk)
         ways = self.run.ways_out()
         for way, gradient in zip(ways, gradients or [None] * len(ways), strict=True):
             way.before_backward(chunk, gradient)
