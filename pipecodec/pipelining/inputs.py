@@ -73,4 +73,9 @@ def unwrapped(value: Any) -> Any:
 def _unmarked(leaf: Any) -> Any:
     if isinstance(leaf, Whole):
         return leaf.value
-    return leaf.taken() if isinstance(leaf, PerSample) else leaf
+    if isinstance(leaf, PerSample):
+        return leaf.taken()
+    if type(leaf) is torch.Tensor and leaf._is_view() and not leaf.requires_grad:
+        # Without what autograd knows of the batch: a stage may write into its micro-batch.
+        return leaf.data
+    return leaf

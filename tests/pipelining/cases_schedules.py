@@ -1,0 +1,25 @@
+"""Every schedule trains the same stages with SGD and with AdamW."""
+
+from __future__ import annotations
+
+from .schedules import SCHEDULES
+from .stages import batch, chain
+from .training import Case, adamw, sgd
+
+__all__ = ["CASES"]
+
+CASES = {
+    f"{name}, {optimizer.__name__}": Case(
+        stages=chain(),
+        batch=batch,
+        inputs=["ids", "mask", "scale"],
+        schedule=name,
+        optimizer=optimizer,
+        evaluate=frozenset({0, 2, 3}),
+        chunks=6,
+        worlds=(2, 3),
+        within=0.0 if SCHEDULES[name].in_order else 1e-6,
+    )
+    for name in SCHEDULES
+    for optimizer in (sgd, adamw)
+}
