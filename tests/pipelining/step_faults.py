@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate
 
 from .faults import Cases, Here
 from .planted import LEFT_OUT, Training, counted, fail, mse, trained
@@ -45,6 +47,30 @@ def _(here: Here) -> None:
     training = Training(here)
     if here.fault:
         training.modules[-1].in_backward = fail
+    training.step()
+
+
+@case("gradient of a weight", 1, PLANTED, TOLD)
+def _(here: Here) -> None:
+    """Some schedules make it after the gradients that they send."""
+    training = trained(here)
+    if here.fault:
+        training.modules[0].linear.weight.register_hook(counted(3, fail))
+    training.step()
+
+
+@case(
+    "error of a file that also communicates",
+    1,
+    "mixed torch.Tensor",
+    "stage 1: RuntimeError: .*mix",
+)
+def _(here: Here) -> None:
+    training = trained(here)
+    if here.fault:
+        mesh = DeviceMesh("cpu", [here.rank], _init_backend=False)
+        mixed = DTensor.from_local(torch.ones(4), mesh, [Replicate()], run_check=False)
+        training.modules[0].in_forward = lambda: torch.ones(4) + mixed
     training.step()
 
 
