@@ -59,7 +59,7 @@ def _(here: Here) -> None:
     training.step()
 
 
-@case("order of a schedule", 1, "different calls: Own.step", "different calls: Own.step")
+@case("order of a schedule", 1, "different calls.* Own.step", "different calls.* Own.step")
 def _(here: Here) -> None:
     class Own(Schedule1F1B):
         """One that gives another order for the second micro-batches."""
@@ -129,16 +129,11 @@ def _(here: Here) -> None:
     training.step()
 
 
-@case(
-    "some of the stages", 1, "this rank has the stages|pipeline", "this rank has|different|RemoteE"
-)
+@case("some of the stages", 1, "this rank has the stages", "this rank has the stages")
 def _(here: Here) -> None:
     training = trained(here)
     given = training.stages[:1] if here.fault else training.stages
-    if len(training.stages) == 1:
-        given = training.stages * 2 if here.fault else training.stages
-    pipelining.sum_tied_gradients(given)
-    training.step()
+    pipelining.clip_grad_norm_(given, 1.0)
 
 
 @case("recovered: settings differ", 1, "^$", "^$")

@@ -105,11 +105,6 @@ def _(here: Here) -> None:
     trained(here, loss_fn=lambda out, target: mse(out, target).detach()).step()
 
 
-@case("no target, first step", "last", "^ValueError: the rank of the last stage", "pass target=")
-def _(here: Here) -> None:
-    Training(here).step(**({"target": LEFT_OUT} if here.fault else {}))
-
-
 @case("missing input", "first", "'x'", "'x'")
 def _(here: Here) -> None:
     Training(here).step(**({"x": LEFT_OUT} if here.fault else {}))
@@ -128,11 +123,6 @@ def _(here: Here) -> None:
 @case("small batch, first step", "first", "x.*3", "x.*3")
 def _(here: Here) -> None:
     Training(here).step(3 if here.fault else 24)
-
-
-@case("small batch of all, later step", "first", "x.*3", "3")
-def _(here: Here) -> None:
-    trained(here).step(3)
 
 
 @case("unsupported type", 1, r"x\[1\].*object", r"RemoteError.*x\[1\]")
