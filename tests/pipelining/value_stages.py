@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .stages import WIDTH, WORDS
 
-__all__ = ["VALUES", "Ends"]
+__all__ = ["VALUES"]
 
 
 class Begin(nn.Module):
