@@ -1,12 +1,13 @@
-"""Tells whether the process of another rank on this host has ended."""
+"""Tells whether the process of another rank on this host has ended, and why this one ends."""
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
-__all__ = ["has_ended", "identity"]
+__all__ = ["has_ended", "identity", "uncaught"]
 
 _PROC = Path("/proc")
 
@@ -23,6 +24,18 @@ def has_ended(process: str) -> bool:
     """
     host, pid, started = process.rsplit(" ", 2)
     return host == _host() and _started(int(pid)) != started
+
+
+def uncaught() -> BaseException | None:
+    """Return the error that ends this process, where that is known at its exit.
+
+    A process of ``multiprocessing`` ends while its error is on the way; elsewhere Python keeps an
+    error that it has printed. An exit with a code counts as an error if it follows from one.
+    """
+    error = sys.exc_info()[1] or getattr(sys, "last_value", None)
+    if isinstance(error, SystemExit):
+        return error.__context__ if error.code not in (None, 0) else None
+    return error
 
 
 def _host() -> str:

@@ -23,8 +23,9 @@ from torch.distributed import distributed_c10d
 from ..logger import get_logger
 from .calls import Calls, Progress
 from .connections import shut, sockets_to
+from .error_text import summary, trace
 from .judge import Judge, differing
-from .process import has_ended, identity
+from .process import has_ended, identity, uncaught
 
 __all__ = ["Watcher", "default_timeout", "watcher"]
 
@@ -132,18 +133,35 @@ class Watcher:
         keys = [f"told/{rank}" for rank in self._ended()]
         return len(keys) - len(self._read(keys))
 
-    def stop(self) -> None:
-        """End the thread. An error that this rank alone raised last goes to the others first."""
+    def stop(self, *, at_exit: bool = True) -> None:
+        """End the thread. An error of this rank alone goes to the others before.
+
+        ``at_exit`` tells that the process ends: an error that ends it goes to them too.
+        """
         self._stopped = True
         self._finalizer.cancel()
         if os.getpid() != self._pid:
             return
         progress = Progress.parse(self.calls.text)
-        if progress.calls and progress.calls[0].state == "!" and self.reason is None:
-            self.report(self._last_error)
-            self.end_communication()
+        if self.reason is None:
+            alone = bool(progress.calls) and progress.calls[0].state == "!"
+            text = self._last_error if alone else None
+            if text is None and at_exit:
+                text = self._uncaught(progress)
+            if text is not None:
+                self.report(text)
+                if at_exit:  # else there is another process group, which talks on
+                    self.end_communication()
         self._wake.set()
         self._thread.join(_TELL)
+
+    def _uncaught(self, progress: Progress) -> str | None:
+        """Return the error that ends this process, if one does."""
+        error = uncaught()
+        if error is None:
+            return None
+        where = f"after {progress.calls[0].name}" if progress.calls else "before its first call"
+        return f"rank {self.rank}, whose process ends {where}: {summary(error)}\n\n{trace(error)}"
 
     def _run(self) -> None:
         while not self._stopped and os.getpid() == self._pid:
@@ -279,6 +297,6 @@ def watcher() -> Watcher:
     group = distributed_c10d._get_default_group()
     if _current is None or _current[0]() is not group or _current[1] != os.getpid():
         if _current is not None:
-            _current[2].stop()
+            _current[2].stop(at_exit=False)
         _current = (weakref.ref(group), os.getpid(), Watcher())
     return _current[2]

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..engine.readiness import refuse_other_dtype, without_memory_in
 from ..engine.sizes import allow_observed_sizes
+from ..engine.watcher import watcher
 from ..options import BoundaryOptions, one_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def build_stage(
             "torch.distributed is not initialized: call torch.distributed.init_process_group "
             "first, in processes that torchrun started"
         )
+    if share_errors:
+        watcher()  # so that the others learn of it if this process ends before its first step
     if not 0 <= stage_index < len(part.stages):
         raise ValueError(
             f"stage_index={stage_index}: the partition has the stages 0 to {len(part.stages) - 1}"

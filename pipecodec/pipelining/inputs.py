@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -70,27 +70,6 @@ def unwrapped(value: Any) -> Any:
     return pytree.tree_map(_unmarked, value)
 
 
-def refuse_other_sizes(inputs: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` if inputs of a micro-batch were split into unequal numbers of samples.
-
-    torch splits each tensor by itself: a list of 6 and a tensor of 8 would be out of step.
-    """
-    found: dict[int, str] = {}
-    for name, value in inputs.items():
-        for leaf in pytree.tree_leaves(value):
-            samples = _samples(leaf)
-            if samples is not None:
-                found.setdefault(samples, name)
-    if len(found) > 1:
-        (one, first), (other, second), *_ = found.items()
-        raise ValueError(
-            f"a micro-batch has {one} samples of {first!r}, but {other} of {second!r}: torch split "
-            f"them along their first dimensions, which are not of one size; wrap an input that "
-            f"belongs to the whole batch in pipecodec.pipelining.whole(...), and give one with an "
-            f"entry for each sample as pipecodec.pipelining.per_sample([...])"
-        )
-
-
 def _unmarked(leaf: Any) -> Any:
     if isinstance(leaf, Whole):
         return leaf.value
@@ -100,15 +79,3 @@ def _unmarked(leaf: Any) -> Any:
         # Without what autograd knows of the batch: a stage may write into its micro-batch.
         return leaf.data
     return leaf
-
-
-def _samples(leaf: Any) -> int | None:
-    """Return how many samples a leaf has, if it surely is a part along the first dimension."""
-    if isinstance(leaf, PerSample):
-        return leaf.shape[0]
-    if not isinstance(leaf, torch.Tensor) or leaf.is_inference() or not leaf._is_view():
-        return None
-    base = leaf._base
-    if base is None or base.dim() != leaf.dim() or base.shape[1:] != leaf.shape[1:]:
-        return None
-    return leaf.shape[0] if 0 < leaf.shape[0] < base.shape[0] else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -53,35 +54,58 @@ class Pipeline:
         self.group, self.device = first.group, first.device
         self.reduced: set[int] = set()
         self._calls: SharedCalls | None = None
-        self._prefix = ""
+        self._number = 0  # among the pipelines of this process, from 1, once it is set up
         self._ties: TiedWeights | None = None
         self._links: list[RankLink] = []
         self._roads: dict[int, Road] = {}
         self._phase: Any = None
+        self._problem: str | None = None
 
     @classmethod
     def of(cls, stages: Any) -> Pipeline:
         """Return the pipeline of all stages of this rank: one, or a sequence of them.
 
-        Raises ``ValueError`` if they are not all, or of several partitions.
+        If they are not all, or of several partitions, its ``call`` raises ``ValueError``, so that
+        all ranks learn of it.
         """
         given = list(stages) if isinstance(stages, Sequence) else [stages]
-        known: Pipeline | None = given[0].pipeline
-        if known is None:
-            known = cls(given)
-            for stage in given:
-                if stage.settings != known.settings or stage.group is not known.group:
-                    raise ValueError(
-                        "the stages of a rank have to be built of one partition, with one group "
-                        "and the same options"
-                    )
-                stage.pipeline = known
-        if {id(stage) for stage in given} != {id(stage) for stage in known.stages}:
+        own = [stage for stage in given if isinstance(getattr(stage, "settings", None), Settings)]
+        if not own:
             raise ValueError(
-                f"this rank has the stages {[s.stage_index for s in known.stages]}, but "
+                "these are no stages of pipecodec.pipelining.build_stage; give all of this rank's"
+            )
+        known: Pipeline | None = next(
+            (stage.pipeline for stage in own if stage.pipeline is not None), None
+        )
+        pipeline = cls(own) if known is None else known
+        problem = pipeline._problem_of(given)
+        if problem is not None:
+            refused = copy.copy(pipeline)
+            refused._problem = problem
+            return refused
+        for stage in own:
+            stage.pipeline = pipeline
+        return pipeline
+
+    def _problem_of(self, given: Sequence[Any]) -> str | None:
+        """Return the reason why these are not this pipeline's stages of this rank."""
+        for stage in given:
+            if not isinstance(getattr(stage, "settings", None), Settings):
+                return (
+                    f"stage {getattr(stage, 'stage_index', '?')} is a {type(stage).__name__}; make "
+                    f"all stages with pipecodec.pipelining.build_stage"
+                )
+            if stage.settings != self.settings or stage.group is not self.group:
+                return (
+                    "the stages of a rank have to be built of one partition, with one group and "
+                    "the same options"
+                )
+        if sorted(map(id, given)) != sorted(map(id, self.stages)):
+            return (
+                f"this rank has the stages {[s.stage_index for s in self.stages]}, but "
                 f"{[s.stage_index for s in given]} are given; give all of them, each once"
             )
-        return known
+        return None
 
     @property
     def ties(self) -> TiedWeights:
@@ -93,14 +117,16 @@ class Pipeline:
     def call(self, name: str) -> Iterator[None]:
         """Be within a call of which all ranks make one named ``name``; set up in the first one."""
         with self._context(name):
+            if self._problem is not None:
+                raise ValueError(self._problem)
             self.set_up()
             yield
 
     @contextmanager
     def batch(self, schedule: Any) -> Iterator[None]:
         """Be within one batch of a schedule, whose messages are under way then."""
-        training = schedule._has_backward
-        with self.call(name_of(schedule)):
+        training, name = schedule._has_backward, name_of(schedule)
+        with self.call(name):
             self._check_owners(schedule)
             self.reduced.clear()
             if training:
@@ -109,7 +135,7 @@ class Pipeline:
             for link in self._links:
                 link.start()
             for stage in self.stages:
-                stage.start(schedule._n_microbatches, anew=phase != self._phase)
+                stage.start(name, schedule._n_microbatches, anew=phase != self._phase)
             self._phase = phase
             if self._calls is not None:
                 self._calls.busy = len(self.part.stages) > 1
@@ -160,18 +186,20 @@ class Pipeline:
             self.group,
             self.device,
         )
+        if self._calls is not None:
+            self._calls.watcher.engines += 1
+            self._number = self._calls.watcher.engines
 
     def _context(self, name: str) -> AbstractContextManager[None]:
         if not self.settings.share_errors:
             return nullcontext()
         if self._calls is None:
-            watching = watcher()
-            self._calls = SharedCalls(watching, self.stages[0].stage_index)
-            watching.engines += 1
-            self._prefix = f"pipeline {watching.engines}'s " if watching.engines > 1 else ""
+            self._calls = SharedCalls(watcher(), self.stages[0].stage_index)
             timeout = self.settings.stall_timeout
-            watching.judge.stall_timeout = default_timeout() if timeout is None else timeout
-        return self._calls.call(self._prefix + name)
+            judge = self._calls.watcher.judge
+            judge.stall_timeout = default_timeout() if timeout is None else timeout
+        number = self._number or self._calls.watcher.engines + 1
+        return self._calls.call(f"pipeline {number}'s {name}" if number > 1 else name)
 
     def _describe(self) -> dict[str, Any]:
         part, settings = self.part, self.settings
@@ -213,11 +241,9 @@ class Pipeline:
         for stage, owner in enumerate(self.owners):
             rank = placed[stage] if ranks is None else ranks[placed[stage]]
             if rank != owner:
-                raise on_all_ranks(
-                    ValueError(
-                        f"{type(schedule).__name__} runs stage {stage} on rank {rank}, but it was "
-                        f"built on rank {owner}; build the stages where the schedule has them"
-                    )
+                raise ValueError(
+                    f"{type(schedule).__name__} runs stage {stage} on rank {rank}, but it was "
+                    f"built on rank {owner}; build the stages where the schedule has them"
                 )
 
     def _host_group(self) -> Any:

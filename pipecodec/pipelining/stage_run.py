@@ -14,7 +14,7 @@ import torch
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import Kept, Link, RankLiveness
 from ..stages.stage import Absent, Stage, bind_inputs
-from .inputs import refuse_other_sizes, unwrapped
+from .inputs import unwrapped
 from .links import RankLink
 from .loss import LastValue
 from .ways import WayIn, WayOut
@@ -125,7 +125,6 @@ class StageRun:
 
     def _batch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         values = bind_inputs(self._inputs, args, kwargs)
-        refuse_other_sizes(dict(zip(self._inputs, values, strict=True)))
         return self._stage.bind([unwrapped(value) for value in values])
 
     def _refuse_late(

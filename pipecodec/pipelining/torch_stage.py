@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import functools
 import sys
+import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -28,21 +30,25 @@ from .loss import LastValue, Loss
 from .pipeline import Pipeline, Settings, name_of
 from .sizes import Announcements, Expected
 from .split_backward import first_part
+from .splitting import refuse_unsplit, refuse_unsplit_target
 from .stage_run import StageRun
 
 __all__ = ["CodecStage"]
 
+_OF_STEP = {"losses", "return_outputs", "loss_kwargs"}
+"""Keyword arguments of a schedule's step that are no inputs of the model."""
+
 
 class CodecStage(PipelineStage):
     """A stage of ``settings.part`` for every schedule of torch.distributed.pipelining."""
-
-    run: StageRun
 
     def __init__(
         self, settings: Settings, stage_index: int, device: torch.device, group: Any
     ) -> None:
         self.settings = settings
         self.pipeline: Pipeline | None = None
+        self._tag = 0
+        self._run: StageRun | None = None
         part = settings.part
         super().__init__(
             part.stages[stage_index], stage_index, len(part.stages), device, group=group
@@ -66,19 +72,37 @@ class CodecStage(PipelineStage):
         self._late: deque[tuple[int, Expected]] = deque()
 
     @property
-    def has_backward(self) -> bool:
-        """Whether the schedule trains.
+    def num_stages(self) -> int:
+        """The number of stages.
 
-        A schedule assigns it as the first thing in a step: so it is found.
+        A schedule asks for it when it is made: so it is found before its first step.
         """
-        return self._has_backward
+        _attach_if_made(sys._getframe(1))
+        return len(self.settings.part.stages)
 
-    @has_backward.setter
-    def has_backward(self, value: bool) -> None:
-        self._has_backward = value
-        schedule = sys._getframe(1).f_locals.get("self")
-        if isinstance(schedule, _PipelineSchedule):
-            _attach(schedule)
+    @num_stages.setter
+    def num_stages(self, value: int) -> None:
+        """Nothing: torch's own constructor gives it."""
+
+    @property
+    def stage_index_to_group_rank(self) -> dict[int, int]:
+        """The ranks of all stages, which a schedule of several stages assigns when it is made."""
+        return self._placed
+
+    @stage_index_to_group_rank.setter
+    def stage_index_to_group_rank(self, value: dict[int, int]) -> None:
+        self._placed = value
+        _attach_if_made(sys._getframe(1))
+
+    @property
+    def run(self) -> StageRun:
+        """The stage's work on a micro-batch, known once the ranks are set up."""
+        if self._run is None:
+            raise RuntimeError(
+                f"stage {self.stage_index} runs in a schedule of torch.distributed.pipelining, "
+                f"which calls torch's __init__ and has not been set up: call schedule.step or eval"
+            )
+        return self._run
 
     def connect(
         self,
@@ -92,12 +116,14 @@ class CodecStage(PipelineStage):
 
         ``alone`` tells that this rank has no other stage.
         """
-        self.run, self._alone = run, alone
+        self._run, self._alone = run, alone
         self._sizes_in, self._sizes_out = sizes_in, sizes_out
 
-    def start(self, chunks: int, *, anew: bool) -> None:
-        """Begin a batch; ``anew`` where sizes may be others than the last batch's."""
+    def start(self, call: str, chunks: int, *, anew: bool) -> None:
+        """Begin the batch of a ``call``; ``anew`` where sizes may differ from the last batch's."""
         self.chunks = chunks
+        # Gloo ends a process that gets another size than it expects, as in another call.
+        self._tag = zlib.crc32(call.encode()) >> 1
         for kept in (self._arrived, self._own, self._sent, self._gradients):
             kept.clear()
         self._late.clear()
@@ -327,7 +353,8 @@ class CodecStage(PipelineStage):
                 way.after_backward(chunk, done=done)
 
     def _op(self, kind: Any, tensor: torch.Tensor, stage: int, group: Any) -> dist.P2POp:
-        return dist.P2POp(kind, tensor, self._resolve_peer_global_rank(stage), group)
+        peer = self._resolve_peer_global_rank(stage)
+        return dist.P2POp(kind, tensor, peer, group, self._tag)
 
     def _receive_ops(self, tensors: Sequence[torch.Tensor]) -> list[dist.P2POp]:
         source, group = self.stage_index - 1, self._downstream
@@ -339,10 +366,19 @@ class CodecStage(PipelineStage):
             late, expected = self._late.popleft()
             tensors = expected.tensors(self.device)
             for work in [
-                each.op(each.tensor, each.peer, each.group) for each in self._receive_ops(tensors)
+                each.op(each.tensor, each.peer, each.group, each.tag)
+                for each in self._receive_ops(tensors)
             ]:
                 work.wait()
             self._arrived[late], self._own[late] = tensors, True
+
+
+def _attach_if_made(frame: FrameType) -> None:
+    """Replace methods of the schedule whose ``__init__`` runs in ``frame``, if it is one."""
+    if frame.f_code.co_name == "__init__":
+        schedule = frame.f_locals.get("self")
+        if isinstance(schedule, _PipelineSchedule):
+            _attach(schedule)
 
 
 def _reduce(replica: DistributedDataParallel) -> None:
@@ -356,9 +392,6 @@ def _attach(schedule: Any) -> None:
     """Replace methods of this schedule, and of no other; once."""
     if "_merge_outputs" in vars(schedule):
         return
-    stages = list(getattr(schedule, "_stages", None) or [schedule._stage])
-    _check(schedule, stages)
-    pipeline = Pipeline.of(stages)
     run, step = schedule._step_microbatches, schedule.step
 
     @functools.wraps(run)
@@ -369,20 +402,19 @@ def _attach(schedule: Any) -> None:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
+        pipeline = _pipeline_of(schedule)
         with pipeline.batch(schedule):
-            if target_mbs is None and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
-                raise ValueError(
-                    "the rank of the last stage has to pass target= to step and eval: the "
-                    "schedule has a loss function, and torch gives it a part of the target"
-                )
             if schedule._has_backward and schedule.scale_grads:
-                _keep_earlier_gradients(stages, schedule._n_microbatches)
+                _keep_earlier_gradients(pipeline.stages, schedule._n_microbatches)
             return run(arg_mbs, kwarg_mbs, target_mbs, *args, **kwargs)
 
     @functools.wraps(step)
-    def whole_step(*args: Any, **kwargs: Any) -> Any:
+    def whole_step(*args: Any, target: Any = None, **kwargs: Any) -> Any:
+        pipeline = _pipeline_of(schedule)
         with pipeline.call(name_of(schedule)):
-            return step(*args, **kwargs)
+            inputs = {k: v for k, v in kwargs.items() if k not in _OF_STEP}
+            _check(schedule, pipeline, args, inputs, target)
+            return step(*args, target=target, **kwargs)
 
     schedule._step_microbatches = _step_microbatches
     schedule.step = whole_step
@@ -400,14 +432,14 @@ def _keep_earlier_gradients(stages: Sequence[Any], factor: int) -> None:
             parameter.grad.mul_(factor)
 
 
-def _check(schedule: Any, stages: Sequence[Any]) -> None:
-    """Raise ``ValueError`` for a schedule that does not fit stages of ``build_stage``."""
-    others = [stage for stage in stages if not isinstance(stage, CodecStage)]
-    if others:
-        raise ValueError(
-            f"stage {others[0].stage_index} of the schedule is a {type(others[0]).__name__}; make "
-            f"all stages with pipecodec.pipelining.build_stage"
-        )
+def _pipeline_of(schedule: Any) -> Pipeline:
+    return Pipeline.of(getattr(schedule, "_stages", None) or [schedule._stage])
+
+
+def _check(
+    schedule: Any, pipeline: Pipeline, args: Any, kwargs: Mapping[str, Any], target: Any
+) -> None:
+    """Raise ``ValueError`` for a schedule, or a batch, that does not fit."""
     if schedule._loss_fn is not None and not isinstance(schedule._loss_fn, Loss):
         raise ValueError(
             "the schedule's loss_fn is not tied to the stages: give it "
@@ -418,3 +450,14 @@ def _check(schedule: Any, stages: Sequence[Any]) -> None:
             "output_merge_spec has no say: schedule.step returns a list with the model's value for "
             "each micro-batch; leave it out"
         )
+    if target is None and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
+        raise ValueError(
+            "the rank of the last stage has to pass target= to step and eval: the schedule has a "
+            "loss function, and torch gives it a part of the target"
+        )
+    if schedule._args_chunk_spec is None and schedule._kwargs_chunk_spec is None:
+        names = pipeline.part.input_names
+        named = {names[i] if i < len(names) else f"args[{i}]": arg for i, arg in enumerate(args)}
+        refuse_unsplit({**named, **kwargs}, schedule._n_microbatches)
+    if target is not None:
+        refuse_unsplit_target(target, schedule._n_microbatches)

@@ -50,15 +50,19 @@ def test_a_replaced_method_is_called(name: str) -> None:
     assert re.search(rf"\.{name}\(", caller)
 
 
-@pytest.mark.parametrize("schedule", ["PipelineScheduleSingle", "PipelineScheduleMulti"])
-def test_a_step_assigns_has_backward_first(schedule: str) -> None:
-    lines = inspect.getsource(getattr(schedules, schedule).step).split("\n")
-    assigned = next(i for i, line in enumerate(lines) if "stage.has_backward = " in line)
-    for later in ("clear_runtime_states()", "self._step_microbatches(", "self._merge_outputs("):
-        assert assigned < next(i for i, line in enumerate(lines) if later in line)
+def test_a_schedule_that_is_made_knows_its_stages_before_it_asks_them() -> None:
+    single = inspect.getsource(schedules.PipelineScheduleSingle.__init__)
+    assert single.index("self._stage = stage") < single.index("stage.num_stages")
+    several = inspect.getsource(schedules.PipelineScheduleMulti.__init__)
+    assigned = several.index("self._stages = stages")
+    assert assigned < several.index("stages[0].num_stages")
+    assert assigned < several.index("stage.stage_index_to_group_rank = ")
 
 
-OF_SCHEDULES = "_stage _stages _loss_fn _n_microbatches _has_backward _output_merge_spec"
+OF_SCHEDULES = (
+    "_stage _stages _loss_fn _n_microbatches _has_backward _output_merge_spec _args_chunk_spec "
+    "_kwargs_chunk_spec"
+)
 OF_STAGES = (
     "_has_backward _stage_meta _user_meta _runtime_validate _resolve_peer_global_rank "
     "_is_same_rank args_recv_info act_send_info fwd_cache bwd_cache output_chunks chunks "

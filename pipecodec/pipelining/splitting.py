@@ -1,0 +1,66 @@
+"""Finds batches that torch cannot split into micro-batches, or would split out of step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+__all__ = ["refuse_unsplit", "refuse_unsplit_target"]
+
+_REMEDY = (
+    "wrap an input that belongs to the whole batch in pipecodec.pipelining.whole(...), and give "
+    "one with an entry for each sample as pipecodec.pipelining.per_sample([...])"
+)
+
+
+def refuse_unsplit(inputs: Mapping[str, Any], count: int) -> None:
+    """Raise ``ValueError`` if torch cannot split the inputs into ``count`` micro-batches.
+
+    torch splits each tensor by itself: a list of 6 and a tensor of 8 would be out of step.
+    """
+    sizes: dict[int, str] = {}
+    for path, tensor in _tensors(inputs):
+        if tensor.dim() == 0:
+            raise ValueError(
+                f"{path} is a tensor without dimensions, and torch splits a batch along the first "
+                f"one: give a number, or pipecodec.pipelining.whole({path})"
+            )
+        sizes.setdefault(tensor.size(0), path)
+    if len(sizes) > 1 and count > 1:
+        (one, first), (other, second), *_ = sizes.items()
+        raise ValueError(
+            f"the batch has {one} samples of {first}, but {other} of {second}: torch would split "
+            f"them along their first dimensions, which are not of one size; {_REMEDY}"
+        )
+    for size, path in sizes.items():
+        _refuse_few(path, size, count)
+
+
+def refuse_unsplit_target(target: Any, count: int) -> None:
+    """Raise ``ValueError`` if torch cannot split the target into ``count`` micro-batches."""
+    if not isinstance(target, torch.Tensor):
+        raise ValueError(
+            f"target is a {type(target).__name__}, and torch splits tensors only: give "
+            f"pipecodec.pipelining.per_sample([...]) with an entry for each sample"
+        )
+    if target.dim() == 0:
+        raise ValueError("target has no dimensions, and torch splits it along the first one")
+    _refuse_few("target", target.size(0), count)
+
+
+def _refuse_few(path: str, size: int, count: int) -> None:
+    if size < count:
+        raise ValueError(
+            f"{path} has {size} samples along its first dimension, fewer than the schedule's "
+            f"{count} micro-batches; give each at least one, or make the schedule with fewer"
+        )
+
+
+def _tensors(inputs: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, value in inputs.items():
+        for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+            if isinstance(leaf, torch.Tensor):
+                yield f"{name}{pytree.keystr(path)}", leaf
