@@ -287,7 +287,7 @@ class CodecStage(PipelineStage):
         """Split a backward pass so that its gradients are those of one pass."""
         if backward_type == "full":
             return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
-        with self._unreduced():
+        with _unreduced(self.submod):
             if backward_type == "weight":
                 bwd_kwargs["param_groups"].run()
             else:
@@ -317,19 +317,6 @@ class CodecStage(PipelineStage):
             for parameter in self.submod.parameters():
                 if parameter.grad is not None and pipeline.is_complete(parameter):
                     parameter.grad.div_(grad_scale_factor)
-
-    @contextmanager
-    def _unreduced(self) -> Iterator[None]:
-        """Let replicas not reduce gradients in a backward pass."""
-        if isinstance(self.submod, DistributedDataParallel):
-            with self.submod.no_sync():
-                yield
-            return
-        if isinstance(self.submod, FSDPModule):
-            self.submod.set_is_last_backward(False)
-            self.submod.set_reshard_after_backward(False)
-            self.submod.set_requires_gradient_sync(False)
-        yield
 
     @contextmanager
     def _backward(
@@ -379,6 +366,17 @@ def _attach_if_made(frame: FrameType) -> None:
         schedule = frame.f_locals.get("self")
         if isinstance(schedule, _PipelineSchedule):
             _attach(schedule)
+
+
+@contextmanager
+def _unreduced(module: Any) -> Iterator[None]:
+    """Let replicas not reduce gradients in a backward pass."""
+    if isinstance(module, FSDPModule):
+        module.set_is_last_backward(False)
+        module.set_reshard_after_backward(False)
+        module.set_requires_gradient_sync(False)
+    with module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext():
+        yield
 
 
 def _reduce(replica: DistributedDataParallel) -> None:

@@ -25,7 +25,7 @@ OWN = {"connect", "start", "_call", "_backward", "_op", "_receive_ops", "_receiv
 REPLACED = [name for name, each in vars(CodecStage).items() if inspect.isfunction(each)]
 REPLACED = [name for name in REPLACED if name not in OWN and name != "__init__"]
 
-CALLED_BY_STAGES = {"_retrieve_recv_grads"}
+CALLED_BY_STAGES = {"_retrieve_recv_grads", "backward_maybe_with_nosync"}
 """Methods that torch's stage calls itself, and not its schedules."""
 
 RUNTIME = inspect.getsource(schedules)
