@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import bug
 from ..stages.model_state import ModelState
+from . import together
 
 __all__ = ["gathered", "sharded"]
 
@@ -21,24 +22,30 @@ def gathered(
     device: torch.device,
     *,
     first_replica: bool,
+    group: Any = None,
 ) -> dict[str, Any] | None:
     """Return on rank 0 the model's state dict, on the CPU; None elsewhere.
 
-    A collective call. ``entries`` are those of this rank's stages, which it gives if it is a
-    ``first_replica`` of them; tensors are sent one by one, over ``device``, and a tied weight once.
-    Raises ``ValueError``, the same on every rank, where ``state.check`` does.
+    A collective call of the ranks in ``group``, None: of all. ``entries`` are those of this rank's
+    stages, which it gives if it is a ``first_replica`` of them; tensors are sent one by one, over
+    ``device``, and a tied weight once. Where rank 0 is not in ``group``, nothing is sent. Raises
+    ``ValueError``, the same on every rank of ``group``, where ``state.check`` does.
     """
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, _described(entries) if first_replica else {})
-    owners = {stage: rank for rank, theirs in enumerate(everyone) for stage in theirs}
+    everyone = together.gathered(group, _described(entries) if first_replica else {})
+    owners = {stage: rank for rank, theirs in everyone.items() for stage in theirs}
     described = [everyone[owners[stage]][stage] for stage in range(state.stages)]
-    state.check(described)
+    try:
+        state.check(described)
+    except ValueError as error:
+        raise together.on_all_ranks(error) from None
+    if 0 not in everyone:
+        return None
     found: list[dict[str, Any]] = [{} for _ in described]
     for path, stage in dict.fromkeys(places[0] for places in state.places.values()):
         what, owner = described[stage][path], owners[stage]
         if isinstance(what, torch.Tensor):
             own = entries[stage][path] if owner == dist.get_rank() else None
-            found[stage][path] = _sent(own, what, owner, device)
+            found[stage][path] = _sent(own, what, owner, device, group)
         else:
             found[stage][path] = what
     return state.to_model(found, strict=False) if dist.get_rank() == 0 else None
@@ -69,7 +76,9 @@ def _described(entries: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, 
     }
 
 
-def _sent(own: torch.Tensor | None, like: torch.Tensor, owner: int, device: torch.device) -> Any:
+def _sent(
+    own: torch.Tensor | None, like: torch.Tensor, owner: int, device: torch.device, group: Any
+) -> Any:
     """Return on rank 0 the tensor that ``owner`` has."""
     rank = dist.get_rank()
     if owner == rank == 0:
@@ -77,12 +86,12 @@ def _sent(own: torch.Tensor | None, like: torch.Tensor, owner: int, device: torc
             raise bug("the owner of an entry does not have it")
         return own.detach().to("cpu", copy=True)
     if own is not None and own.numel():
-        dist.send(_bytes(own.detach().to(device)), dst=0)
+        dist.send(_bytes(own.detach().to(device)), dst=0, group=group)
     if rank != 0:
         return None
     received = torch.empty(like.shape, dtype=like.dtype, device=device)
     if received.numel():
-        dist.recv(_bytes(received), src=owner)
+        dist.recv(_bytes(received), src=owner, group=group)
     return received.cpu()
 
 

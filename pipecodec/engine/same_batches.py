@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from ..stages.local_inputs import IMMUTABLE
 from ..stages.stage import Absent
+from ..stages.value_state import IMMUTABLE
 
 __all__ = ["SameBatches"]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .build import build_stage
+from .clipping import clip_grad_norm_
 from .inputs import per_sample, whole
 from .loss import loss
 from .model_state import load_model_state_dict, model_state_dict
-from .steps import clip_grad_norm_, reset, sum_tied_gradients
+from .steps import reset, sum_tied_gradients
 
 __all__ = [
     "build_stage",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.unused_roads import InOneProcess
+from .. import _C
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import Link
-from .ways import WayIn, WayOut
+from .ways import WayIn, WayOut, WithinRank
 
 __all__ = ["RankLink"]
 
@@ -18,7 +18,7 @@ class RankLink:
     def __init__(self, link: Link, options: BoundaryOptions) -> None:
         self.link = link
         name = f"link {link.source}→{link.target}"
-        road = InOneProcess()
+        road = WithinRank()
         self.way_out = WayOut(name, link.names, options, road)
         self.way_in = WayIn(name, link.names, options, road)
         self._values: dict[int, tuple[torch.Tensor, ...]] = {}
@@ -26,7 +26,9 @@ class RankLink:
 
     def put(self, chunk: int, tensors: tuple[torch.Tensor, ...]) -> None:
         """Keep a micro-batch's tensors for the later stage."""
-        self._values[chunk] = tuple(tensor.detach() for tensor in tensors)
+        tunnel, *others = (tensor.detach() for tensor in tensors)
+        # A module may write into a buffer that it returned, before the later stage runs.
+        self._values[chunk] = (tunnel, *(t.clone() if _C.use_count(t) > 1 else t for t in others))
 
     def take(self, chunk: int) -> tuple[torch.Tensor, ...]:
         """Return them, the tunnel as the beginning of a graph of its own."""

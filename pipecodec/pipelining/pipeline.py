@@ -15,14 +15,16 @@ from .. import _C
 from ..engine.agree import agree
 from ..engine.failure import OF, SharedCalls
 from ..engine.together import gathered, on_all_ranks
-from ..engine.unused_roads import FIRST_TAG, InGradients, InMessages, InOneProcess, Road
+from ..engine.unused_roads import FIRST_TAG, InGradients, InMessages, Road
 from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
 from .links import RankLink
+from .own_tensors import own_parameters
 from .sizes import Announcements
 from .stage_run import StageRun
 from .tied_weights import TiedWeights
+from .ways import WithinRank
 
 if TYPE_CHECKING:
     from ..stages.partition import Partition
@@ -131,6 +133,7 @@ class Pipeline:
             self.reduced.clear()
             if training:
                 self.ties.before_batch()
+                self._keep_gradients(schedule._n_microbatches if schedule.scale_grads else 1)
             phase = (schedule, training)
             for link in self._links:
                 link.start()
@@ -147,13 +150,17 @@ class Pipeline:
         """Let the boundaries agree anew with the next batch."""
         self._phase = None
 
-    def is_complete(self, parameter: torch.Tensor) -> bool:
-        """Return whether all stages of this rank that hold it have ended their backward passes."""
-        return all(
-            stage.stage_index in self.reduced
-            for stage in self.stages
-            if any(each is parameter for each in stage.submod.parameters())
-        )
+    def unfinished(self) -> set[int]:
+        """Return the ids of parameters of stages whose backward passes have not all ended."""
+        later = (stage for stage in self.stages if stage.stage_index not in self.reduced)
+        return {id(parameter) for stage in later for parameter in stage.submod.parameters()}
+
+    def _keep_gradients(self, divisor: int) -> None:
+        """Let gradients of earlier batches be themselves after all are divided."""
+        if divisor != 1:
+            for parameter in own_parameters([stage.submod for stage in self.stages]):
+                if parameter.grad is not None:
+                    parameter.grad.mul_(divisor)
 
     def set_up(self) -> None:
         """Compare settings, find the ranks of all stages, and connect the stages; once."""
@@ -162,7 +169,8 @@ class Pipeline:
         agree(self._describe, self.group)
         owners = self._found_owners()
         self._host = self._host_group()
-        plan = rank_liveness(self.part.liveness, self.part.stage_id_2_arg_names, owners)
+        part = self.part
+        plan = rank_liveness(part.liveness, part.stage_id_2_arg_names, owners, part.outputs)
         options = self.settings.options
         own = [stage.stage_index for stage in self.stages]
         self._links = [RankLink(link, options) for link in plan.links if link.source in own]
@@ -256,7 +264,7 @@ class Pipeline:
     def _road(self, boundary: int, owners: Sequence[int]) -> Road:
         ends = {owners[boundary - 1], owners[boundary]}
         if len(ends) == 1:
-            return InOneProcess()
+            return WithinRank()
         if self.device.type == "cpu":
             return InGradients()
         (peer,) = ends - {dist.get_rank()}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..options import BoundaryOptions
-from ..stages.rank_liveness import Kept, Link, RankLiveness
+from ..stages.rank_liveness import RankLiveness
 from ..stages.stage import Absent, Stage, bind_inputs
 from .inputs import unwrapped
 from .links import RankLink
@@ -92,7 +92,7 @@ class StageRun:
         for link in self.links_in:
             tensors = link.take(chunk)
             values, other = link.way_in.receive(tensors, own=False)
-            _resolve(link.link, env, values)
+            link.link.resolve(env, values)
             token = torch.cat([token, other])
             entered.append(tensors[0])
         if torch.is_grad_enabled() and not token.requires_grad:
@@ -113,6 +113,11 @@ class StageRun:
             left.append(tensors[0])
         return sent, left, entered
 
+    def ways_in(self) -> list[WayIn]:
+        """Return the ways of the tensors whose gradients go out, in their order."""
+        first = [] if self.boundary_in is None else [self.boundary_in]
+        return [*first, *(link.way_in for link in self.links_in)]
+
     def ways_out(self) -> list[WayOut]:
         """Return the ways of the tensors whose gradients come in, in their order."""
         first = [] if self.boundary_out is None else [self.boundary_out]
@@ -120,8 +125,8 @@ class StageRun:
 
     def codecs(self) -> list[Any]:
         """Return the codecs of this stage's ways."""
-        ways = [self.boundary_in, *(link.way_in for link in self.links_in), *self.ways_out()]
-        return [way.codec for way in ways if way is not None]
+        entered = [way.codec for way in self.ways_in()]
+        return [*entered, *(way.codec for way in self.ways_out())]
 
     def _batch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         values = bind_inputs(self._inputs, args, kwargs)
@@ -141,10 +146,3 @@ class StageRun:
                     f"model's inputs go in on the rank of the first stage, and reach the stages "
                     f"that use them; pass it to schedule.step there"
                 )
-
-
-def _resolve(link: Link, env: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Add a link's values to those that crossed the boundary, unless they were changed since."""
-    for name in link.names:
-        crossed = env.pop(link.entry(name))
-        env[name] = values[name] if crossed is Kept.KEPT else crossed

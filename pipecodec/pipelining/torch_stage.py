@@ -35,8 +35,8 @@ from .stage_run import StageRun
 
 __all__ = ["CodecStage"]
 
-_OF_STEP = {"losses", "return_outputs", "loss_kwargs"}
-"""Keyword arguments of a schedule's step that are no inputs of the model."""
+_OF_STEP = {"losses", "return_outputs", "loss_kwargs", "arg_mbs", "kwarg_mbs", "target_mbs"}
+"""Keyword arguments of a schedule's step that are no inputs of the model (the last three: 2.14)."""
 
 
 class CodecStage(PipelineStage):
@@ -121,7 +121,7 @@ class CodecStage(PipelineStage):
 
     def start(self, call: str, chunks: int, *, anew: bool) -> None:
         """Begin the batch of a ``call``; ``anew`` where sizes may differ from the last batch's."""
-        self.chunks = chunks
+        self.chunks, self._ended = chunks, 0
         # Gloo ends a process that gets another size than it expects, as in another call.
         self._tag = zlib.crc32(call.encode()) >> 1
         for kept in (self._arrived, self._own, self._sent, self._gradients):
@@ -271,8 +271,14 @@ class CodecStage(PipelineStage):
         if not self.is_last:
             gradients.insert(0, self._gradients.pop(bwd_chunk_id))
         self._output_gradients = gradients
+        replicated = isinstance(self.submod, DistributedDataParallel)
+        if replicated:
+            self._ended += 1
+            full_backward, last_backward = True, self._ended == self.chunks
         with self._backward(bwd_chunk_id, gradients, done=full_backward):
             super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
+        if replicated and last_backward:
+            self.submod._check_reducer_finalized()  # type: ignore[operator]
         self._output_gradients = []
         found = self.bwd_cache[bwd_chunk_id]
         if any(gradient is None for gradient in found):
@@ -287,23 +293,24 @@ class CodecStage(PipelineStage):
         """Split a backward pass so that its gradients are those of one pass."""
         if backward_type == "full":
             return super().backward_maybe_with_nosync(backward_type, bwd_kwargs, last_backward)
-        with _unreduced(self.submod):
-            if backward_type == "weight":
-                bwd_kwargs["param_groups"].run()
-            else:
-                outputs, inputs = bwd_kwargs["stage_output"], bwd_kwargs["input_values"]
-                rest = first_part(outputs, bwd_kwargs["output_grads"], inputs)
+        if isinstance(self.submod, FSDPModule):  # ``perform_reduce_grad`` reduces
+            self.submod.set_is_last_backward(False)
+            self.submod.set_reshard_after_backward(False)
+            self.submod.set_requires_gradient_sync(False)
         if backward_type == "weight":
-            if last_backward and isinstance(self.submod, DistributedDataParallel):
-                _reduce(self.submod)
+            bwd_kwargs["param_groups"].run()
             return (), None
+        outputs, inputs = bwd_kwargs["stage_output"], bwd_kwargs["input_values"]
+        rest = first_part(outputs, bwd_kwargs["output_grads"], inputs)
         gradients = tuple(tensor.grad for tensor in inputs)
         for tensor in inputs:
             tensor.grad = None
         return gradients, rest
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
-        """Leave unused values out here too."""
+        """Leave unused values out here too; the backward pass of a DDP module was a full one."""
+        if isinstance(self.submod, DistributedDataParallel):
+            return
         with self._backward(bwd_chunk_id, [], done=True):
             super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
 
@@ -314,14 +321,17 @@ class CodecStage(PipelineStage):
             raise bug("a stage that trains without a schedule")
         pipeline.reduced.add(self.stage_index)
         if grad_scale_factor != 1:
+            unfinished = pipeline.unfinished()
             for parameter in self.submod.parameters():
-                if parameter.grad is not None and pipeline.is_complete(parameter):
+                if parameter.grad is not None and id(parameter) not in unfinished:
                     parameter.grad.div_(grad_scale_factor)
 
     @contextmanager
     def _backward(
         self, chunk: int, gradients: Sequence[torch.Tensor | None], *, done: bool
     ) -> Iterator[None]:
+        for entered in self.run.ways_in():
+            entered.before_backward(chunk)
         ways = self.run.ways_out()
         for way, gradient in zip(ways, gradients or [None] * len(ways), strict=True):
             way.before_backward(chunk, gradient)
@@ -368,24 +378,6 @@ def _attach_if_made(frame: FrameType) -> None:
             _attach(schedule)
 
 
-@contextmanager
-def _unreduced(module: Any) -> Iterator[None]:
-    """Let replicas not reduce gradients in a backward pass."""
-    if isinstance(module, FSDPModule):
-        module.set_is_last_backward(False)
-        module.set_reshard_after_backward(False)
-        module.set_requires_gradient_sync(False)
-    with module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext():
-        yield
-
-
-def _reduce(replica: DistributedDataParallel) -> None:
-    """Reduce gradients that were all accumulated without it."""
-    held: list[torch.Tensor] = [p for p in replica.parameters() if p.grad is not None]
-    replica.reducer.prepare_for_backward(held)
-    torch.autograd.backward(held, [torch.zeros_like(parameter) for parameter in held])
-
-
 def _attach(schedule: Any) -> None:
     """Replace methods of this schedule, and of no other; once."""
     if "_merge_outputs" in vars(schedule):
@@ -400,10 +392,7 @@ def _attach(schedule: Any) -> None:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        pipeline = _pipeline_of(schedule)
-        with pipeline.batch(schedule):
-            if schedule._has_backward and schedule.scale_grads:
-                _keep_earlier_gradients(pipeline.stages, schedule._n_microbatches)
+        with _pipeline_of(schedule).batch(schedule):
             return run(arg_mbs, kwarg_mbs, target_mbs, *args, **kwargs)
 
     @functools.wraps(step)
@@ -411,7 +400,7 @@ def _attach(schedule: Any) -> None:
         pipeline = _pipeline_of(schedule)
         with pipeline.call(name_of(schedule)):
             inputs = {k: v for k, v in kwargs.items() if k not in _OF_STEP}
-            _check(schedule, pipeline, args, inputs, target)
+            _check(schedule, pipeline, args, inputs, target, kwargs.get("target_mbs") is not None)
             return step(*args, target=target, **kwargs)
 
     schedule._step_microbatches = _step_microbatches
@@ -419,25 +408,22 @@ def _attach(schedule: Any) -> None:
     schedule._merge_outputs = lambda chunks: [chunk.value for chunk in chunks]
 
 
-def _keep_earlier_gradients(stages: Sequence[Any], factor: int) -> None:
-    """Scale gradients up by ``factor``, by which the schedule will divide them with its own.
-
-    torch would divide those of earlier steps again, where several steps come before the optimizer.
-    """
-    parameters = [p for stage in stages for p in stage.submod.parameters()]
-    for parameter in {id(p): p for p in parameters}.values():
-        if parameter.grad is not None:
-            parameter.grad.mul_(factor)
-
-
 def _pipeline_of(schedule: Any) -> Pipeline:
     return Pipeline.of(getattr(schedule, "_stages", None) or [schedule._stage])
 
 
 def _check(
-    schedule: Any, pipeline: Pipeline, args: Any, kwargs: Mapping[str, Any], target: Any
+    schedule: Any,
+    pipeline: Pipeline,
+    args: Any,
+    kwargs: Mapping[str, Any],
+    target: Any,
+    split_before: bool,
 ) -> None:
-    """Raise ``ValueError`` for a schedule, or a batch, that does not fit."""
+    """Raise ``ValueError`` for a schedule, or a batch, that does not fit.
+
+    ``split_before`` tells that the target was given in micro-batches, as torch 2.14 takes it.
+    """
     if schedule._loss_fn is not None and not isinstance(schedule._loss_fn, Loss):
         raise ValueError(
             "the schedule's loss_fn is not tied to the stages: give it "
@@ -448,7 +434,8 @@ def _check(
             "output_merge_spec has no say: schedule.step returns a list with the model's value for "
             "each micro-batch; leave it out"
         )
-    if target is None and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
+    targets = target is not None or split_before
+    if not targets and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
         raise ValueError(
             "the rank of the last stage has to pass target= to step and eval: the schedule has a "
             "loss function, and torch gives it a part of the target"

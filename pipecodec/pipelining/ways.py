@@ -13,7 +13,35 @@ from ..codec import TunnelCodec
 from ..engine.unused_roads import Road
 from ..options import BoundaryOptions
 
-__all__ = ["WayIn", "WayOut"]
+__all__ = ["WayIn", "WayOut", "WithinRank"]
+
+
+class WithinRank:
+    """Carries the flags of values that nobody used between two stages of this rank.
+
+    ``chunk`` is the micro-batch of the backward pass that runs: a schedule may take them in another
+    order on one stage than on the other.
+    """
+
+    chunk = 0
+
+    def __init__(self) -> None:
+        self._posted: dict[int, Sequence[int]] = {}
+
+    def tell(self, receiver: TunnelCodec) -> None:
+        """Let the receiving end note the values that nobody used."""
+        receiver.note_unused = lambda unused, tunnel: self._posted.update({self.chunk: unused})
+
+    def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
+        """Return the values that nobody used."""
+        return self._posted.pop(self.chunk)
+
+    def finish(self) -> None:
+        """Nothing is on its way."""
+
+    def close(self) -> None:
+        """Forget the last batch."""
+        self._posted.clear()
 
 
 class WayOut:
@@ -48,6 +76,7 @@ class WayOut:
             tunnel, sent = self._sent.pop(chunk)
             unused: Sequence[int] = ()
             if len(tunnel) > 0:
+                _note_chunk(self.road, chunk)
                 unused = self.road.take(tunnel, lambda: gradient)
                 entered = sent() if unused else None
                 if entered is not None:
@@ -77,6 +106,7 @@ class WayIn:
         self, name: str, names: Sequence[str], options: BoundaryOptions, road: Road
     ) -> None:
         self.names = list(names)
+        self.road = road
         self.codec = _codec(name, names, options)
         road.tell(self.codec)
 
@@ -89,6 +119,15 @@ class WayIn:
         """
         values, token = self.codec.receive(tensors, own)
         return dict(zip(self.names, values, strict=True)), token
+
+    def before_backward(self, chunk: int) -> None:
+        """Let the flags of the backward pass that begins be those of this micro-batch."""
+        _note_chunk(self.road, chunk)
+
+
+def _note_chunk(road: Road, chunk: int) -> None:
+    if isinstance(road, WithinRank):
+        road.chunk = chunk
 
 
 def _codec(name: str, names: Sequence[str], options: BoundaryOptions) -> TunnelCodec:

@@ -8,22 +8,18 @@ changed value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import torch
-from torch.utils import _pytree as pytree
-
 from .liveness import Arg, OptionalArg, arg_name
 from .stage import Absent, canonical_names, look_up
+from .value_state import State
 
-__all__ = ["IMMUTABLE", "Local", "LocalInputs", "State", "find_local_inputs", "overlap"]
+__all__ = ["Local", "LocalInputs", "find_local_inputs", "overlap"]
 
 _MARK = "@batch"  # no name of a value holds an @
-
-IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, Enum)
 
 
 class Local(Enum):
@@ -142,33 +138,3 @@ def _root(name: str) -> str:
 def overlap(one: str, other: str) -> bool:
     """Return whether one value is the other, or an item of it at any depth."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
-
-
-class State:
-    """The tensors and plain objects of a value, and how often each tensor was written to."""
-
-    def __init__(self, value: Any) -> None:
-        self._leaves, self._spec = pytree.tree_flatten(value)
-        self._writes = [_writes(leaf) for leaf in self._leaves]
-
-    def is_of(self, value: Any) -> bool:
-        """Return whether ``value`` is the same, and surely unchanged."""
-        leaves, spec = pytree.tree_flatten(value)
-        return spec == self._spec and all(
-            one is other and isinstance(one, (torch.Tensor, *IMMUTABLE)) and _writes(one) == count
-            for one, other, count in zip(leaves, self._leaves, self._writes, strict=True)
-        )
-
-    def is_in(self, values: Iterable[Any]) -> bool:
-        """Return whether one of the tensors is in any of ``values``."""
-        own = {id(leaf) for leaf in self._leaves if isinstance(leaf, torch.Tensor)}
-        return bool(own) and any(
-            id(leaf) in own for value in values for leaf in pytree.tree_leaves(value)
-        )
-
-
-def _writes(leaf: Any) -> int:
-    # An inference tensor counts no writes; outside of inference mode nothing writes to it.
-    if not isinstance(leaf, torch.Tensor) or leaf.is_inference():
-        return 0
-    return leaf._version

@@ -74,9 +74,16 @@ class ModelState:
         return found
 
     def from_model(
-        self, state_dict: Mapping[str, Any], *, strict: bool = True
+        self,
+        state_dict: Mapping[str, Any],
+        *,
+        strict: bool = True,
+        stages: Collection[int] | None = None,
     ) -> list[dict[str, Any]]:
-        """Return the stages' state dicts of the model's, without copying a tensor."""
+        """Return the stages' state dicts of the model's, without copying a tensor.
+
+        Only ``stages``, None: all of them, have to be complete; the others are left empty.
+        """
         if strict and (unknown := [key for key in state_dict if key not in self.places]):
             raise ValueError(
                 f"the model that was partitioned has no {unknown}; with strict=False they are "
@@ -84,6 +91,8 @@ class ModelState:
             )
         states: list[dict[str, Any]] = [{} for _ in range(self.stages)]
         for (path, stage), keys in self._keys_by_place().items():
+            if stages is not None and stage not in stages:
+                continue
             given = {key: state_dict[key] for key in keys if key in state_dict}
             if strict and not given:
                 raise ValueError(
@@ -176,4 +185,5 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    own = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return own.detach().contiguous().reshape(-1).view(torch.uint8)

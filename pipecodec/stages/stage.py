@@ -11,7 +11,7 @@ from .liveness import Arg, OptionalArg, arg_name
 
 __all__ = ["Absent", "Stage", "bind_inputs", "canonical_names", "look_up"]
 
-_CANONICAL = re.compile(r"submod_\d+(\.|$)")
+_CANONICAL = re.compile(r"submod_\d+(\.|@|$)")  # an @ begins the mark of an entry
 
 
 class Absent(Enum):

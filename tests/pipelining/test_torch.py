@@ -59,6 +59,15 @@ def test_a_schedule_that_is_made_knows_its_stages_before_it_asks_them() -> None:
     assert assigned < several.index("stage.stage_index_to_group_rank = ")
 
 
+@pytest.mark.parametrize("schedule", ["PipelineScheduleSingle", "PipelineScheduleMulti"])
+def test_a_step_calls_the_replaced_methods_of_the_schedule(schedule: str) -> None:
+    step = inspect.getsource(getattr(schedules, schedule).step)
+    assert "stage.has_backward = self._has_backward" in step
+    assert "self._step_microbatches(" in step
+    assert "self._merge_outputs(" in step
+    assert "self.step(" in inspect.getsource(schedules._PipelineSchedule.eval)
+
+
 OF_SCHEDULES = (
     "_stage _stages _loss_fn _n_microbatches _has_backward _output_merge_spec _args_chunk_spec "
     "_kwargs_chunk_spec"
