@@ -14,7 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any, cast
 
 import torch
@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .. import _C
 from ..errors import bug
+from .inputs import split_target
 from .loss import LastValue, Loss
 from .pipeline import Pipeline, Settings, name_of
 from .sizes import Announcements, Expected
@@ -401,6 +402,8 @@ def _attach(schedule: Any) -> None:
         with pipeline.call(name_of(schedule)):
             inputs = {k: v for k, v in kwargs.items() if k not in _OF_STEP}
             _check(schedule, pipeline, args, inputs, target, kwargs.get("target_mbs") is not None)
+            if not isinstance(target, (torch.Tensor, NoneType)):
+                target = split_target(target, schedule._n_microbatches)
             return step(*args, target=target, **kwargs)
 
     schedule._step_microbatches = _step_microbatches
