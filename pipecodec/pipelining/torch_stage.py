@@ -443,9 +443,12 @@ def _check(
             "the rank of the last stage has to pass target= to step and eval: the schedule has a "
             "loss function, and torch gives it a part of the target"
         )
-    if schedule._args_chunk_spec is None and schedule._kwargs_chunk_spec is None:
+    inputs: dict[str, Any] = {}
+    if schedule._args_chunk_spec is None:
         names = pipeline.part.input_names
-        named = {names[i] if i < len(names) else f"args[{i}]": arg for i, arg in enumerate(args)}
-        refuse_unsplit({**named, **kwargs}, schedule._n_microbatches)
+        inputs |= {names[i] if i < len(names) else f"args[{i}]": arg for i, arg in enumerate(args)}
+    if schedule._kwargs_chunk_spec is None:
+        inputs |= kwargs
+    refuse_unsplit(inputs, schedule._n_microbatches)
     if target is not None:
         refuse_unsplit_target(target, schedule._n_microbatches)
