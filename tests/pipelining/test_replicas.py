@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.pipelining import Schedule1F1B
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 import pipecodec
 from pipecodec.demo.launch import Rank
@@ -97,3 +99,51 @@ def unused_unknown_to_ddp(rank: Rank, folder: str) -> str:
 def test_ddp_that_does_not_finish_is_an_error_in_the_same_step(tmp_path: Path) -> None:
     for text in values(unused_unknown_to_ddp, 4, str(tmp_path)):
         assert "find_unused_parameters=True" in text
+
+
+class Shards(nn.Module):
+    """A stage that returns a DTensor, or gets one wrong."""
+
+    def __init__(self, mesh: DeviceMesh, *, wrong: bool) -> None:
+        super().__init__()
+        self.mesh, self.wrong = mesh, wrong
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.wrong:
+            return distribute_tensor(self.linear(x), self.mesh, [Shard(0)])
+        return DTensor.from_local(self.linear(x), self.mesh, [Shard(0)])
+
+
+def dtensor(rank: Rank, folder: str, wrong: bool) -> str:
+    dist.init_process_group(rank.backend)
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pp", "tp"))
+    modules = [Shards(mesh["tp"], wrong=wrong), nn.Linear(4, 4)]
+    part = pipecodec.partition_modules(modules, outputs=["input", None])
+    place = mesh.get_local_rank("pp")
+    stage = pipecodec.pipelining.build_stage(part, place, group=mesh["pp"].get_group())
+    schedule = Schedule1F1B(stage, 2, loss_fn=pipecodec.pipelining.loss(nn.functional.mse_loss))
+    x = torch.ones(4, 4)
+    try:
+        schedule.step(*([x] if place == 0 else []), target=x)
+        return "no error"
+    except Exception as error:
+        return str(error)
+    finally:
+        wait_for_others(rank, folder, rank.world)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            False,
+            "input is a torch.distributed.tensor.DTensor, which is spread over processes; send",
+        ),
+        (True, "`distribute_tensor` should be used to distribute leaf tensors!"),
+    ],
+)
+def test_errors_of_dtensors(tmp_path: Path, wrong: bool, message: str) -> None:
+    for text in values(dtensor, 4, str(tmp_path), wrong):
+        assert message in text
+        assert "lost the connection" not in text
