@@ -25,7 +25,7 @@ OWN = {"connect", "start", "_call", "_backward", "_op", "_receive_ops", "_receiv
 REPLACED = [name for name, each in vars(CodecStage).items() if inspect.isfunction(each)]
 REPLACED = [name for name in REPLACED if name not in OWN and name != "__init__"]
 
-CALLED_BY_STAGES = {"_retrieve_recv_grads"}
+CALLED_BY_STAGES = {"_retrieve_recv_grads", "backward_maybe_with_nosync"}
 """Methods that torch's stage calls itself, and not its schedules."""
 
 RUNTIME = inspect.getsource(schedules)
@@ -57,6 +57,15 @@ def test_a_schedule_that_is_made_knows_its_stages_before_it_asks_them() -> None:
     assigned = several.index("self._stages = stages")
     assert assigned < several.index("stages[0].num_stages")
     assert assigned < several.index("stage.stage_index_to_group_rank = ")
+
+
+@pytest.mark.parametrize("schedule", ["PipelineScheduleSingle", "PipelineScheduleMulti"])
+def test_a_step_calls_the_replaced_methods_of_the_schedule(schedule: str) -> None:
+    step = inspect.getsource(getattr(schedules, schedule).step)
+    assert "stage.has_backward = self._has_backward" in step
+    assert "self._step_microbatches(" in step
+    assert "self._merge_outputs(" in step
+    assert "self.step(" in inspect.getsource(schedules._PipelineSchedule.eval)
 
 
 OF_SCHEDULES = (
