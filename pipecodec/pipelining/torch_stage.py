@@ -36,8 +36,8 @@ from .ways import own_memory
 
 __all__ = ["CodecStage"]
 
-_OF_STEP = {"losses", "return_outputs", "loss_kwargs"}
-"""Keyword arguments of a schedule's step that are no inputs of the model."""
+_OF_STEP = {"losses", "return_outputs", "loss_kwargs", "arg_mbs", "kwarg_mbs", "target_mbs"}
+"""Keyword arguments of a schedule's step that are no inputs of the model (the last three: 2.14)."""
 
 
 class CodecStage(PipelineStage):
@@ -398,7 +398,7 @@ def _attach(schedule: Any) -> None:
         pipeline = _pipeline_of(schedule)
         with pipeline.call(name_of(schedule)):
             inputs = {k: v for k, v in kwargs.items() if k not in _OF_STEP}
-            _check(schedule, pipeline, args, inputs, target)
+            _check(schedule, pipeline, args, inputs, target, kwargs.get("target_mbs") is not None)
             return step(*args, target=target, **kwargs)
 
     schedule._step_microbatches = _step_microbatches
@@ -411,9 +411,17 @@ def _pipeline_of(schedule: Any) -> Pipeline:
 
 
 def _check(
-    schedule: Any, pipeline: Pipeline, args: Any, kwargs: Mapping[str, Any], target: Any
+    schedule: Any,
+    pipeline: Pipeline,
+    args: Any,
+    kwargs: Mapping[str, Any],
+    target: Any,
+    split_before: bool,
 ) -> None:
-    """Raise ``ValueError`` for a schedule, or a batch, that does not fit."""
+    """Raise ``ValueError`` for a schedule, or a batch, that does not fit.
+
+    ``split_before`` tells that the target was given in micro-batches, as torch 2.14 takes it.
+    """
     if schedule._loss_fn is not None and not isinstance(schedule._loss_fn, Loss):
         raise ValueError(
             "the schedule's loss_fn is not tied to the stages: give it "
@@ -424,7 +432,8 @@ def _check(
             "output_merge_spec has no say: schedule.step returns a list with the model's value for "
             "each micro-batch; leave it out"
         )
-    if target is None and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
+    targets = target is not None or split_before
+    if not targets and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
         raise ValueError(
             "the rank of the last stage has to pass target= to step and eval: the schedule has a "
             "loss function, and torch gives it a part of the target"
