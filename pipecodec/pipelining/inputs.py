@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-__all__ = ["per_sample", "unwrapped", "whole"]
+__all__ = ["per_sample", "split_target", "unwrapped", "whole"]
 
 
 class Whole:
@@ -35,9 +35,18 @@ class PerSample(torch.Tensor):
 
         return pytree.tree_map_only(PerSample, with_samples, result)
 
-    def taken(self) -> list[Any]:
+    def taken(self) -> Any:
         """Return the values of these samples."""
         return [self.samples[i] for i in self.as_subclass(torch.Tensor).tolist()]
+
+
+class PerMicroBatch(PerSample):
+    """As many numbers as micro-batches, which torch splits, with a value for each."""
+
+    def taken(self) -> Any:
+        """Return the value of this micro-batch."""
+        (value,) = super().taken()
+        return value
 
 
 def whole(value: Any) -> Any:
@@ -65,8 +74,27 @@ def per_sample(values: Sequence[Any]) -> torch.Tensor:
     return numbers
 
 
+def split_target(target: Any, count: int) -> torch.Tensor:
+    """Return a target that torch can split into ``count``, of one with tensors in containers.
+
+    They are split as torch does it with inputs; all else, and what is marked as whole, is in each.
+    """
+    leaves, spec = pytree.tree_flatten(target)
+    each = [
+        leaf.tensor_split(count) if isinstance(leaf, torch.Tensor) else [leaf] * count
+        for leaf in leaves
+    ]
+    numbers = torch.arange(count).as_subclass(PerMicroBatch)
+    numbers.samples = [
+        pytree.tree_unflatten([parts[i] for parts in each], spec) for i in range(count)
+    ]
+    return numbers
+
+
 def unwrapped(value: Any) -> Any:
     """Return an input, or a target, of one micro-batch without marks."""
+    if isinstance(value, PerMicroBatch):
+        value = value.taken()
     return pytree.tree_map(_unmarked, value)
 
 

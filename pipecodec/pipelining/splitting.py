@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from .inputs import Whole
+
 __all__ = ["refuse_unsplit", "refuse_unsplit_target"]
 
 _REMEDY = (
@@ -41,15 +43,21 @@ def refuse_unsplit(inputs: Mapping[str, Any], count: int) -> None:
 
 
 def refuse_unsplit_target(target: Any, count: int) -> None:
-    """Raise ``ValueError`` if torch cannot split the target into ``count`` micro-batches."""
-    if not isinstance(target, torch.Tensor):
+    """Raise ``ValueError`` if the target cannot be split into ``count`` micro-batches."""
+    marked = any(isinstance(leaf, (torch.Tensor, Whole)) for leaf in pytree.tree_leaves(target))
+    if isinstance(target, list) or not marked:
         raise ValueError(
-            f"target is a {type(target).__name__}, and torch splits tensors only: give "
-            f"pipecodec.pipelining.per_sample([...]) with an entry for each sample"
+            f"target is a {type(target).__name__}: give "
+            f"pipecodec.pipelining.per_sample([...]) with an entry for each sample, a tensor, a "
+            f"tuple or dict of tensors, which are split, or pipecodec.pipelining.whole(...)"
         )
-    if target.dim() == 0:
-        raise ValueError("target has no dimensions, and torch splits it along the first one")
-    _refuse_few("target", target.size(0), count)
+    for path, tensor in _tensors({"target": target}):
+        if tensor.dim() == 0:
+            raise ValueError(
+                f"{path} is a tensor without dimensions, and torch splits a target along the first "
+                f"one: give a number, or pipecodec.pipelining.whole(...)"
+            )
+        _refuse_few(path, tensor.size(0), count)
 
 
 def _refuse_few(path: str, size: int, count: int) -> None:

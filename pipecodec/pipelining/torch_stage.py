@@ -14,7 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any, cast
 
 import torch
@@ -26,12 +26,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .. import _C
 from ..errors import bug
+from .inputs import split_target
 from .loss import LastValue, Loss
 from .pipeline import Pipeline, Settings, name_of
 from .sizes import Announcements, Expected
 from .split_backward import first_part
 from .splitting import refuse_unsplit, refuse_unsplit_target
 from .stage_run import StageRun
+from .ways import own_memory
 
 __all__ = ["CodecStage"]
 
@@ -60,7 +62,6 @@ class CodecStage(PipelineStage):
         self._downstream = getattr(self, "_downstream_group", group)
         self._upstream = getattr(self, "_upstream_group", group)
         self._arrived: dict[int, list[torch.Tensor]] = {}
-        self._own: dict[int, bool] = {}
         self._sent: dict[int, Sequence[torch.Tensor]] = {}
         self._gradients: dict[int, torch.Tensor] = {}
         self._output_gradients: list[torch.Tensor] = []
@@ -124,7 +125,7 @@ class CodecStage(PipelineStage):
         self.chunks, self._ended = chunks, 0
         # Gloo ends a process that gets another size than it expects, as in another call.
         self._tag = zlib.crc32(call.encode()) >> 1
-        for kept in (self._arrived, self._own, self._sent, self._gradients):
+        for kept in (self._arrived, self._sent, self._gradients):
             kept.clear()
         self._late.clear()
         for way in self.run.ways_out():
@@ -171,7 +172,7 @@ class CodecStage(PipelineStage):
         if self._known is None or self._dynamic:
             self._known = self._sizes_in.expect().tensors(torch.device("meta"))
         tensors = [torch.empty_like(each, device=self.device) for each in self._known]
-        self._arrived[fwd_chunk_id], self._own[fwd_chunk_id] = tensors, True
+        self._arrived[fwd_chunk_id] = tensors
         return self._receive_ops(tensors)
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
@@ -206,8 +207,7 @@ class CodecStage(PipelineStage):
 
     def set_local_fwd_input(self, prev_stage_outputs: Any, mb_index: int) -> None:
         """Take over the tensors of the stage before on this rank, but not their memory."""
-        self._arrived[mb_index] = [tensor.detach() for tensor in prev_stage_outputs]
-        self._own[mb_index] = False
+        self._arrived[mb_index] = own_memory(prev_stage_outputs)
 
     def get_local_bwd_output(self, mb_index: int) -> Any:
         """Return the gradient of the tunnel; torch's fails in an evaluation."""
@@ -237,7 +237,6 @@ class CodecStage(PipelineStage):
             kwargs or {},
             self._call,
             self.device,
-            own=self._own.pop(fwd_chunk_id, False),
         )
         self.fwd_cache[fwd_chunk_id] = (tuple(left), entered)
         if isinstance(output, LastValue):
@@ -367,7 +366,7 @@ class CodecStage(PipelineStage):
                 for each in self._receive_ops(tensors)
             ]:
                 work.wait()
-            self._arrived[late], self._own[late] = tensors, True
+            self._arrived[late] = tensors
 
 
 def _attach_if_made(frame: FrameType) -> None:
@@ -401,6 +400,8 @@ def _attach(schedule: Any) -> None:
         with pipeline.call(name_of(schedule)):
             inputs = {k: v for k, v in kwargs.items() if k not in _OF_STEP}
             _check(schedule, pipeline, args, inputs, target, kwargs.get("target_mbs") is not None)
+            if not isinstance(target, (torch.Tensor, NoneType)):
+                target = split_target(target, schedule._n_microbatches)
             return step(*args, target=target, **kwargs)
 
     schedule._step_microbatches = _step_microbatches
