@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ import torch.distributed as dist
 
 from .. import _C
 from ..engine.agree import agree
-from ..engine.failure import OF, SharedCalls
-from ..engine.together import gathered, on_all_ranks
+from ..engine.failure import SharedCalls
 from ..engine.unused_roads import FIRST_TAG, InGradients, InMessages, Road
 from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
 from .links import RankLink
 from .own_tensors import own_parameters
+from .placement import found_owners, name_of, refuse_other_owners
 from .sizes import Announcements
 from .stage_run import StageRun
 from .tied_weights import TiedWeights
@@ -30,7 +29,7 @@ from .ways import WithinRank
 if TYPE_CHECKING:
     from ..stages.partition import Partition
 
-__all__ = ["Pipeline", "Settings", "name_of"]
+__all__ = ["Pipeline", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,23 @@ class Settings:
     options: BoundaryOptions
     share_errors: bool
     stall_timeout: float | None
+
+    def describe(self) -> dict[str, Any]:
+        """Return all that has to be the same on all ranks, by the names that messages show."""
+        part = self.part
+        return {
+            "frame format": _C.FORMAT_VERSION,
+            "torch": torch.__version__,
+            **vars(self.options),
+            "share_errors": self.share_errors,
+            "stall_timeout": self.stall_timeout,
+            "the number of stages": len(part.stages),
+            "the model as it was observed and cut": None
+            if part.cut is None
+            else part.cut.fingerprint,
+            "the values that cross each boundary": part.liveness,
+            "tied weights": part.tie_weights,
+        }
 
 
 class Pipeline:
@@ -130,7 +146,7 @@ class Pipeline:
         """Be within one batch of a schedule, whose messages are under way then."""
         training, name = schedule._has_backward, name_of(schedule)
         with self.call(name):
-            self._check_owners(schedule)
+            refuse_other_owners(schedule, self.stages[0], self.owners)
             self.reduced.clear()
             if training:
                 self.ties.before_batch()
@@ -167,13 +183,13 @@ class Pipeline:
         """Compare settings, find the ranks of all stages, and connect the stages; once."""
         if self._ties is not None:
             return
-        agree(self._describe, self.group)
-        owners = self._found_owners()
+        agree(self.settings.describe, self.group)
+        own = [stage.stage_index for stage in self.stages]
+        owners = found_owners(own, len(self.part.stages), self.group)
         self._host = self._host_group()
         part = self.part
         plan = rank_liveness(part.liveness, part.stage_id_2_arg_names, owners, part.outputs)
         options = self.settings.options
-        own = [stage.stage_index for stage in self.stages]
         self._links = [RankLink(link, options) for link in plan.links if link.source in own]
         for stage in self.stages:
             for boundary in {stage.stage_index, stage.stage_index + 1} - {0, len(owners)}:
@@ -209,51 +225,6 @@ class Pipeline:
             judge.stall_timeout = default_timeout() if timeout is None else timeout
         number = self._number or self._calls.watcher.engines + 1
         return self._calls.call(f"pipeline {number}'s {name}" if number > 1 else name)
-
-    def _describe(self) -> dict[str, Any]:
-        part, settings = self.part, self.settings
-        return {
-            "frame format": _C.FORMAT_VERSION,
-            "torch": torch.__version__,
-            **vars(settings.options),
-            "share_errors": settings.share_errors,
-            "stall_timeout": settings.stall_timeout,
-            "the number of stages": len(part.stages),
-            "the model as it was observed and cut": None
-            if part.cut is None
-            else part.cut.fingerprint,
-            "the values that cross each boundary": part.liveness,
-            "tied weights": part.tie_weights,
-        }
-
-    def _found_owners(self) -> list[int]:
-        """Return the rank of each stage. A collective call."""
-        everyone = gathered(self.group, [stage.stage_index for stage in self.stages])
-        owners = []
-        for stage in range(len(self.part.stages)):
-            ranks = [rank for rank, theirs in everyone.items() if stage in theirs]
-            if len(ranks) != 1:
-                found = f"ranks {ranks}" if ranks else "no rank"
-                raise on_all_ranks(
-                    ValueError(
-                        f"stage {stage} was built on {found} of the pipeline's group; build each "
-                        f"stage on one, and give build_stage the group of one pipeline if there "
-                        f"are several"
-                    )
-                )
-            owners.append(ranks[0])
-        return owners
-
-    def _check_owners(self, schedule: Any) -> None:
-        placed = self.stages[0].stage_index_to_group_rank
-        ranks = dist.get_process_group_ranks(self.group) if self.group is not None else None
-        for stage, owner in enumerate(self.owners):
-            rank = placed[stage] if ranks is None else ranks[placed[stage]]
-            if rank != owner:
-                raise ValueError(
-                    f"{type(schedule).__name__} runs stage {stage} on rank {rank}, but it was "
-                    f"built on rank {owner}; build the stages where the schedule has them"
-                )
 
     def _host_group(self) -> Any:
         """Return a group of the pipeline's ranks whose messages lie on the CPU."""
@@ -291,24 +262,3 @@ class Pipeline:
             if self._calls is not None:
                 dist.all_reduce(torch.zeros(1), group=self._host)
             self.ties.after_batch()
-
-
-def name_of(schedule: Any) -> str:
-    """Return the name of a schedule's next step, with all that ranks have to give alike."""
-    kind = "step" if schedule._has_backward else "eval"
-    name = f"{type(schedule).__name__}.{kind}{OF}{schedule._n_microbatches} micro-batches"
-    if schedule._has_backward and not schedule.scale_grads:
-        name += ", scale_grads=False"
-    return name + _own_order(schedule)
-
-
-def _own_order(schedule: Any) -> str:
-    """Return a name for the order of work, unless it follows from torch's class."""
-    cls = type(schedule)
-    if cls.__module__.startswith("torch.") and not cls.__name__.startswith("_"):
-        return ""
-    order = getattr(schedule, "pipeline_order_with_comms", None) or schedule.pipeline_order
-    known = vars(schedule).get("_pipecodec_order")
-    if known is None or known[0] is not order:
-        known = schedule._pipecodec_order = order, zlib.crc32(repr(order).encode())
-    return f", order {known[1]:08x}"

@@ -28,7 +28,8 @@ from .. import _C
 from ..errors import bug
 from .inputs import split_target
 from .loss import LastValue, Loss
-from .pipeline import Pipeline, Settings, name_of
+from .pipeline import Pipeline, Settings
+from .placement import name_of
 from .sizes import Announcements, Expected
 from .split_backward import first_part
 from .splitting import refuse_unsplit, refuse_unsplit_target
