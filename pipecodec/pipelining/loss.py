@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -28,8 +30,25 @@ class LastValue:
 
     def release(self) -> None:
         """Let go of the graph: only the values are returned to the caller."""
-        self.value = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, self.value)
+        self.value = _detached(self.value)
         self.token = self.token.detach()
+
+
+def _detached(value: Any) -> Any:
+    """Return a value with detached tensors, in containers and dataclasses."""
+    return pytree.tree_map(_detached_leaf, value)
+
+
+def _detached_leaf(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.detach()
+    if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+        return leaf
+    result = copy.copy(leaf)
+    for field in dataclasses.fields(leaf):
+        if hasattr(leaf, field.name):
+            object.__setattr__(result, field.name, _detached(getattr(leaf, field.name)))
+    return result
 
 
 class Loss:
