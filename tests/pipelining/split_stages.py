@@ -131,12 +131,13 @@ class Fused(nn.Module):
 
 
 class Hooked(Middle):
-    """Has hooks on a value, and on parameters."""
+    """Has hooks on a value, on a module, and on parameters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.linear.weight.register_hook(lambda gradient: gradient * 2)
         self.norm.weight.register_post_accumulate_grad_hook(self._note)
+        self.norm.register_full_backward_hook(lambda norm, inputs, outputs: (inputs[0] * 2,))
         self.register_buffer("calls", torch.zeros(()))
 
     def _note(self, parameter: Tensor) -> None:
