@@ -15,7 +15,7 @@ from pipecodec.options import BoundaryOptions
 from pipecodec.pipelining.links import RankLink
 from pipecodec.pipelining.loss import LastValue
 from pipecodec.pipelining.stage_run import StageRun
-from pipecodec.pipelining.ways import WithinRank
+from pipecodec.pipelining.ways import WithinRank, own_memory
 from pipecodec.stages.rank_liveness import RankLiveness, rank_liveness
 
 
@@ -76,15 +76,15 @@ class Ranks:
                 batch if k == 0 else {},
                 lambda args, kwargs, stage=self.part.stages[k]: stage(*args, **kwargs),
                 torch.device("cpu"),
-                own=k > 0 and self.owners[k - 1] != self.owners[k],
             )
             self._passes[k, chunk] = left, entered
             if isinstance(output, LastValue):
                 self._passes[k, chunk] = output, entered
                 return output.value
-            arrived = [tensor.detach() for tensor in output]
-            if self.owners[k] != self.owners[k + 1]:
-                arrived = [tensor.clone() for tensor in arrived]
+            if self.owners[k] == self.owners[k + 1]:
+                arrived = own_memory(output)
+            else:
+                arrived = [tensor.detach().clone() for tensor in output]
                 self.sent[k + 1] += sum(tensor.nbytes for tensor in arrived)
         raise AssertionError("there is no last stage")
 

@@ -12,6 +12,7 @@ group on the host.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -178,4 +179,6 @@ def _in_communication(error: BaseException) -> bool:
     place = code.co_filename.replace("\\", "/")
     if "/torch/distributed/pipelining/" in place:  # schedules, which raise errors of their own
         return code.co_name in _WAITS
+    if re.search("/torch/distributed/(tensor|fsdp)/", place):  # DTensors and FSDP, likewise
+        return False
     return "/torch/distributed/" in place

@@ -32,7 +32,7 @@ def clip_grad_norm_(
     Call it with this rank's stages (one, or a list of all) on all ranks, after
     ``sum_tied_gradients`` where stages share weights; a weight of several stages counts once, and a
     DTensor's shards as one gradient. ``norm_type`` is a positive number or ``inf``. Returns the
-    norm of all gradients, a tensor without dimensions: float64 on a rank with gradients of that
+    norm of all gradients, a tensor without dimensions: float64 on a rank with parameters of that
     dtype, else float32. Raises, on all ranks, ``ValueError`` for another ``norm_type``, and
     ``RuntimeError`` if tied gradients are not summed, or for a norm that is not finite if asked.
     """
@@ -60,11 +60,10 @@ def clip_grad_norm_(
             raise on_all_ranks(
                 RuntimeError(f"the norm of all gradients is {float(total)}, which is not finite")
             )
-        groups = _alike(parameters)
-        for (_, double), group in groups.items():
+        for (_, double), group in _alike(parameters).items():
             norm = total if double else total.float()
             clip_grads_with_norm_(group, max_norm, norm, foreach)
-        return total if any(double for _, double in groups) else total.float()
+        return total if any(p.dtype == torch.float64 for p in parameters) else total.float()
 
 
 def _alike(parameters: Sequence[nn.Parameter]) -> dict[tuple[Any, bool], list[nn.Parameter]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from .. import _C
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import Link
-from .ways import WayIn, WayOut, WithinRank
+from .ways import WayIn, WayOut, WithinRank, own_memory
 
 __all__ = ["RankLink"]
 
@@ -21,19 +22,17 @@ class RankLink:
         road = WithinRank()
         self.way_out = WayOut(name, link.names, options, road)
         self.way_in = WayIn(name, link.names, options, road)
-        self._values: dict[int, tuple[torch.Tensor, ...]] = {}
+        self._values: dict[int, list[torch.Tensor]] = {}
         self._gradients: dict[int, torch.Tensor] = {}
 
-    def put(self, chunk: int, tensors: tuple[torch.Tensor, ...]) -> None:
+    def put(self, chunk: int, tensors: Sequence[torch.Tensor]) -> None:
         """Keep a micro-batch's tensors for the later stage."""
-        tunnel, *others = (tensor.detach() for tensor in tensors)
-        # A module may write into a buffer that it returned, before the later stage runs.
-        self._values[chunk] = (tunnel, *(t.clone() if _C.use_count(t) > 1 else t for t in others))
+        self._values[chunk] = own_memory(tensors)
 
-    def take(self, chunk: int) -> tuple[torch.Tensor, ...]:
+    def take(self, chunk: int) -> list[torch.Tensor]:
         """Return them, the tunnel as the beginning of a graph of its own."""
         tunnel, *others = self._values.pop(chunk)
-        return (tunnel.requires_grad_(torch.is_grad_enabled()), *others)
+        return [tunnel.requires_grad_(torch.is_grad_enabled()), *others]
 
     def give_back(self, chunk: int, gradient: torch.Tensor) -> None:
         """Keep the gradient of the tunnel for the earlier stage."""

@@ -72,13 +72,11 @@ class StageRun:
         kwargs: Mapping[str, Any],
         module: Module,
         device: torch.device,
-        *,
-        own: bool,
     ) -> tuple[Any, list[torch.Tensor], list[torch.Tensor]]:
         """Run a micro-batch.
 
-        ``arrived`` are the tensors of the boundary before the stage, whose memory belongs to the
-        values if ``own``; ``args`` and ``kwargs`` the inputs that this rank was given, and
+        ``arrived`` are the tensors of the boundary before the stage, whose memory becomes that
+        of the values; ``args`` and ``kwargs`` the inputs that this rank was given, and
         ``module`` calls the stage's module. Returns the tensors for the next stage, or the last
         stage's value; the tensors whose gradients come in; and those whose gradients go out.
         """
@@ -86,15 +84,15 @@ class StageRun:
         if self.boundary_in is None:
             env, token = self._batch(args, kwargs), torch.zeros(0, device=device)
         else:
-            env, token = self.boundary_in.receive(arrived, own=own)
+            env, token = self.boundary_in.receive(arrived)
             entered.append(arrived[0])
             self._refuse_late(env, args, kwargs)
         for link in self.links_in:
-            tensors = link.take(chunk)
-            values, other = link.way_in.receive(tensors, own=False)
+            taken = link.take(chunk)
+            values, other = link.way_in.receive(taken)
             link.link.resolve(env, values)
             token = torch.cat([token, other])
-            entered.append(tensors[0])
+            entered.append(taken[0])
         if torch.is_grad_enabled() and not token.requires_grad:
             token = token.requires_grad_()
         before = {} if self.last else self._plan.before(env, self.index)

@@ -33,6 +33,7 @@ from .sizes import Announcements, Expected
 from .split_backward import first_part
 from .splitting import refuse_unsplit, refuse_unsplit_target
 from .stage_run import StageRun
+from .ways import own_memory
 
 __all__ = ["CodecStage"]
 
@@ -61,7 +62,6 @@ class CodecStage(PipelineStage):
         self._downstream = getattr(self, "_downstream_group", group)
         self._upstream = getattr(self, "_upstream_group", group)
         self._arrived: dict[int, list[torch.Tensor]] = {}
-        self._own: dict[int, bool] = {}
         self._sent: dict[int, Sequence[torch.Tensor]] = {}
         self._gradients: dict[int, torch.Tensor] = {}
         self._output_gradients: list[torch.Tensor] = []
@@ -125,7 +125,7 @@ class CodecStage(PipelineStage):
         self.chunks, self._ended = chunks, 0
         # Gloo ends a process that gets another size than it expects, as in another call.
         self._tag = zlib.crc32(call.encode()) >> 1
-        for kept in (self._arrived, self._own, self._sent, self._gradients):
+        for kept in (self._arrived, self._sent, self._gradients):
             kept.clear()
         self._late.clear()
         for way in self.run.ways_out():
@@ -172,7 +172,7 @@ class CodecStage(PipelineStage):
         if self._known is None or self._dynamic:
             self._known = self._sizes_in.expect().tensors(torch.device("meta"))
         tensors = [torch.empty_like(each, device=self.device) for each in self._known]
-        self._arrived[fwd_chunk_id], self._own[fwd_chunk_id] = tensors, True
+        self._arrived[fwd_chunk_id] = tensors
         return self._receive_ops(tensors)
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
@@ -207,8 +207,7 @@ class CodecStage(PipelineStage):
 
     def set_local_fwd_input(self, prev_stage_outputs: Any, mb_index: int) -> None:
         """Take over the tensors of the stage before on this rank, but not their memory."""
-        self._arrived[mb_index] = [tensor.detach() for tensor in prev_stage_outputs]
-        self._own[mb_index] = False
+        self._arrived[mb_index] = own_memory(prev_stage_outputs)
 
     def get_local_bwd_output(self, mb_index: int) -> Any:
         """Return the gradient of the tunnel; torch's fails in an evaluation."""
@@ -238,7 +237,6 @@ class CodecStage(PipelineStage):
             kwargs or {},
             self._call,
             self.device,
-            own=self._own.pop(fwd_chunk_id, False),
         )
         self.fwd_cache[fwd_chunk_id] = (tuple(left), entered)
         if isinstance(output, LastValue):
@@ -370,7 +368,7 @@ class CodecStage(PipelineStage):
                 for each in self._receive_ops(tensors)
             ]:
                 work.wait()
-            self._arrived[late], self._own[late] = tensors, True
+            self._arrived[late] = tensors
 
 
 def _attach_if_made(frame: FrameType) -> None:
@@ -445,9 +443,12 @@ def _check(
             "the rank of the last stage has to pass target= to step and eval: the schedule has a "
             "loss function, and torch gives it a part of the target"
         )
-    if schedule._args_chunk_spec is None and schedule._kwargs_chunk_spec is None:
+    inputs: dict[str, Any] = {}
+    if schedule._args_chunk_spec is None:
         names = pipeline.part.input_names
-        named = {names[i] if i < len(names) else f"args[{i}]": arg for i, arg in enumerate(args)}
-        refuse_unsplit({**named, **kwargs}, schedule._n_microbatches)
+        inputs |= {names[i] if i < len(names) else f"args[{i}]": arg for i, arg in enumerate(args)}
+    if schedule._kwargs_chunk_spec is None:
+        inputs |= kwargs
+    refuse_unsplit(inputs, schedule._n_microbatches)
     if target is not None:
         refuse_unsplit_target(target, schedule._n_microbatches)

@@ -13,7 +13,7 @@ from ..codec import TunnelCodec
 from ..engine.unused_roads import Road
 from ..options import BoundaryOptions
 
-__all__ = ["WayIn", "WayOut", "WithinRank"]
+__all__ = ["WayIn", "WayOut", "WithinRank", "own_memory"]
 
 
 class WithinRank:
@@ -110,14 +110,9 @@ class WayIn:
         self.codec = _codec(name, names, options)
         road.tell(self.codec)
 
-    def receive(
-        self, tensors: Sequence[torch.Tensor], *, own: bool
-    ) -> tuple[dict[str, Any], torch.Tensor]:
-        """Return the values by name, and the token.
-
-        ``own`` tells that the memory of ``tensors`` may become that of the values.
-        """
-        values, token = self.codec.receive(tensors, own)
+    def receive(self, tensors: Sequence[torch.Tensor]) -> tuple[dict[str, Any], torch.Tensor]:
+        """Return the values by name, in the memory of ``tensors``, and the token."""
+        values, token = self.codec.receive(tensors)
         return dict(zip(self.names, values, strict=True)), token
 
     def before_backward(self, chunk: int) -> None:
@@ -128,6 +123,17 @@ class WayIn:
 def _note_chunk(road: Road, chunk: int) -> None:
     if isinstance(road, WithinRank):
         road.chunk = chunk
+
+
+def own_memory(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return what was sent within a rank, in memory that no value of the sending stage lies in.
+
+    That stage may write into a buffer that it returned before the receiving one runs.
+    """
+    tunnel, *others = tensors
+    received = tunnel.detach()
+    shared = _C.use_count(received) > 2  # a lone leaf lies in the memory of its tunnel
+    return [received.clone() if shared else received, *(tensor.clone() for tensor in others)]
 
 
 def _codec(name: str, names: Sequence[str], options: BoundaryOptions) -> TunnelCodec:

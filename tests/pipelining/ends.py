@@ -7,15 +7,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
 from pipecodec.demo.launch import Rank
 
-from .fault_cases import counted, trained
 from .faults import Here, meet
-from .planted import Training
+from .planted import Training, counted, trained
 
 __all__ = ["ENDS", "end"]
 
@@ -90,17 +88,40 @@ def after_fewer_steps(here: Here) -> None:
         training.step()
 
 
+def without_shared_errors(here: Here) -> None:
+    training = trained(here, share_errors=False)
+    if here.fault:
+        training.modules[0].in_forward = counted(1, kill)
+    training.step()
+
+
 ENDS: dict[str, tuple[Callable[[Here], None], str]] = {
     each.__name__: (each, read)
     for each, read in [
-        (in_a_forward, "the process of rank {0} ended inside .*step"),
-        (in_a_backward_of_the_first_step, "the process of rank {0} ended inside .*step"),
-        (in_an_evaluation, "the process of rank {0} ended inside .*eval"),
-        (before_the_first_step, "rank {0}, whose process ends before its first call: Uncaught: no"),
-        (between_steps, "rank {0}, whose process ends after .*step.*: Uncaught: no such file"),
-        (after_closing_its_group, "rank {0}, whose process ends after .*: Uncaught: no such file"),
-        (with_an_exit_code, "rank {0}, whose process ends after .*: ArithmeticError: no such file"),
-        (after_fewer_steps, "the process of rank {0} ended after .*step"),
+        (in_a_forward, "^RemoteError: the process of rank {0} ended.* inside .*step"),
+        (
+            in_a_backward_of_the_first_step,
+            "^RemoteError: the process of rank {0} ended.* inside .*step",
+        ),
+        (in_an_evaluation, "^RemoteError: the process of rank {0} ended.* inside .*eval"),
+        (
+            before_the_first_step,
+            "^RemoteError: rank {0}, whose process ends before its first call: Uncaught: no",
+        ),
+        (
+            between_steps,
+            "^RemoteError: rank {0}, whose process ends after .*step.*: Uncaught: no such file",
+        ),
+        (
+            after_closing_its_group,
+            "^RemoteError: rank {0}, whose process ends after .*: Uncaught: no such file",
+        ),
+        (
+            with_an_exit_code,
+            "^RemoteError: rank {0}, whose process ends after .*: ArithmeticError: no such file",
+        ),
+        (after_fewer_steps, "^RemoteError: the process of rank {0} ended.*step"),
+        (without_shared_errors, "^RuntimeError: .*gloo/transport"),
     ]
 }
 
@@ -117,7 +138,3 @@ def end(rank: Rank, name: str, layout: str, fault: int, folder: str) -> str:
         meet(lived, Path(folder), "told")
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""
-
-
-def lines(rank: Rank, *args: Any) -> str:
-    return end(rank, *args)

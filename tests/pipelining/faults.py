@@ -6,7 +6,7 @@ Each case has a process group of its own, since communication ends with an error
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from pipecodec.demo.launch import Rank
 
-__all__ = ["Case", "Cases", "Here", "run_cases"]
+__all__ = ["Case", "Cases", "Here", "at_fault", "meet", "run_cases"]
 
 PATIENCE = 30.0
 """Seconds for which a rank waits for the others at the end of a case."""
@@ -64,29 +64,30 @@ class Cases(dict[str, Case]):
         return add
 
 
-def run_cases(
-    rank: Rank, cases: dict[str, Case], layout: str, folder: str, names: Sequence[str] = ()
-) -> dict[str, tuple[str, float]]:
-    """Return for each case the line of this rank's error, or "", and the seconds that it took."""
+def run_cases(rank: Rank, cases: Mapping[str, Case], layout: str, folder: str) -> dict[str, str]:
+    """Return for each case the line of this rank's error, or ""."""
     found = {}
-    for number, name in enumerate(names or cases):
-        rank.say((name,))
-        case, own = cases[name], Path(folder, str(number))
+    for number, (name, case) in enumerate(cases.items()):
+        rank.say(name)
+        own = Path(folder, str(number))
         own.mkdir(exist_ok=True)
-        fault = {"first": 0, "last": 0 if layout == "zbv" else rank.world - 1}.get(
-            case.fault, case.fault
-        )
+        fault = at_fault(case, layout, rank.world)
         here = Here(rank.rank, rank.world, layout, rank.rank == fault)
+        found[name] = ""
         with joined(rank, own):
-            began, line = time.monotonic(), ""
             try:
                 case.function(here)
             except BaseException as error:
-                line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            found[name] = line, time.monotonic() - began
-            rank.say((name, *found[name]))
+                found[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
             meet(rank, own, "done")
     return found
+
+
+def at_fault(case: Case, layout: str, world: int) -> int:
+    """Return the rank at fault."""
+    if isinstance(case.fault, int):
+        return case.fault
+    return world - 1 if case.fault == "last" and layout != "zbv" else 0
 
 
 @contextmanager

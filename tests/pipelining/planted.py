@@ -15,9 +15,21 @@ from pipecodec import pipelining
 
 from .faults import Here
 
-__all__ = ["INPUTS", "Training", "fail", "partition", "stage_numbers"]
+__all__ = [
+    "INPUTS",
+    "LEFT_OUT",
+    "Last",
+    "LastWithoutIds",
+    "Training",
+    "counted",
+    "fail",
+    "mse",
+    "partition",
+    "stage_numbers",
+    "trained",
+]
 
-WIDTH, SAMPLES = 4, 12
+WIDTH, SAMPLES = 4, 24
 INPUTS = ["x", "ids", "scale"]
 
 SCHEDULES: dict[str, Any] = {
@@ -146,3 +158,20 @@ class Training:
 
 LEFT_OUT = object()
 """Stands for an input that is not given."""
+
+
+def trained(here: Here, **options: Any) -> Training:
+    training = Training(here, **options)
+    training.step()
+    return training
+
+
+def counted(number: int, act: Any) -> Any:
+    """Return a function that calls ``act`` when it is called the ``number``-th time."""
+    left = [number]
+
+    def count(*args: Any) -> Any:
+        left[0] -= 1
+        return act(*args) if left[0] == 0 else None
+
+    return count

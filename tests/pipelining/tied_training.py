@@ -10,7 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.pipelining import schedules
+from torch.distributed.tensor import DTensor
 
 import pipecodec
 from pipecodec.demo.launch import Rank
@@ -33,7 +36,10 @@ SCHEDULES: dict[str, tuple[Any, int]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """``places`` are the stages with the tied weight, ``active`` those that use it, by step."""
+    """``places`` are the stages with the weight, ``active`` those that use it, by step and replica.
+
+    ``parallel`` says how replicas are kept equal: "DDP", "DDP, unused" or "FSDP".
+    """
 
     schedule: str = "1F1B"
     places: tuple[int, ...] = (0, -1)
@@ -49,6 +55,8 @@ class Case:
     micro_batches: int = MICRO_BATCHES
     clip: float | None = None
     ranks: int = 3
+    replicas: int = 1
+    parallel: str = ""
 
     @property
     def stages(self) -> int:
@@ -57,6 +65,14 @@ class Case:
     @property
     def tied(self) -> list[int]:
         return [place % self.stages for place in self.places]
+
+    def activate(self, stages: Mapping[int, nn.Module], step: int, replica: int) -> None:
+        """Let the stages use the weight, or not."""
+        chosen = self.places
+        if self.active:
+            chosen = self.active[(step * self.replicas + replica) % len(self.active)]
+        for index, stage in stages.items():
+            stage.active = index in [place % self.stages for place in chosen]
 
     def own_stages(self, rank: int) -> list[int]:
         """Return the stages of a rank, as the schedule places them."""
@@ -121,8 +137,8 @@ def tied(case: Case) -> pipecodec.Partition:
     )
 
 
-def batch_of(step: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(step)
+def batch_of(step: int, replica: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2 * step + replica)
     ids, target = torch.randint(0, VOCABULARY, (2, SAMPLES, 3), generator=generator)
     return ids, target
 
@@ -136,14 +152,17 @@ def in_one_process(case: Case) -> Trained:
     parameters = list(nn.ModuleList(stages).parameters())
 
     def run(step: int) -> None:
-        ids, target = batch_of(step)
         count = case.micro_batches
-        for part, wanted in zip(ids.chunk(count), target.chunk(count), strict=True):
-            hidden: Any = None
-            for stage in stages:
-                output = stage(part, hidden)
-                hidden = output["hidden"] if isinstance(output, dict) else output
-            (loss_of(hidden, wanted) / (count if case.scale_grads else 1)).backward()
+        for replica in range(case.replicas):
+            case.activate(dict(enumerate(stages)), step, replica)
+            ids, target = batch_of(step, replica)
+            for part, wanted in zip(ids.chunk(count), target.chunk(count), strict=True):
+                hidden: Any = None
+                for stage in stages:
+                    output = stage(part, hidden)
+                    hidden = output["hidden"] if isinstance(output, dict) else output
+                divisor = (count if case.scale_grads else 1) * case.replicas
+                (loss_of(hidden, wanted) / divisor).backward()
 
     def clip(norm: float) -> Tensor:
         return nn.utils.clip_grad_norm_(parameters, norm)
@@ -162,8 +181,14 @@ def on_ranks(rank: Rank, cases: Mapping[str, Case]) -> dict[str, Trained]:
 
 def _on_ranks(rank: Rank, case: Case) -> Trained:
     part = tied(case)
-    own = case.own_stages(rank.rank)
-    stages = [pipecodec.pipelining.build_stage(part, index) for index in own]
+    mesh = init_device_mesh("cpu", (case.ranks, case.replicas), mesh_dim_names=("pp", "dp"))
+    place, replica = mesh.get_coordinate()
+    own = case.own_stages(place)
+    modules = {index: part.stages[index] for index in own}
+    for index, module in modules.items():
+        part.stages[index] = _replicated(module, case.parallel, mesh["dp"])
+    group = mesh["pp"].get_group() if case.replicas > 1 else None
+    stages = [pipecodec.pipelining.build_stage(part, index, group=group) for index in own]
     kind, count = SCHEDULES[case.schedule]
     schedule = kind(
         stages[0] if count == 1 else stages,
@@ -173,14 +198,26 @@ def _on_ranks(rank: Rank, case: Case) -> Trained:
     )
 
     def run(step: int) -> None:
-        ids, target = batch_of(step)
-        schedule.step(*([ids] if rank.rank == 0 else []), target=target)
+        case.activate(modules, step, replica)
+        ids, target = batch_of(step, replica)
+        schedule.step(*([ids] if place == 0 else []), target=target)
 
     def clip(norm: float) -> Tensor:
         return pipecodec.pipelining.clip_grad_norm_(stages, norm)
 
-    modules = {index: part.stages[index] for index in own}
     return _train(case, modules, run, clip, lambda: pipecodec.pipelining.sum_tied_gradients(stages))
+
+
+def _replicated(module: nn.Module, parallel: str, mesh: DeviceMesh) -> nn.Module:
+    if parallel.startswith("DDP"):
+        unused = parallel == "DDP, unused"
+        return nn.parallel.DistributedDataParallel(
+            module, process_group=mesh.get_group(), find_unused_parameters=unused
+        )
+    if parallel == "FSDP":
+        fully_shard(module.linear, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+    return module
 
 
 def _train(
@@ -194,11 +231,6 @@ def _train(
     optimizer = case.optimizer(list({id(p): p for p in named.values()}.values()))
     missing, norms = [], []
     for step in range(case.steps):
-        for index, stage in stages.items():
-            stage.active = index in case.tied
-            if case.active:
-                chosen = case.active[step % len(case.active)]
-                stage.active = index in [place % case.stages for place in chosen]
         run(step)
         if (step + 1) % case.accumulate:
             continue
@@ -209,5 +241,9 @@ def _train(
             norms.append(float(clip(case.clip)))
         optimizer.step()
         optimizer.zero_grad(set_to_none=case.set_to_none)
-    weights = {where: p.detach().numpy() for where, p in named.items()}
+    weights = {where: _whole(p.detach()).numpy() for where, p in named.items()}
     return Trained(weights, missing, norms)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
