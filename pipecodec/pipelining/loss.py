@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..codec import pack, unpack
 from ..engine.loss import loss_problem
 from ..engine.model_loss import model_loss
 from ..engine.token import join_loss
+from ..errors import CodecError
+from ..stages.value_state import IMMUTABLE
 from .inputs import unwrapped
 
 __all__ = ["LastValue", "Loss", "loss"]
@@ -28,8 +31,28 @@ class LastValue:
 
     def release(self) -> None:
         """Let go of the graph: only the values are returned to the caller."""
-        self.value = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, self.value)
+        self.value = _detached(self.value)
         self.token = self.token.detach()
+
+
+def _detached(value: Any) -> Any:
+    """Return a value whose tensors have no graph, in any container that can cross a boundary."""
+    leaves, spec = pytree.tree_flatten(value)
+    found = [
+        leaf.detach() if isinstance(leaf, torch.Tensor) else _unpacked(leaf) for leaf in leaves
+    ]
+    return pytree.tree_unflatten(found, spec)
+
+
+def _unpacked(leaf: Any) -> Any:
+    """Return a value that pytree does not take apart without graphs, if the codec can do it."""
+    if isinstance(leaf, IMMUTABLE):
+        return leaf
+    try:
+        *tensors, frame = pack(leaf, "cpu")
+        return unpack([*(tensor.detach() for tensor in tensors), frame]) if tensors else leaf
+    except CodecError:
+        return leaf  # it crosses no boundary, and is the user's own
 
 
 class Loss:
