@@ -38,18 +38,16 @@ class LastValue:
 def _detached(value: Any) -> Any:
     """Return a value whose tensors have no graph, in any container that can cross a boundary."""
     leaves, spec = pytree.tree_flatten(value)
-    found = [
-        leaf.detach() if isinstance(leaf, torch.Tensor) else _unpacked(leaf) for leaf in leaves
-    ]
-    return pytree.tree_unflatten(found, spec)
+    return pytree.tree_unflatten(map(_detached_leaf, leaves), spec)
 
 
-def _unpacked(leaf: Any) -> Any:
-    """Return a value that pytree does not take apart without graphs, if the codec can do it."""
+def _detached_leaf(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.detach()
     if isinstance(leaf, IMMUTABLE):
         return leaf
     try:
-        *tensors, frame = pack(leaf, "cpu")
+        *tensors, frame = pack(leaf, "cpu")  # it finds those in types that pytree does not know
         return unpack([*(tensor.detach() for tensor in tensors), frame]) if tensors else leaf
     except CodecError:
         return leaf  # it crosses no boundary, and is the user's own
