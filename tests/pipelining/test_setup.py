@@ -159,7 +159,10 @@ def test_calls_between_steps_want_stages() -> None:
 BATCHES = {
     "no target": ({"target": None}, "the rank of the last stage has to pass target="),
     "a list as target": ({"target": [1, 2]}, r"target is a list.*per_sample\(\[...\]\)"),
-    "one number as target": ({"target": torch.tensor(1.0)}, "target is a tensor without dimensions"),
+    "one number as target": (
+        {"target": torch.tensor(1.0)},
+        "target is a tensor without dimensions",
+    ),
     "a small target": ({"target": torch.ones(1, 4)}, "target has 1 samples.* 2 micro-batches"),
     "a small batch": (
         {"x": torch.ones(1, 4), "ids": torch.ones(1)},
