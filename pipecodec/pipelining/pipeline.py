@@ -14,7 +14,7 @@ import torch.distributed as dist
 from .. import _C
 from ..engine.agree import agree
 from ..engine.failure import SharedCalls
-from ..engine.unused_roads import FIRST_TAG, InGradients, InMessages, Road
+from ..engine.unused_roads import InGradients, Road
 from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
@@ -24,7 +24,7 @@ from .placement import found_owners, name_of, refuse_other_owners
 from .sizes import Announcements
 from .stage_run import StageRun
 from .tied_weights import TiedWeights
-from .ways import WithinRank
+from .ways import BetweenRanks, WithinRank
 
 if TYPE_CHECKING:
     from ..stages.partition import Partition
@@ -240,7 +240,7 @@ class Pipeline:
         if self.device.type == "cpu":
             return InGradients()
         (peer,) = ends - {dist.get_rank()}
-        return InMessages(peer, FIRST_TAG + boundary, lambda: self._host)
+        return BetweenRanks(peer, boundary, len(owners) - 1, lambda: self._host)
 
     def _sizes(self, boundary: int, owners: Sequence[int]) -> Announcements | None:
         """Return the way of a boundary's sizes, if it is one between two ranks."""
