@@ -1,4 +1,4 @@
-"""Stages whose backward pass is hard to split, under schedules that split it, always or at times."""
+"""Stages whose backward pass is hard to split, under schedules that split it."""
 
 from __future__ import annotations
 

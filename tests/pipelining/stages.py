@@ -72,7 +72,7 @@ def chain(first: Any = First, middle: Any = Middle, last: Any = Last) -> Callabl
 
 
 def batch(step: int, chunks: int, evaluate: bool, rows: int = 2, masked: bool = True) -> Any:
-    from .training import Batch
+    from .case import Batch
 
     random = torch.Generator().manual_seed(step + 100 * evaluate)
     shape = (rows * chunks + chunks * evaluate, 6 + 3 * evaluate)
