@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from .case import Case
 from .stages import batch
-from .training import Case
 from .value_stages import VALUES
 
 __all__ = ["CASES"]
 
 
 def stages_of(kinds: Any) -> Any:
-    """Return a function that makes two or four stages; two have each the work of two."""
     return lambda count: [kind() for kind in kinds]
 
 

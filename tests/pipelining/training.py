@@ -14,20 +14,10 @@ from torch.utils import _pytree as pytree
 import pipecodec
 from pipecodec.demo.launch import Rank
 
-from .case import Batch, Case, Stages, adamw, cross_entropy, plain, sgd
+from .case import Batch, Case, Stages
 from .difference import Trained, difference
 
-__all__ = [
-    "Batch",
-    "Case",
-    "adamw",
-    "alone",
-    "cross_entropy",
-    "on_rank",
-    "on_schedule",
-    "plain",
-    "sgd",
-]
+__all__ = ["alone", "difference", "on_rank", "on_schedule"]
 
 
 def alone(case: Case, count: int) -> Trained:
