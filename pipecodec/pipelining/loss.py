@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from ..codec import pack, unpack
 from ..engine.loss import loss_problem
 from ..engine.model_loss import model_loss
 from ..engine.token import join_loss
+from ..errors import CodecError
+from ..stages.value_state import IMMUTABLE
 from .inputs import unwrapped
 
 __all__ = ["LastValue", "Loss", "loss"]
@@ -35,20 +36,21 @@ class LastValue:
 
 
 def _detached(value: Any) -> Any:
-    """Return a value with detached tensors, in containers and dataclasses."""
-    return pytree.tree_map(_detached_leaf, value)
+    """Return a value whose tensors have no graph, in any container that can cross a boundary."""
+    leaves, spec = pytree.tree_flatten(value)
+    return pytree.tree_unflatten(map(_detached_leaf, leaves), spec)
 
 
 def _detached_leaf(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor):
         return leaf.detach()
-    if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+    if isinstance(leaf, IMMUTABLE):
         return leaf
-    result = copy.copy(leaf)
-    for field in dataclasses.fields(leaf):
-        if hasattr(leaf, field.name):
-            object.__setattr__(result, field.name, _detached(getattr(leaf, field.name)))
-    return result
+    try:
+        *tensors, frame = pack(leaf, "cpu")  # it finds those in types that pytree does not know
+        return unpack([*(tensor.detach() for tensor in tensors), frame]) if tensors else leaf
+    except CodecError:
+        return leaf  # it crosses no boundary, and is the user's own
 
 
 class Loss:

@@ -240,6 +240,12 @@ class CodecStage(PipelineStage):
         )
         self.fwd_cache[fwd_chunk_id] = (tuple(left), entered)
         if isinstance(output, LastValue):
+            if len(self.output_chunks) != fwd_chunk_id and save_forward_output:
+                raise ValueError(
+                    f"the schedule runs micro-batch {fwd_chunk_id} as number "
+                    f"{len(self.output_chunks)} on the last stage, but torch counts losses in the "
+                    f"order in which it runs them: let the last stage's forwards be in order"
+                )
             if save_forward_output:
                 self.output_chunks.append(output)
         elif not self._is_same_rank(self.stage_index + 1):
