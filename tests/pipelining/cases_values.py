@@ -21,7 +21,7 @@ CASES = {
         batch=lambda *args: batch(*args, masked=False),
         schedule=schedule,
         evaluate=frozenset({0, 1, 3}),
-        worlds=(4,) if schedule in ("1F1B", "GPipe") else (2,),
+        worlds=(4,) if schedule == "1F1B" else (2,),
     )
     for name, kinds in VALUES.items()
     for schedule in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble")
