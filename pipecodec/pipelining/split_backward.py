@@ -12,7 +12,8 @@ function whose backward pass writes into what it saved, or a hook. Here:
 So each node runs once, but those in which the ways part: they run once for each part, and autograd
 computes only the gradients that are asked for. A weight that is reached from several such nodes
 (one that is used several times) gets its gradient in the first part, and so does each behind a node
-that cannot run twice. A graph that cannot be run for some gradients only is run as a whole.
+that cannot run twice, or would have a checkpoint run twice. A graph that cannot be run for some
+gradients only is run as a whole.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any
 import torch
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
+from torch.utils import _pytree as pytree
+from torch.utils import checkpoint
 
 __all__ = ["SecondPart", "first_part"]
 
@@ -111,7 +114,7 @@ class _Graph:
                 self.above[below].append(node)
         self.custom = [node for node in self.above if isinstance(node, BackwardCFunction)]
         own = {id(tensor) for tensor in inputs}
-        leaves = [node for node in self.above if hasattr(node, "variable")]
+        leaves = [node for node in self.above if type(node).__name__ == "AccumulateGrad"]
         self.weights = [node for node in leaves if id(node.variable) not in own]
         self.to_inputs = self._up(node for node in leaves if id(node.variable) in own)
 
@@ -127,7 +130,7 @@ class _Graph:
         for weight in self.weights:
             partings = self._partings(weight)
             node = next(iter(partings))
-            if len(partings) == 1 and node in self.to_inputs and not _is_custom(node):
+            if len(partings) == 1 and node in self.to_inputs and _can_run_twice(node):
                 branches.setdefault(node, _Branch(node, [])).weights.append(weight.variable)
             else:
                 first.append(weight.variable)
@@ -159,9 +162,13 @@ class _Graph:
         return seen
 
 
-def _is_custom(node: Node) -> bool:
-    """Return whether the node's code is not torch's own, and may rely on being run once."""
-    return isinstance(node, BackwardCFunction) or type(node).__name__ == "CppFunction"
+def _can_run_twice(node: Node) -> bool:
+    """Return whether the node is torch's own, and no checkpoint would run the module again."""
+    if isinstance(node, BackwardCFunction) or type(node).__name__ == "CppFunction":
+        return False
+    saved = [getattr(node, name) for name in dir(node) if name.startswith("_raw_saved_")]
+    hooks = [getattr(each, "unpack_hook", None) for each in pytree.tree_leaves(saved)]
+    return not any(getattr(hook, "__module__", "") == checkpoint.__name__ for hook in hooks)
 
 
 def _runs_whole(node: Node) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .case import Case, sgd
 from .stages import WIDTH, Last, Middle, batch, chain
-from .training import Case, sgd
 
 LARGE = 4096
 """Elements of a table that is large enough to be a tensor of its own."""

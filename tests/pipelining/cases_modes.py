@@ -12,8 +12,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     checkpoint_wrapper,
 )
 
+from .case import Case, sgd
 from .stages import First, Last, Middle, batch, chain
-from .training import Case, sgd
 
 __all__ = ["CASES"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from .case import Case
 from .schedules import SCHEDULES
 from .stages import batch
-from .training import Case
 from .value_stages import EndSometimes, Everything, GivesTwo
 
 __all__ = ["CASES"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from .case import Case, adamw, sgd
 from .schedules import SCHEDULES
 from .stages import batch, chain
-from .training import Case, adamw, sgd
 
 __all__ = ["CASES"]
 

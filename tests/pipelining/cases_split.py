@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from .case import Case, adamw, plain
 from .split_stages import MIDDLES, Deaf, WithoutParameters
 from .stages import First, Last, Middle, batch, chain
-from .training import Case, adamw, plain
 
 __all__ = ["CASES"]
 

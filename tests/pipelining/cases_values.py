@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from .case import Case
 from .stages import batch
-from .training import Case
 from .value_stages import VALUES
 
 __all__ = ["CASES"]
 
 
 def stages_of(kinds: Any) -> Any:
-    """Return a function that makes two or four stages; two have each the work of two."""
     return lambda count: [kind() for kind in kinds]
 
 
@@ -22,7 +21,7 @@ CASES = {
         batch=lambda *args: batch(*args, masked=False),
         schedule=schedule,
         evaluate=frozenset({0, 1, 3}),
-        worlds=(4,) if schedule in ("1F1B", "GPipe") else (2,),
+        worlds=(4,) if schedule == "1F1B" else (2,),
     )
     for name, kinds in VALUES.items()
     for schedule in ("1F1B", "Interleaved1F1B", "ZBVZeroBubble")

@@ -151,7 +151,7 @@ class Hooked(Middle):
 
 
 class Checkpointed(nn.Module):
-    """Checkpoints a part of itself, with random numbers."""
+    """Checkpoints a part of itself."""
 
     reentrant = False
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FIRST", "WIDTH", "WORDS", "Last", "Middle", "batch", "chain"]
+from .case import Batch
+
+__all__ = ["WIDTH", "WORDS", "First", "Last", "Middle", "batch", "chain"]
 
 WIDTH, WORDS = 16, 50
 
@@ -63,17 +65,12 @@ class Last(nn.Module):
         return {"logits": self.head(hidden), "extra": None if extra is None else extra["n"]}
 
 
-FIRST = ["hidden", "skip", "mask", "extra"]
-
-
 def chain(first: Any = First, middle: Any = Middle, last: Any = Last) -> Callable[[int], Any]:
-    """Return a function that makes a number of stages."""
-    return lambda count: [first(), *(middle() for _ in range(count - 2)), last()][-count:]
+    """Return a function that makes two or more stages."""
+    return lambda count: [first(), *(middle() for _ in range(count - 2)), last()]
 
 
-def batch(step: int, chunks: int, evaluate: bool, rows: int = 2, masked: bool = True) -> Any:
-    from .training import Batch
-
+def batch(step: int, chunks: int, evaluate: bool, rows: int = 2, masked: bool = True) -> Batch:
     random = torch.Generator().manual_seed(step + 100 * evaluate)
     shape = (rows * chunks + chunks * evaluate, 6 + 3 * evaluate)
     kwargs = {"ids": torch.randint(0, WORDS, shape, generator=random)}

@@ -21,8 +21,7 @@ LATER = {
     "Fused": set(),
     "Experts": {"gate.weight", "gate.bias"},
     "Reentrant": set(),
-    "Checkpointed": {"inner.0.weight", "inner.0.bias", "inner.2.weight", "inner.2.bias"}
-    | {"norm.weight", "norm.bias"},
+    "Checkpointed": {"norm.weight", "norm.bias"},
 }
 
 

@@ -21,5 +21,5 @@ def test_trains_as_in_one_process(world: int, schedule: str) -> None:
     models = {
         name: Model(name, schedule, within=2e-6 if name in rounded else 0.0) for name in MODELS
     }
-    ranks = values(train_models, world, models)
+    ranks = values(train_models, world, models, timeout=120.0)
     assert ranks[0] == dict.fromkeys(models, "")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .stages import WIDTH, WORDS
 
@@ -193,6 +194,16 @@ class Drop(Through):
         return {"value": nn.functional.dropout(self.linear(value), 0.3, self.training)}
 
 
+class DropAgain(Through):
+    """Draws the same random numbers when its checkpoint is run again."""
+
+    def forward(self, value: Tensor) -> Any:
+        return {"value": checkpoint(self._drop, value, use_reentrant=False)}
+
+    def _drop(self, value: Tensor) -> Tensor:
+        return nn.functional.dropout(self.linear(value).tanh(), 0.3, self.training).sin()
+
+
 class Complex(Through):
     def forward(self, value: Tensor) -> Any:
         return {"value": torch.fft.rfft(self.linear(value))}
@@ -262,6 +273,7 @@ VALUES = {
     "kept and changed": (Begin, Buffer, Through, EndBuffer),
     "statistics": (Begin, Norm, Norm, End),
     "dropout": (Begin, Drop, Through, End),
+    "dropout, checkpointed": (Begin, DropAgain, Through, End),
     "complex": (Begin, Through, Complex, EndComplex),
     "low and high precision": (Begin, Low, Low, EndLow),
 }
