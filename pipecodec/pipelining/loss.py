@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..codec import pack, unpack
 from ..engine.loss import loss_problem
 from ..engine.model_loss import model_loss
 from ..engine.token import join_loss
+from ..errors import CodecError
+from ..stages.value_state import IMMUTABLE
 from .inputs import unwrapped
 
 __all__ = ["LastValue", "Loss", "loss"]
@@ -28,8 +31,26 @@ class LastValue:
 
     def release(self) -> None:
         """Let go of the graph: only the values are returned to the caller."""
-        self.value = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, self.value)
+        self.value = _detached(self.value)
         self.token = self.token.detach()
+
+
+def _detached(value: Any) -> Any:
+    """Return a value whose tensors have no graph, in any container that can cross a boundary."""
+    leaves, spec = pytree.tree_flatten(value)
+    return pytree.tree_unflatten(map(_detached_leaf, leaves), spec)
+
+
+def _detached_leaf(leaf: Any) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.detach()
+    if isinstance(leaf, IMMUTABLE):
+        return leaf
+    try:
+        *tensors, frame = pack(leaf, "cpu")  # it finds those in types that pytree does not know
+        return unpack([*(tensor.detach() for tensor in tensors), frame]) if tensors else leaf
+    except CodecError:
+        return leaf  # it crosses no boundary, and is the user's own
 
 
 class Loss:

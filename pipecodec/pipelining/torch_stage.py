@@ -241,6 +241,12 @@ class CodecStage(PipelineStage):
         )
         self.fwd_cache[fwd_chunk_id] = (tuple(left), entered)
         if isinstance(output, LastValue):
+            if len(self.output_chunks) != fwd_chunk_id and save_forward_output:
+                raise ValueError(
+                    f"the schedule runs micro-batch {fwd_chunk_id} as number "
+                    f"{len(self.output_chunks)} on the last stage, but torch counts losses in the "
+                    f"order in which it runs them: let the last stage's forwards be in order"
+                )
             if save_forward_output:
                 self.output_chunks.append(output)
         elif not self._is_same_rank(self.stage_index + 1):
@@ -305,6 +311,8 @@ class CodecStage(PipelineStage):
         gradients = tuple(tensor.grad for tensor in inputs)
         for tensor in inputs:
             tensor.grad = None
+        for tensor in outputs:
+            tensor.detach_()  # torch keeps them until the second part, which needs no more of them
         return gradients, rest
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:

@@ -10,31 +10,38 @@ import torch
 
 from .. import _C
 from ..codec import TunnelCodec
-from ..engine.unused_roads import Road
+from ..engine.unused_roads import FIRST_TAG, InMessages, Road
 from ..options import BoundaryOptions
 
-__all__ = ["WayIn", "WayOut", "WithinRank", "own_memory"]
+__all__ = ["BetweenRanks", "WayIn", "WayOut", "WithinRank", "own_memory"]
+
+
+_BEHIND_OTHERS = 2**16
+"""How far these tags lie behind the first one, so that no other word has one of them."""
 
 
 class WithinRank:
     """Carries the flags of values that nobody used between two stages of this rank.
 
-    ``chunk`` is the micro-batch of the backward pass that runs: a schedule may take them in another
-    order on one stage than on the other.
+    They are kept by micro-batch: a custom schedule may run backward passes in another order on one
+    stage than on the other.
     """
 
-    chunk = 0
-
     def __init__(self) -> None:
+        self._chunk = 0
         self._posted: dict[int, Sequence[int]] = {}
+
+    def note(self, chunk: int) -> None:
+        """Let flags be those of the backward pass of this micro-batch."""
+        self._chunk = chunk
 
     def tell(self, receiver: TunnelCodec) -> None:
         """Let the receiving end note the values that nobody used."""
-        receiver.note_unused = lambda unused, tunnel: self._posted.update({self.chunk: unused})
+        receiver.note_unused = lambda unused, tunnel: self._posted.update({self._chunk: unused})
 
     def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
         """Return the values that nobody used."""
-        return self._posted.pop(self.chunk)
+        return self._posted.pop(self._chunk)
 
     def finish(self) -> None:
         """Nothing is on its way."""
@@ -42,6 +49,21 @@ class WithinRank:
     def close(self) -> None:
         """Forget the last batch."""
         self._posted.clear()
+
+
+class BetweenRanks(InMessages):
+    """Carries such flags to another rank, in messages with a tag for each micro-batch.
+
+    ``boundaries`` is the number of all boundaries, of which ``boundary`` is one, from 1.
+    """
+
+    def __init__(self, peer: int, boundary: int, boundaries: int, group: Any) -> None:
+        super().__init__(peer, FIRST_TAG, group)
+        self._first, self._boundaries = FIRST_TAG + _BEHIND_OTHERS + boundary, boundaries
+
+    def note(self, chunk: int) -> None:
+        """Let messages be those of the backward pass of this micro-batch."""
+        self.tag = self._first + chunk * self._boundaries
 
 
 class WayOut:
@@ -121,8 +143,8 @@ class WayIn:
 
 
 def _note_chunk(road: Road, chunk: int) -> None:
-    if isinstance(road, WithinRank):
-        road.chunk = chunk
+    if isinstance(road, (WithinRank, BetweenRanks)):
+        road.note(chunk)
 
 
 def own_memory(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
