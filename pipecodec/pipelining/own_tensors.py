@@ -17,7 +17,7 @@ _WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 def own_parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     """Return the parameters that an optimizer has of these modules, each once.
 
-    Of an FSDP module these are the shards, which an evaluation may have put aside.
+    Those of an FSDP module are its shards, to which it returns.
     """
     found: dict[int, nn.Parameter] = {}
     for module in modules:

@@ -28,6 +28,7 @@ from .. import _C
 from ..errors import bug
 from .inputs import split_target
 from .loss import LastValue, Loss
+from .own_tensors import own_parameters
 from .pipeline import Pipeline, Settings
 from .placement import name_of
 from .sizes import Announcements, Expected
@@ -321,6 +322,16 @@ class CodecStage(PipelineStage):
             return
         with self._backward(bwd_chunk_id, [], done=True):
             super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
+
+    def _post_metadata_inference_cleanup(self) -> None:
+        """Do nothing: torch would delete the gradients of FSDP modules here."""
+
+    def perform_reduce_grad(self, grad_scale_factor: int) -> None:
+        """Leave the last step's gradients alone in an evaluation, after which torch asks too."""
+        if self.has_backward:
+            super().perform_reduce_grad(grad_scale_factor)
+        else:
+            own_parameters([self.submod])  # an optimizer may step next, on shards
 
     def scale_grads(self, grad_scale_factor: int) -> None:
         """Divide each gradient once, also that of a weight of two stages of this rank."""

@@ -32,7 +32,7 @@ UNUSED = {"steps": 4, "active": ((0, -1), (0,), (), (-1,), (-1,), (-1,), (), ())
 """By step and replica: on both, on one each, on neither."""
 
 CASES = {
-    "DDP, GPipe": replicas("GPipe", "DDP", **COPIES),
+    "DDP, GPipe": replicas("GPipe", "DDP", **COPIES, evaluate=True),
     "DDP, 1F1B": replicas("1F1B", "DDP", **COPIES, accumulate=2, steps=4),
     "DDP, zero bubble": replicas("InterleavedZeroBubble", "DDP", **COPIES),
     "DDP, one object": replicas("ZBVZeroBubble", "DDP", places=(0, -1)),
@@ -41,7 +41,7 @@ CASES = {
     "DDP, unused, not tied": replicas(
         "GPipe", "DDP, unused", places=(0,), active=((0,), (), (), (0,), (), ())
     ),
-    "FSDP, GPipe": replicas("GPipe", "FSDP", **COPIES),
+    "FSDP, GPipe": replicas("GPipe", "FSDP", **COPIES, evaluate=True),
     "FSDP, 1F1B": replicas("1F1B", "FSDP", **COPIES, accumulate=2, steps=4),
     "FSDP, zero bubble": replicas("InterleavedZeroBubble", "FSDP", **COPIES),
     "FSDP, one object": replicas("ZBVZeroBubble", "FSDP", places=(0, -1)),

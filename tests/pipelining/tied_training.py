@@ -55,6 +55,7 @@ class Case:
     set_to_none: bool = True
     micro_batches: int = MICRO_BATCHES
     clip: float | None = None
+    evaluate: bool = False
     ranks: int = 3
     replicas: int = 1
     parallel: str = ""
@@ -201,7 +202,10 @@ def _on_ranks(rank: Rank, case: Case) -> Trained:
     def run(step: int) -> None:
         case.activate(modules, step, replica)
         ids, target = batch_of(step, replica)
-        schedule.step(*([ids] if place == 0 else []), target=target)
+        inputs = [ids] if place == 0 else []
+        schedule.step(*inputs, target=target)
+        if case.evaluate:
+            schedule.eval(*inputs, target=target)
 
     def clip(norm: float) -> Tensor:
         return pipecodec.pipelining.clip_grad_norm_(stages, norm)
