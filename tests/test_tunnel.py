@@ -126,8 +126,9 @@ def test_leaf_that_requires_a_gradient_at_some_times_only_is_named() -> None:
     assert str(caught.value) == (
         "boundary 1→2: outputs[0] requires a gradient now, but did not when it was first sent; "
         "after unfreezing parameters call reset() on this boundary's codecs on all ranks "
-        "(engine.reset_activation_shape() does), and if it requires one at some times only, set "
-        'differentiable="by-dtype" or dynamic_shape=True'
+        "(DeepSpeed's engine.reset_activation_shape() and pipecodec.pipelining.reset(stages) do), "
+        'and if it requires one at some times only, set differentiable="by-dtype" or '
+        "dynamic_shape=True"
     )
 
 

@@ -164,13 +164,14 @@ Routed Router::route(Encoder& encoder, at::Device device, const frame::Root& roo
                   " requires a gradient, and is not among the paths that differentiable names; name it, or "
                   "send it detached");
       }
-      raise(
-          structure::known().structure_changed,
-          name + ": " + path_of(encoder, i, root) +
-              " requires a gradient now, but did not when it was first sent; after unfreezing parameters "
-              "call "
-              "reset() on this boundary's codecs on all ranks (engine.reset_activation_shape() does), and if "
-              "it requires one at some times only, set differentiable=\"by-dtype\" or dynamic_shape=True");
+      raise(structure::known().structure_changed,
+            name + ": " + path_of(encoder, i, root) +
+                " requires a gradient now, but did not when it was first sent; after unfreezing parameters "
+                "call "
+                "reset() on this boundary's codecs on all ranks (DeepSpeed's engine.reset_activation_shape() "
+                "and "
+                "pipecodec.pipelining.reset(stages) do), and if it requires one at some times only, set "
+                "differentiable=\"by-dtype\" or dynamic_shape=True");
     }
     frame::Route way = frame::Route::RawSlot;
     if (decided[i]) {

@@ -12,7 +12,6 @@ group on the host.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -30,6 +29,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _PATIENCE = 3.0
 """Seconds in which the reason of a lost connection may become known."""
+
+_COMMUNICATION = {"distributed_c10d.py", "_functional_collectives.py"}
+"""Files of torch.distributed that communicate; others there, such as DTensor's, also compute."""
 
 _WAITS = {"_batch_p2p", "_wait_batch_p2p"}
 """Functions of torch's schedules that communicate."""
@@ -176,9 +178,7 @@ def _in_communication(error: BaseException) -> bool:
     if trace is None:
         return False
     code = trace.tb_frame.f_code
-    place = code.co_filename.replace("\\", "/")
-    if "/torch/distributed/pipelining/" in place:  # schedules, which raise errors of their own
+    _, _, place = code.co_filename.replace("\\", "/").rpartition("/torch/distributed/")
+    if place == "pipelining/schedules.py":  # which raises errors of its own too
         return code.co_name in _WAITS
-    if re.search("/torch/distributed/(tensor|fsdp)/", place):  # DTensors and FSDP, likewise
-        return False
-    return "/torch/distributed/" in place
+    return place in _COMMUNICATION

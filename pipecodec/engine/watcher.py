@@ -60,6 +60,7 @@ class Watcher:
         self._store = distributed_c10d.PrefixStore(self._prefix, own)
         self._store.set(f"process/{self.rank}", identity())
         self._pid = os.getpid()
+        self._earlier_error = uncaught()
         self._watched = [
             (self.rank + step) % self.ranks for step in range(1, min(self.ranks - 1, _WATCHED) + 1)
         ]
@@ -158,7 +159,7 @@ class Watcher:
     def _uncaught(self, progress: Progress) -> str | None:
         """Return the error that ends this process, if one does."""
         error = uncaught()
-        if error is None:
+        if error is None or error is self._earlier_error:
             return None
         where = f"after {progress.calls[0].name}" if progress.calls else "before its first call"
         return f"rank {self.rank}, whose process ends {where}: {summary(error)}\n\n{trace(error)}"

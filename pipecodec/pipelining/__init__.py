@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..engine.failure import RemoteError
 from .build import build_stage
 from .clipping import clip_grad_norm_
 from .inputs import per_sample, whole
@@ -10,6 +11,7 @@ from .model_state import load_model_state_dict, model_state_dict
 from .steps import reset, sum_tied_gradients
 
 __all__ = [
+    "RemoteError",
     "build_stage",
     "clip_grad_norm_",
     "load_model_state_dict",

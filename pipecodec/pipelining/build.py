@@ -51,7 +51,8 @@ def build_stage(
     - Sizes are those of the first micro-batch, apart in training and evaluation, and for each
       schedule, unless ``dynamic_shape`` is set; ``pipecodec.pipelining.reset`` forgets them.
     - An error in a step on one rank is raised on all, as a ``RemoteError`` with its text; their
-      communication ends with it, unless ``share_errors`` is False.
+      communication ends with it, unless ``share_errors`` is False. For this all ranks, those of
+      other pipelines too, make the same calls in the same order.
     - After a step of training call ``sum_tied_gradients`` if stages share weights, and clip with
       ``clip_grad_norm_``.
 

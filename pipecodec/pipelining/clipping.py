@@ -83,7 +83,7 @@ def _alike(parameters: Sequence[nn.Parameter]) -> dict[tuple[Any, bool], list[nn
 def _over_ranks(
     norms: Sequence[torch.Tensor], norm_type: float, pipeline: Pipeline
 ) -> torch.Tensor:
-    """Return the norm of all ranks' norms: float64, of which no power overflows."""
+    """Return the norm of all ranks' norms: float64, whatever their gradients are."""
     own = torch.zeros((), dtype=torch.float64, device=pipeline.device)
     if norms:
         whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -295,5 +296,19 @@ class Pipeline:
 def name_of(schedule: Any) -> str:
     """Return the name of a schedule's next step, with all that ranks have to give alike."""
     kind = "step" if schedule._has_backward else "eval"
-    count = schedule._n_microbatches
-    return f"{type(schedule).__name__}.{kind}{OF}{count} micro-batches"
+    name = f"{type(schedule).__name__}.{kind}{OF}{schedule._n_microbatches} micro-batches"
+    if schedule._has_backward and not schedule.scale_grads:
+        name += ", scale_grads=False"
+    return name + _own_order(schedule)
+
+
+def _own_order(schedule: Any) -> str:
+    """Return a name for the order of work, unless it follows from torch's class."""
+    cls = type(schedule)
+    if cls.__module__.startswith("torch.") and not cls.__name__.startswith("_"):
+        return ""
+    order = getattr(schedule, "pipeline_order_with_comms", None) or schedule.pipeline_order
+    known = vars(schedule).get("_pipecodec_order")
+    if known is None or known[0] is not order:
+        known = schedule._pipecodec_order = order, zlib.crc32(repr(order).encode())
+    return f", order {known[1]:08x}"

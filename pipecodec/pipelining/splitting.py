@@ -13,8 +13,9 @@ from .inputs import Whole
 __all__ = ["refuse_unsplit", "refuse_unsplit_target"]
 
 _REMEDY = (
-    "wrap an input that belongs to the whole batch in pipecodec.pipelining.whole(...), and give "
-    "one with an entry for each sample as pipecodec.pipelining.per_sample([...])"
+    "wrap an input that belongs to the whole batch in pipecodec.pipelining.whole(...), give one "
+    "with an entry for each sample as pipecodec.pipelining.per_sample([...]), or name other "
+    "dimensions in the schedule's args_chunk_spec and kwargs_chunk_spec"
 )
 
 

@@ -198,7 +198,7 @@ class TiedWeights:
             total = torch.zeros_like(local_part(copies[0]), memory_format=torch.contiguous_format)
         total = self._over_ranks(total, self._ranks[index])
         for copy in copies:
-            if copy.grad is None or copy.grad.is_sparse or 0 in copy.grad.stride():
+            if copy.grad is None or copy.grad.is_sparse:
                 copy.grad = torch.zeros_like(copy)
             local_part(copy.grad).copy_(total)
 

@@ -310,6 +310,8 @@ class CodecStage(PipelineStage):
         gradients = tuple(tensor.grad for tensor in inputs)
         for tensor in inputs:
             tensor.grad = None
+        for tensor in outputs:
+            tensor.detach_()  # torch keeps them until the second part, which needs no more of them
         return gradients, rest
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:

@@ -95,12 +95,9 @@ WAYS: dict[str, dict[str, Any]] = {
         "stages": chain(middle=Island),
     },
     "bf16": {"stages": bfloat16, "evaluate": frozenset({1})},
-    "one micro-batch": {"chunks": 1},
 }
 
 REFUSED = {
-    ("one micro-batch", "1F1B"),
-    ("one micro-batch", "ZBVZeroBubble"),
     ("compiled stages", "ZBVZeroBubble"),
 }
 """Refused by torch's schedule when it is made."""
@@ -116,6 +113,6 @@ CASES = {
         }
     )
     for name, way in WAYS.items()
-    for schedule in ("GPipe", "1F1B", "ZBVZeroBubble")
+    for schedule in ("1F1B", "ZBVZeroBubble")
     if (name, schedule) not in REFUSED
 }

@@ -56,7 +56,7 @@ def nothing() -> None:
     pass
 
 
-def fail() -> None:
+def fail(*_: Any) -> None:
     raise ArithmeticError("planted")
 
 

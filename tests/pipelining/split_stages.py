@@ -131,19 +131,21 @@ class Fused(nn.Module):
 
 
 class Hooked(Middle):
-    """Has hooks on a value, and on parameters."""
+    """Has hooks on a value, on a module, and on parameters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.linear.weight.register_hook(lambda gradient: gradient * 2)
         self.norm.weight.register_post_accumulate_grad_hook(self._note)
+        self.norm.register_full_backward_hook(lambda norm, inputs, outputs: (inputs[0] * 2,))
+        self.scale = nn.Parameter(torch.rand(WIDTH))
         self.register_buffer("calls", torch.zeros(()))
 
     def _note(self, parameter: Tensor) -> None:
         self.calls += 1 + parameter.grad.abs().sum()  # type: ignore[union-attr]
 
     def forward(self, hidden: Tensor) -> Any:
-        inner = self.linear(self.norm(hidden))
+        inner = self.linear(self.norm(hidden)) * self.scale
         inner.register_hook(lambda gradient: gradient * 3)
         return {"hidden": hidden + torch.tanh(inner)}
 

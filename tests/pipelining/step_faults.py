@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate
 
 from .faults import Cases, Here
 from .planted import LEFT_OUT, Training, counted, fail, mse, trained
@@ -48,6 +50,30 @@ def _(here: Here) -> None:
     training.step()
 
 
+@case("gradient of a weight", 1, PLANTED, TOLD)
+def _(here: Here) -> None:
+    """Some schedules make it after the gradients that they send."""
+    training = trained(here)
+    if here.fault:
+        training.modules[0].linear.weight.register_hook(counted(3, fail))
+    training.step()
+
+
+@case(
+    "error of a file that also communicates",
+    1,
+    "mixed torch.Tensor",
+    "stage 1: RuntimeError: .*mix",
+)
+def _(here: Here) -> None:
+    training = trained(here)
+    if here.fault:
+        mesh = DeviceMesh("cpu", [here.rank], _init_backend=False)
+        mixed = DTensor.from_local(torch.ones(4), mesh, [Replicate()], run_check=False)
+        training.modules[0].in_forward = lambda: torch.ones(4) + mixed
+    training.step()
+
+
 @case("last backward of a later step", 0, PLANTED, TOLD)
 def _(here: Here) -> None:
     training = trained(here)
@@ -79,11 +105,6 @@ def _(here: Here) -> None:
     trained(here, loss_fn=lambda out, target: mse(out, target).detach()).step()
 
 
-@case("no target, first step", "last", "^ValueError: the rank of the last stage", "pass target=")
-def _(here: Here) -> None:
-    Training(here).step(**({"target": LEFT_OUT} if here.fault else {}))
-
-
 @case("missing input", "first", "'x'", "'x'")
 def _(here: Here) -> None:
     Training(here).step(**({"x": LEFT_OUT} if here.fault else {}))
@@ -102,11 +123,6 @@ def _(here: Here) -> None:
 @case("small batch, first step", "first", "x.*3", "x.*3")
 def _(here: Here) -> None:
     Training(here).step(3 if here.fault else 24)
-
-
-@case("small batch of all, later step", "first", "x.*3", "3")
-def _(here: Here) -> None:
-    trained(here).step(3)
 
 
 @case("unsupported type", 1, r"x\[1\].*object", r"RemoteError.*x\[1\]")

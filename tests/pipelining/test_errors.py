@@ -24,6 +24,7 @@ MANY = [name for name in CASES if name not in ONLY_SEVERAL]
 FEW = [
     "forward, first step",
     "forward, evaluation",
+    "gradient of a weight",
     "last backward of a later step",
     "loss function",
     "missing input that a later stage uses",

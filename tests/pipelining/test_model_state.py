@@ -195,7 +195,7 @@ def there_and_back(rank: Rank) -> None:
 
 
 def test_whole_state_there_and_back() -> None:
-    values(there_and_back, 4)
+    values(there_and_back, 4, timeout=120)
 
 
 def recut(rank: Rank, folder: str) -> None:
@@ -236,7 +236,7 @@ def everything(training: Training) -> dict[str, Any]:
 
 
 def test_checkpoint_of_two_stages_goes_into_four(tmp_path: Any) -> None:
-    values(recut, 4, str(tmp_path))
+    values(recut, 4, str(tmp_path), timeout=120)
 
 
 def test_errors_on_all_ranks() -> None:

@@ -26,7 +26,9 @@ CASES = {
     "looped": Case("LoopedBFS", (0, 3), copied=True),
     "interleaved, zero bubble": Case("InterleavedZeroBubble", (0, 2, 3)),
     "not scaled": Case("InterleavedZeroBubble", (0, 3), scale_grads=False),
-    "used now and then": Case(places=(0, 1, 2), active=((0, 1), (2,), (), (1,), (0, 1, 2))),
+    "used now and then": Case(
+        places=(0, 1, 2), active=((0, 1), (2,), (), (1,), (0, 1, 2)), steps=5
+    ),
     "used now and then, on one rank": Case(
         "ZBVZeroBubble", (0, -1), copied=True, active=((0,), (-1,), ())
     ),
@@ -35,8 +37,10 @@ CASES = {
     "sparse": Case(places=(0, 1), sparse=True, optimizer=SGD),
     "sparse and dense": Case(places=(0, -1), sparse=True),
     "accumulated": Case(accumulate=2, optimizer=SGD),
-    "accumulated, one object": Case("ZBVZeroBubble", (0, -1), accumulate=3),
-    "accumulated, used now and then": Case(accumulate=2, active=((0,), (-1,), (), (0, -1))),
+    "accumulated, one object": Case("ZBVZeroBubble", (0, -1), accumulate=3, steps=6),
+    "accumulated, used now and then": Case(
+        accumulate=2, active=((0,), (-1,), (), (0, -1)), steps=8
+    ),
     "zeros": Case(set_to_none=False, accumulate=2),
     "one micro-batch": Case("GPipe", micro_batches=1),
     "clipped": Case("ZBVZeroBubble", (0, 1, -1), copied=True, clip=0.1),
@@ -44,7 +48,7 @@ CASES = {
 
 
 def test_copies_stay_equal_and_train_as_in_one_process() -> None:
-    ranks = values(on_ranks, 3, CASES)
+    ranks = values(on_ranks, 3, CASES, timeout=180)
     for name, case in CASES.items():
         whole = in_one_process(case)
         copies = [

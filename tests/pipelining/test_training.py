@@ -17,6 +17,7 @@ from .training import on_schedule
         ("cases_values", 2),
         ("cases_values", 4),
         ("cases_modes", 2),
+        ("cases_one_rank", 1),
     ],
 )
 def test_trains_as_one_process_does(cases: str, world: int) -> None:

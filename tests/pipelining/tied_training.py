@@ -38,7 +38,8 @@ SCHEDULES: dict[str, tuple[Any, int]] = {
 class Case:
     """``places`` are the stages with the weight, ``active`` those that use it, by step and replica.
 
-    ``parallel`` says how replicas are kept equal: "DDP", "DDP, unused" or "FSDP".
+    ``parallel`` says how replicas are kept equal: "DDP" or "FSDP", with ", unused"
+    where one may not use the weight.
     """
 
     schedule: str = "1F1B"
@@ -48,7 +49,7 @@ class Case:
     sparse: bool = False
     frozen: bool = False
     optimizer: Any = torch.optim.AdamW
-    steps: int = 6
+    steps: int = 4
     accumulate: int = 1
     scale_grads: bool = True
     set_to_none: bool = True
@@ -214,9 +215,10 @@ def _replicated(module: nn.Module, parallel: str, mesh: DeviceMesh) -> nn.Module
         return nn.parallel.DistributedDataParallel(
             module, process_group=mesh.get_group(), find_unused_parameters=unused
         )
-    if parallel == "FSDP":
+    if parallel.startswith("FSDP"):
         fully_shard(module.linear, mesh=mesh)
         fully_shard(module, mesh=mesh)
+        module.set_reduce_scatter_unused_params(parallel == "FSDP, unused")
     return module
 
 

@@ -218,7 +218,43 @@ class EndLow(End):
         return {"logits": self.head((value[0].double() * value[1]).float())}
 
 
+class GivesTwo(Begin):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Embedding(WORDS, WIDTH)
+        self.never = nn.Embedding(WORDS, WIDTH)
+
+    def forward(self, ids: Tensor) -> Any:
+        return {"value": self.embed(ids), "sometimes": self.second(ids), "never": self.never(ids)}
+
+
+class EndSometimes(End):
+    """Uses a value in one of five micro-batches, and one in none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, value: Tensor, sometimes: Tensor, never: Tensor) -> Any:
+        self.calls += 1
+        return {"logits": self.head(value + sometimes if self.calls % 5 == 0 else value)}
+
+
+class Everything(nn.Module):
+    """A model of one stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList([GivesTwo(), Drop(), EndSometimes()])
+
+    def forward(self, ids: Tensor) -> Any:
+        first, middle, last = self.parts
+        values = first(ids)
+        return last(**{**values, **middle(values["value"])})
+
+
 VALUES = {
+    "used sometimes": (GivesTwo, Through, Through, EndSometimes),
     "layouts": (Layouts, ReadLayouts, Through, End),
     "plain values": (Plain, ReadPlain, Through, End),
     "dataclass": (GivesStreams, ReadStreams, Through, End),
