@@ -18,6 +18,7 @@ from ..engine.unused_roads import InGradients, Road
 from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
+from .host_group import host_group
 from .links import RankLink
 from .own_tensors import own_parameters
 from .placement import found_owners, name_of, refuse_other_owners
@@ -186,7 +187,7 @@ class Pipeline:
         agree(self.settings.describe, self.group)
         own = [stage.stage_index for stage in self.stages]
         owners = found_owners(own, len(self.part.stages), self.group)
-        self._host = self._host_group()
+        self._host = host_group(self.group)
         part = self.part
         plan = rank_liveness(part.liveness, part.stage_id_2_arg_names, owners, part.outputs)
         options = self.settings.options
@@ -225,13 +226,6 @@ class Pipeline:
             judge.stall_timeout = default_timeout() if timeout is None else timeout
         number = self._number or self._calls.watcher.engines + 1
         return self._calls.call(f"pipeline {number}'s {name}" if number > 1 else name)
-
-    def _host_group(self) -> Any:
-        """Return a group of the pipeline's ranks whose messages lie on the CPU."""
-        if self.device.type == "cpu":
-            return self.group
-        ranks = dist.get_process_group_ranks(self.group or dist.group.WORLD)
-        return dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
 
     def _road(self, boundary: int, owners: Sequence[int]) -> Road:
         ends = {owners[boundary - 1], owners[boundary]}

@@ -2,45 +2,37 @@
 
 A schedule talks to a stage through methods that torch calls internal (torch 2.13, ``stage.py`` and
 ``schedules.py`` below ``torch/distributed/pipelining``). The docstrings of those that are replaced
-here say why. Of the schedule's instance, never of its class, ``_attach`` replaces three.
-tests/pipelining/test_torch.py says which of them moved in another torch.
+here say why; ``torch_schedule.py`` replaces three of the schedule's. tests/pipelining/test_torch.py
+says which of them moved in another torch.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from types import FrameType, NoneType
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
-from torch.distributed.pipelining.schedules import _PipelineSchedule
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import _C
 from ..errors import bug
-from .inputs import split_target
-from .loss import LastValue, Loss
+from .loss import LastValue
 from .own_tensors import own_parameters
 from .pipeline import Pipeline, Settings
-from .placement import name_of
 from .sizes import Announcements, Expected
 from .split_backward import first_part
-from .splitting import refuse_unsplit, refuse_unsplit_target
 from .stage_run import StageRun
+from .torch_schedule import attach_if_made
 from .ways import own_memory
 
 __all__ = ["CodecStage"]
-
-_OF_STEP = {"losses", "return_outputs", "loss_kwargs", "arg_mbs", "kwarg_mbs", "target_mbs"}
-"""Keyword arguments of a schedule's step that are no inputs of the model (the last three: 2.14)."""
 
 
 class CodecStage(PipelineStage):
@@ -80,7 +72,7 @@ class CodecStage(PipelineStage):
 
         A schedule asks for it when it is made: so it is found before its first step.
         """
-        _attach_if_made(sys._getframe(1))
+        attach_if_made(sys._getframe(1))
         return len(self.settings.part.stages)
 
     @num_stages.setter
@@ -95,7 +87,7 @@ class CodecStage(PipelineStage):
     @stage_index_to_group_rank.setter
     def stage_index_to_group_rank(self, value: dict[int, int]) -> None:
         self._placed = value
-        _attach_if_made(sys._getframe(1))
+        attach_if_made(sys._getframe(1))
 
     @property
     def run(self) -> StageRun:
@@ -387,86 +379,3 @@ class CodecStage(PipelineStage):
             ]:
                 work.wait()
             self._arrived[late] = tensors
-
-
-def _attach_if_made(frame: FrameType) -> None:
-    """Replace methods of the schedule whose ``__init__`` runs in ``frame``, if it is one."""
-    if frame.f_code.co_name == "__init__":
-        schedule = frame.f_locals.get("self")
-        if isinstance(schedule, _PipelineSchedule):
-            _attach(schedule)
-
-
-def _attach(schedule: Any) -> None:
-    """Replace methods of this schedule, and of no other; once."""
-    if "_merge_outputs" in vars(schedule):
-        return
-    run, step = schedule._step_microbatches, schedule.step
-
-    @functools.wraps(run)
-    def _step_microbatches(
-        arg_mbs: Any = None,
-        kwarg_mbs: Any = None,
-        target_mbs: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        with _pipeline_of(schedule).batch(schedule):
-            return run(arg_mbs, kwarg_mbs, target_mbs, *args, **kwargs)
-
-    @functools.wraps(step)
-    def whole_step(*args: Any, target: Any = None, **kwargs: Any) -> Any:
-        pipeline = _pipeline_of(schedule)
-        with pipeline.call(name_of(schedule)):
-            inputs = {k: v for k, v in kwargs.items() if k not in _OF_STEP}
-            _check(schedule, pipeline, args, inputs, target, kwargs.get("target_mbs") is not None)
-            if not isinstance(target, (torch.Tensor, NoneType)):
-                target = split_target(target, schedule._n_microbatches)
-            return step(*args, target=target, **kwargs)
-
-    schedule._step_microbatches = _step_microbatches
-    schedule.step = whole_step
-    schedule._merge_outputs = lambda chunks: [chunk.value for chunk in chunks]
-
-
-def _pipeline_of(schedule: Any) -> Pipeline:
-    return Pipeline.of(getattr(schedule, "_stages", None) or [schedule._stage])
-
-
-def _check(
-    schedule: Any,
-    pipeline: Pipeline,
-    args: Any,
-    kwargs: Mapping[str, Any],
-    target: Any,
-    split_before: bool,
-) -> None:
-    """Raise ``ValueError`` for a schedule, or a batch, that does not fit.
-
-    ``split_before`` tells that the target was given in micro-batches, as torch 2.14 takes it.
-    """
-    if schedule._loss_fn is not None and not isinstance(schedule._loss_fn, Loss):
-        raise ValueError(
-            "the schedule's loss_fn is not tied to the stages: give it "
-            "loss_fn=pipecodec.pipelining.loss(loss_fn)"
-        )
-    if schedule._output_merge_spec is not None:
-        raise ValueError(
-            "output_merge_spec has no say: schedule.step returns a list with the model's value for "
-            "each micro-batch; leave it out"
-        )
-    targets = target is not None or split_before
-    if not targets and schedule._loss_fn is not None and pipeline.stages[-1].is_last:
-        raise ValueError(
-            "the rank of the last stage has to pass target= to step and eval: the schedule has a "
-            "loss function, and torch gives it a part of the target"
-        )
-    inputs: dict[str, Any] = {}
-    if schedule._args_chunk_spec is None:
-        names = pipeline.part.input_names
-        inputs |= {names[i] if i < len(names) else f"args[{i}]": arg for i, arg in enumerate(args)}
-    if schedule._kwargs_chunk_spec is None:
-        inputs |= kwargs
-    refuse_unsplit(inputs, schedule._n_microbatches)
-    if target is not None:
-        refuse_unsplit_target(target, schedule._n_microbatches)
