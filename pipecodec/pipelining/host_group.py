@@ -22,7 +22,7 @@ def host_group(group: Any) -> Any:
     """
     known = dist.group.WORLD if group is None else group
     try:
-        known._get_backend(torch.device("cpu"))
+        known._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
     except RuntimeError:
         counts = gathered(group, len(distributed_c10d._world.pg_names))
         if len(set(counts.values())) > 1:
