@@ -12,10 +12,11 @@ from pipecodec import Partition
 from pipecodec.engine.token import join_loss
 from pipecodec.engine.unused_roads import InGradients
 from pipecodec.options import BoundaryOptions
+from pipecodec.pipelining.chunk_roads import WithinRank
 from pipecodec.pipelining.links import RankLink
 from pipecodec.pipelining.loss import LastValue
 from pipecodec.pipelining.stage_run import StageRun
-from pipecodec.pipelining.ways import WithinRank, own_memory
+from pipecodec.pipelining.ways import own_memory
 from pipecodec.stages.rank_liveness import RankLiveness, rank_liveness
 
 

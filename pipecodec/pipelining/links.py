@@ -8,7 +8,8 @@ import torch
 
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import Link
-from .ways import WayIn, WayOut, WithinRank, own_memory
+from .chunk_roads import WithinRank
+from .ways import WayIn, WayOut, own_memory
 
 __all__ = ["RankLink"]
 

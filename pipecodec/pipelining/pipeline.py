@@ -18,6 +18,7 @@ from ..engine.unused_roads import InGradients, Road
 from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
+from .chunk_roads import BetweenRanks, WithinRank
 from .host_group import host_group
 from .links import RankLink
 from .own_tensors import own_parameters
@@ -25,7 +26,6 @@ from .placement import found_owners, name_of, refuse_other_owners
 from .sizes import Announcements
 from .stage_run import StageRun
 from .tied_weights import TiedWeights
-from .ways import BetweenRanks, WithinRank
 
 if TYPE_CHECKING:
     from ..stages.partition import Partition

@@ -10,60 +10,11 @@ import torch
 
 from .. import _C
 from ..codec import TunnelCodec
-from ..engine.unused_roads import FIRST_TAG, InMessages, Road
+from ..engine.unused_roads import Road
 from ..options import BoundaryOptions
+from .chunk_roads import note_chunk
 
-__all__ = ["BetweenRanks", "WayIn", "WayOut", "WithinRank", "own_memory"]
-
-
-_BEHIND_OTHERS = 2**16
-"""How far these tags lie behind the first one, so that no other word has one of them."""
-
-
-class WithinRank:
-    """Carries the flags of values that nobody used between two stages of this rank.
-
-    They are kept by micro-batch: a custom schedule may run backward passes in another order on one
-    stage than on the other.
-    """
-
-    def __init__(self) -> None:
-        self._chunk = 0
-        self._posted: dict[int, Sequence[int]] = {}
-
-    def note(self, chunk: int) -> None:
-        """Let flags be those of the backward pass of this micro-batch."""
-        self._chunk = chunk
-
-    def tell(self, receiver: TunnelCodec) -> None:
-        """Let the receiving end note the values that nobody used."""
-        receiver.note_unused = lambda unused, tunnel: self._posted.update({self._chunk: unused})
-
-    def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
-        """Return the values that nobody used."""
-        return self._posted.pop(self._chunk)
-
-    def finish(self) -> None:
-        """Nothing is on its way."""
-
-    def close(self) -> None:
-        """Forget the last batch."""
-        self._posted.clear()
-
-
-class BetweenRanks(InMessages):
-    """Carries such flags to another rank, in messages with a tag for each micro-batch.
-
-    ``boundaries`` is the number of all boundaries, of which ``boundary`` is one, from 1.
-    """
-
-    def __init__(self, peer: int, boundary: int, boundaries: int, group: Any) -> None:
-        super().__init__(peer, FIRST_TAG, group)
-        self._first, self._boundaries = FIRST_TAG + _BEHIND_OTHERS + boundary, boundaries
-
-    def note(self, chunk: int) -> None:
-        """Let messages be those of the backward pass of this micro-batch."""
-        self.tag = self._first + chunk * self._boundaries
+__all__ = ["WayIn", "WayOut", "own_memory"]
 
 
 class WayOut:
@@ -98,7 +49,7 @@ class WayOut:
             tunnel, sent = self._sent.pop(chunk)
             unused: Sequence[int] = ()
             if len(tunnel) > 0:
-                _note_chunk(self.road, chunk)
+                note_chunk(self.road, chunk)
                 unused = self.road.take(tunnel, lambda: gradient)
                 entered = sent() if unused else None
                 if entered is not None:
@@ -139,12 +90,7 @@ class WayIn:
 
     def before_backward(self, chunk: int) -> None:
         """Let the flags of the backward pass that begins be those of this micro-batch."""
-        _note_chunk(self.road, chunk)
-
-
-def _note_chunk(road: Road, chunk: int) -> None:
-    if isinstance(road, (WithinRank, BetweenRanks)):
-        road.note(chunk)
+        note_chunk(self.road, chunk)
 
 
 def own_memory(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

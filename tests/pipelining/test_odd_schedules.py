@@ -20,7 +20,7 @@ import pipecodec
 from pipecodec.demo.launch import Rank
 from pipecodec.engine.failure import RemoteError
 from pipecodec.pipelining import pipeline
-from pipecodec.pipelining.ways import BetweenRanks, WithinRank
+from pipecodec.pipelining.chunk_roads import BetweenRanks, WithinRank
 
 from ..distributed.harness import values
 from .stages import WORDS, Last, Middle, batch
