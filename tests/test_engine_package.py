@@ -49,6 +49,11 @@ def test_what_engines_share_imports_none_of_them() -> None:
     assert len(of_an_engine("deepspeed")) > 10  # so that names are found at all
 
 
+def test_engines_do_not_know_each_other() -> None:
+    assert not [line for line in of_an_engine("pipelining") if "deepspeed" in line]
+    assert not [line for line in of_an_engine("deepspeed") if "pipelining" in line]
+
+
 @pytest.mark.slow
 def test_what_engines_share_is_importable_without_any() -> None:
     modules = [
