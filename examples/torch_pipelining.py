@@ -4,8 +4,6 @@ torchrun --nproc-per-node=2 examples/torch_pipelining.py --schedule 1F1B
 torchrun --nproc-per-node=2 examples/torch_pipelining.py --schedule ZBVZeroBubble
 """
 
-from __future__ import annotations
-
 import argparse
 
 import torch
@@ -14,21 +12,18 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, get_schedule_class
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import pipecodec
-from pipecodec import pipelining
+from pipecodec import partition, pipelining
 
 
-def build_model() -> torch.nn.Module:
+def build_model():
     torch.manual_seed(0)  # the same model on every rank
-    config = LlamaConfig(
-        vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, use_cache=False,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
+    sizes = {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128}
+    layers = {"num_hidden_layers": 4, "num_attention_heads": 4, "tie_word_embeddings": True}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **layers, use_cache=False))
 
 
-def batches(steps: int):
-    generator = torch.Generator().manual_seed(1)
+def batches(steps, seed=1):
+    generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         yield torch.randint(128, (8, 32), generator=generator)
 
@@ -38,7 +33,7 @@ def loss_fn(output, labels):
     return torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten())
 
 
-def main() -> None:
+def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--schedule", default="1F1B")
     parser.add_argument("--steps", type=int, default=20)
@@ -46,36 +41,36 @@ def main() -> None:
     args = parser.parse_args()
     dist.init_process_group()
     rank, world = dist.get_rank(), dist.get_world_size()
-
     schedule_class = get_schedule_class(args.schedule)
     several = issubclass(schedule_class, PipelineScheduleMulti)
-    own = [rank]
-    if several:  # V schedules place the last stage beside the first one
-        v_shaped = args.schedule in ("ZBVZeroBubble", "DualPipeV")
-        own.append(2 * world - 1 - rank if v_shaped else rank + world)
+    v_shaped = args.schedule in ("ZBVZeroBubble", "DualPipeV")  # rank 0 has first and last stage
+    own = [rank, 2 * world - 1 - rank if v_shaped else rank + world] if several else [rank]
 
-    part = pipecodec.partition(
-        build_model(), kwargs={"input_ids": torch.zeros(2, 32, dtype=torch.long)},
-        n_stages=world * len(own),
-    )  # fmt: skip
+    batch = {"input_ids": torch.zeros(2, 32, dtype=torch.long)}  # one micro-batch
+    part = partition(build_model(), kwargs=batch, n_stages=world * len(own))
     stages = [pipelining.build_stage(part, index) for index in own]
-    schedule = schedule_class(
-        stages if several else stages[0], n_microbatches=4, loss_fn=pipelining.loss(loss_fn)
-    )
+    schedule = schedule_class(stages if several else stages[0], 4, pipelining.loss(loss_fn))
     modules = torch.nn.ModuleList(stage.submod for stage in stages)
     optimizer = torch.optim.AdamW(modules.parameters(), lr=1e-3)
 
+    def run(call, ids):
+        losses = []
+        call(**({"input_ids": ids} if rank == 0 else {}), target=ids, losses=losses)
+        return torch.stack(losses).mean() if losses else None  # on the last stage's rank
+
     for step, ids in enumerate(batches(args.steps)):
         optimizer.zero_grad()
-        losses: list[torch.Tensor] = []
-        inputs = {"input_ids": ids} if 0 in own else {}
-        schedule.step(**inputs, target=ids, losses=losses)
+        loss = run(schedule.step, ids)
         pipelining.sum_tied_gradients(stages)
         norm = pipelining.clip_grad_norm_(stages, 1.0)
         optimizer.step()
-        if losses and step % 5 == 0:
-            print(f"step {step}: loss {torch.stack(losses).mean():.4f}, norm {norm:.3f}")
-
+        if step % 5:
+            continue
+        modules.eval()
+        held_out = run(schedule.eval, next(batches(1, seed=2)))
+        modules.train()
+        if loss is not None:
+            print(f"step {step}: loss {loss:.4f}, held out {held_out:.4f}, norm {norm:.3f}")
     if args.save:
         dcp.save(pipelining.model_state_dict(stages, full=False), checkpoint_id=args.save)
     dist.destroy_process_group()

@@ -19,10 +19,11 @@ _REMEDY = (
 )
 
 
-def refuse_unsplit(inputs: Mapping[str, Any], count: int) -> None:
+def refuse_unsplit(inputs: Mapping[str, Any], count: int, *, evenly: bool) -> None:
     """Raise ``ValueError`` if torch cannot split the inputs into ``count`` micro-batches.
 
     torch splits each tensor by itself: a list of 6 and a tensor of 8 would be out of step.
+    ``evenly`` tells that all micro-batches have to be of one size.
     """
     sizes: dict[int, str] = {}
     for path, tensor in _tensors(inputs):
@@ -40,6 +41,12 @@ def refuse_unsplit(inputs: Mapping[str, Any], count: int) -> None:
         )
     for size, path in sizes.items():
         _refuse_few(path, size, count)
+        if evenly and size % count:
+            raise ValueError(
+                f"{path} has {size} samples along its first dimension, which do not make {count} "
+                f"micro-batches of one size: leave the last batch out (drop_last=True), fill it "
+                f"up, or build the stages with build_stage(..., dynamic_shape=True)"
+            )
 
 
 def refuse_unsplit_target(target: Any, count: int) -> None:

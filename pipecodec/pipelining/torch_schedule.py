@@ -86,7 +86,7 @@ def _check(
     """
     if schedule._loss_fn is not None and not isinstance(schedule._loss_fn, Loss):
         raise ValueError(
-            "the schedule's loss_fn is not tied to the stages: give it "
+            "the schedule's loss_fn cannot take the last stage's value: give the schedule "
             "loss_fn=pipecodec.pipelining.loss(loss_fn)"
         )
     if schedule._output_merge_spec is not None:
@@ -106,6 +106,7 @@ def _check(
         inputs |= {names[i] if i < len(names) else f"args[{i}]": arg for i, arg in enumerate(args)}
     if schedule._kwargs_chunk_spec is None:
         inputs |= kwargs
-    refuse_unsplit(inputs, schedule._n_microbatches)
+    fixed = len(pipeline.part.stages) > 1 and not pipeline.settings.options.dynamic_shape
+    refuse_unsplit(inputs, schedule._n_microbatches, evenly=fixed)
     if target is not None:
         refuse_unsplit_target(target, schedule._n_microbatches)

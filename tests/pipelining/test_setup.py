@@ -14,6 +14,7 @@ from torch.distributed.pipelining.microbatch import TensorChunkSpec
 
 import pipecodec
 from pipecodec import pipelining
+from pipecodec.pipelining.splitting import refuse_unsplit
 
 from .planted import mse, partition
 
@@ -103,7 +104,7 @@ class TestSchedules:
         [
             (
                 lambda: schedule(loss_fn=mse),
-                r"give it loss_fn=pipecodec.pipelining.loss\(loss_fn\)",
+                r"give the schedule loss_fn=pipecodec.pipelining.loss\(loss_fn\)",
             ),
             (lambda: schedule(output_merge_spec={}), "output_merge_spec has no say"),
             (lambda: schedule(build(partition(2))), "stage 1 was built on no rank"),
@@ -188,6 +189,16 @@ def test_a_batch_does_not_fit(name: str) -> None:
             made.step(**batch(**changes))
         made.step(**batch())
         made.eval(**batch())
+
+
+def test_a_batch_that_does_not_make_equal_micro_batches() -> None:
+    inputs = {"x": torch.ones(5, 4), "ids": [torch.ones(5)]}
+    refuse_unsplit(inputs, 2, evenly=False)
+    refuse_unsplit(inputs, 5, evenly=True)
+    with pytest.raises(
+        ValueError, match=r"x has 5 samples.*2 micro-batches of one size.*drop_last"
+    ):
+        refuse_unsplit(inputs, 2, evenly=True)
 
 
 @pytest.mark.usefixtures("alone")
