@@ -118,7 +118,7 @@ class _Call:
             if error is not None:  # an interrupt too: the process may live on
                 text = self._calls.failed(error, self._name)
                 if text is not None and isinstance(error, Exception):
-                    raise RemoteError(text) from None  # the lost connection is a consequence
+                    raise RemoteError(text) from error
         finally:
             self._calls.busy = False
         if error is None:
