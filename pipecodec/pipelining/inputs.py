@@ -25,7 +25,7 @@ class PerSample(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Let what is made of these numbers know the values too."""
+        """Let all that is made of these numbers know the values too."""
         result = super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]
         samples = next((arg.samples for arg in args if isinstance(arg, PerSample)), None)
 
@@ -77,7 +77,8 @@ def per_sample(values: Sequence[Any]) -> torch.Tensor:
 def split_target(target: Any, count: int) -> torch.Tensor:
     """Return a target that torch can split into ``count``, of one with tensors in containers.
 
-    They are split as torch does it with inputs; all else, and what is marked as whole, is in each.
+    They are split as torch does it with inputs; all else, and each value that is marked as whole,
+    is in each part.
     """
     leaves, spec = pytree.tree_flatten(target)
     each = [
@@ -104,6 +105,6 @@ def _unmarked(leaf: Any) -> Any:
     if isinstance(leaf, PerSample):
         return leaf.taken()
     if type(leaf) is torch.Tensor and leaf._is_view() and not leaf.requires_grad:
-        # Without what autograd knows of the batch: a stage may write into its micro-batch.
+        # Without the batch's version counter and views: a stage may write into its micro-batch.
         return leaf.data
     return leaf

@@ -2,7 +2,7 @@
 
 torch's own two parts (``_backward.py`` of torch.distributed.pipelining) give weights other
 gradients than one pass does where autograd's graph holds one gradient for several weights, a
-function whose backward pass writes into what it saved, or a hook. Here:
+function whose backward pass writes into tensors that it saved, or a hook. Here:
 
 1. The **first part** gives the stage's input its gradient. Where a node gives gradients to the
    input *and*, directly or through others that do not reach the input, to weights, the gradient

@@ -281,7 +281,7 @@ class CodecStage(PipelineStage):
         self._output_gradients = []
         found = self.bwd_cache[bwd_chunk_id]
         if any(gradient is None for gradient in found):
-            raise bug(f"stage {self.stage_index} found no gradient for what it received")
+            raise bug(f"stage {self.stage_index} found no gradient for a tensor that it received")
         for link, gradient in zip(self.run.links_in, found[1:], strict=True):
             link.give_back(bwd_chunk_id, cast(torch.Tensor, gradient))
         self.bwd_cache[bwd_chunk_id] = found[:1]

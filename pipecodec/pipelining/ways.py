@@ -17,15 +17,25 @@ from .chunk_roads import note_chunk
 __all__ = ["WayIn", "WayOut", "own_memory"]
 
 
-class WayOut:
-    """Sends the values ``names``; ``road`` brings word of those that nobody used."""
+class _Way:
+    """Carries the values ``names``; ``road`` carries word of those that nobody used."""
 
     def __init__(
         self, name: str, names: Sequence[str], options: BoundaryOptions, road: Road
     ) -> None:
         self.names = list(names)
         self.road = road
-        self.codec = _codec(name, names, options)
+        self.codec = TunnelCodec.of(options, name)
+        self.codec.names = self.names
+
+
+class WayOut(_Way):
+    """Sends the values, and takes the word."""
+
+    def __init__(
+        self, name: str, names: Sequence[str], options: BoundaryOptions, road: Road
+    ) -> None:
+        super().__init__(name, names, options, road)
         self.codec.in_flight = deque()
         self._sent: dict[int, tuple[_C.Tunnel, Any]] = {}
         self._unused: dict[int, Sequence[int]] = {}
@@ -72,15 +82,13 @@ class WayOut:
         self.road.close()
 
 
-class WayIn:
-    """Receives the values ``names``; ``road`` is told of those that nobody used."""
+class WayIn(_Way):
+    """Receives the values, and gives the word."""
 
     def __init__(
         self, name: str, names: Sequence[str], options: BoundaryOptions, road: Road
     ) -> None:
-        self.names = list(names)
-        self.road = road
-        self.codec = _codec(name, names, options)
+        super().__init__(name, names, options, road)
         road.tell(self.codec)
 
     def receive(self, tensors: Sequence[torch.Tensor]) -> tuple[dict[str, Any], torch.Tensor]:
@@ -94,7 +102,7 @@ class WayIn:
 
 
 def own_memory(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return what was sent within a rank, in memory that no value of the sending stage lies in.
+    """Return tensors sent within a rank, in memory that no value of the sending stage lies in.
 
     That stage may write into a buffer that it returned before the receiving one runs.
     """
@@ -102,9 +110,3 @@ def own_memory(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     received = tunnel.detach()
     shared = _C.use_count(received) > 2  # a lone leaf lies in the memory of its tunnel
     return [received.clone() if shared else received, *(tensor.clone() for tensor in others)]
-
-
-def _codec(name: str, names: Sequence[str], options: BoundaryOptions) -> TunnelCodec:
-    codec = TunnelCodec.of(options, name)
-    codec.names = list(names)
-    return codec

@@ -49,7 +49,7 @@ class Link:
 
 @dataclass(frozen=True)
 class RankLiveness:
-    """What enters each stage, and on which way.
+    """The values that enter each stage, and the way of each.
 
     ``liveness[k]`` names the values that cross the boundary before stage k, entries of links among
     them; ``liveness[0]`` the model's inputs. ``links`` are those of all ranks, each stage the

@@ -36,14 +36,14 @@ differentiated, or not twice, in evaluation.
 """
 
 SECTION = """
-## What crosses the middle
+## Values that cross the middle
 
 At the second cut of four, batch {batch}, length {length}, float32; `+g`: with a gradient. A naive
 wrapper sends the hidden states and every keyword argument that the first layer is called with,
 from stage to stage; that is also not enough where later layers are called with other values.
-Labels are among what crosses here; on an engine the last stage takes them from its own batches.
+Labels are among these values; on an engine the last stage takes them from its own batches.
 
-| model | what crosses | bytes | naive |
+| model | values that cross | bytes | naive |
 |---|---|---|---|
 """
 

@@ -105,7 +105,7 @@ class Detached(Middle):
 
 
 class _InPlace(torch.autograd.Function):
-    """Writes into the gradient that it gets, as fused kernels do, and into what it saved."""
+    """Writes into the gradient that it gets, as fused kernels do, and into tensors it saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -262,7 +262,7 @@ class WithoutParameters(nn.Module):
 
 
 class Deaf(Last):
-    """A last stage whose loss ignores what it received."""
+    """A last stage whose loss ignores its input."""
 
     def forward(self, hidden: Tensor) -> Any:
         return super().forward(torch.ones_like(hidden))

@@ -1,4 +1,4 @@
-"""Hand-made stages of small models: what crosses, what is used, and what is kept differs."""
+"""Hand-made stages of small models: other values cross, are used and are kept."""
 
 from __future__ import annotations
 

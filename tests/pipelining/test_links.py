@@ -68,7 +68,7 @@ def sent(rank: int, schedule: str, *, linked: bool) -> dict[int, list[int]]:
 def count(
     stage: Any, name: str, counts: dict[int, list[int]], boundary: int, direction: int
 ) -> None:
-    """Add the bytes of what this method lets the schedule send."""
+    """Add the bytes that this method lets the schedule send."""
     own = getattr(stage, name)
 
     def counted(chunk: int) -> Any:

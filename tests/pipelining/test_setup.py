@@ -1,4 +1,4 @@
-"""What a stage, a schedule or a batch has to be, told before anything is sent; in one process."""
+"""The form of stages, schedules and batches, told before anything is sent; in one process."""
 
 from __future__ import annotations
 

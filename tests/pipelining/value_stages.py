@@ -129,7 +129,7 @@ class ReadStreams(Through):
 
 
 class WriteIn(Through):
-    """Works in place on all that arrived, and on what it gives after it gave it."""
+    """Works in place on all that arrived, and on its own output after it gave it."""
 
     def forward(self, value: Tensor) -> Any:
         value.mul_(2)
@@ -148,7 +148,7 @@ class BeginInPlace(Begin):
 
 
 class Buffer(Through):
-    """Returns a buffer of its own, which it changes in the next forward pass; keeps what came."""
+    """Returns a buffer of its own, which it changes in the next forward; keeps all that came."""
 
     def __init__(self) -> None:
         super().__init__()
