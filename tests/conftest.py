@@ -27,6 +27,7 @@ TESTS = Path(__file__).resolve().parent
 SLOW = {
     "cuda",
     "distributed",
+    "docs",
     "pipelining",
     "test_benchmarks_command.py",
     "test_boundary_benchmark.py",

@@ -48,12 +48,12 @@ def deepspeed_pipe_engine(
     """Return a ``deepspeed.pipe.PipelineModule`` of ``stage_modules``, one per pipeline stage.
 
     Needs the keyword arguments ``config``, ``topology`` and ``loss_fn``; ``dynamic_shape`` and
-    ``schedule`` are as in :func:`pipeline_module`, others are ignored. The
+    ``schedule`` are as in ``pipeline_module``, others are ignored. The
     parameters that carry an ``orig_shape`` are sharded over tensor-parallel ranks and are tagged
     ``tensor_model_parallel``, so that gradient clipping counts them on every rank.
     ``sch_metadata.tie_weights`` maps a key to (parameter path, stage id) pairs that are one
     weight; they are tied by ``pipe.TiedWeight`` where DeepSpeed has it, and as
-    :class:`.tied_module.TiedWeights` says where not. Raises ``ValueError`` for a missing argument,
+    ``tied_module.TiedWeights`` says where not. Raises ``ValueError`` for a missing argument,
     for a setting that would destroy the values sent, and for tied weights that differ.
     """
     for name, purpose in _PURPOSE.items():
