@@ -33,6 +33,7 @@ SLOW = {
     "test_boundary_benchmark.py",
     "test_campaign.py",
     "test_demo.py",
+    "test_demo_torch.py",
     "test_examples.py",
     "test_hostile.py",
     "test_round_trips.py",
