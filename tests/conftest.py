@@ -34,6 +34,7 @@ SLOW = {
     "test_demo.py",
     "test_examples.py",
     "test_hostile.py",
+    "test_packaging.py",
     "test_round_trips.py",
     "test_sources.py",
     "test_streams.py",
