@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-_WRONG_NUMBER = ("too few for", "not")
-"""Words before the number of stages in an error of ``partition`` that is about this number."""
-
 
 @click.command()
 @click.argument("function", metavar="MODULE:FUNCTION")
@@ -57,6 +54,7 @@ def doctor(function: str, stages: int | None, as_json: bool, html: Path | None) 
     fails or cannot be cut; 2 wrong usage.
     """
     if html is not None:
+        html = html.absolute()  # the model's code may go to another folder
         _check_folder(html)
     with own_stdout() as output:
         with _progress() as step:
@@ -80,18 +78,23 @@ def _report(
 
     from ..stages.split_graph import is_split_graph
 
-    if stages is None and not is_split_graph(model):
-        stages = 2
+    split = is_split_graph(model)
+    count = None if split else stages or 2
     try:
         step("observing the model and cutting it")
-        part = pipecodec.partition(model, kwargs=batch, n_stages=stages)
+        part = pipecodec.partition(model, kwargs=batch, n_stages=count)
+        if stages not in (None, len(part.stages)):
+            raise Unusable(f"--stages {stages}: the graph is split into {len(part.stages)} already")
         step("running the stages")
         return pipecodec.doctor(part, **batch)
+    except (KeyboardInterrupt, Unusable):
+        raise
     except PartitionError as error:
-        if any(f"{words} {stages} stages" in str(error) for words in _WRONG_NUMBER):
-            raise Unusable(f"--stages {stages}: {error}") from error
+        reason, *_ = str(error).split(" / ")
+        if f"too few for {count} stages" in reason:
+            raise Unusable(f"--stages {count}: {reason.partition(';')[0]}") from error
         raise Failed(f"the model cannot be cut: {error}") from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # such as SystemExit
         raise Failed(f"the model {said(error)}") from error
 
 
@@ -104,7 +107,6 @@ def _progress() -> Iterator[Callable[[str], None]]:
         TimeElapsedColumn(),
         console=console(sys.stderr),
         transient=True,
-        redirect_stdout=False,
         disable=not sys.stderr.isatty(),
     ) as shown:
         task = shown.add_task("")

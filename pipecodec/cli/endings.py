@@ -45,14 +45,8 @@ def debug_option(function: F) -> F:
         "--debug",
         is_flag=True,
         expose_value=False,
-        callback=_remember_debug,
         help="Show the traceback of an error.",
     )(function)
-
-
-def _remember_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        context.find_root().meta["pipecodec.debug"] = True
 
 
 class _Interrupted(Exception):
@@ -162,14 +156,18 @@ def own_stdout() -> Iterator[TextIO]:
     process ends: of a process's own stdout the descriptor is changed too, and for good.
     """
     output: TextIO = sys.stdout
+    others: TextIO = sys.stderr
     if output is sys.__stdout__:
         with contextlib.suppress(OSError, ValueError):
             number = output.fileno()
             output.flush()
             own = os.dup(number)
             os.dup2(sys.stderr.fileno(), number)
+            # Descriptors of their own, since others may close their stdout.
+            others = open(os.dup(number), "w", 1, encoding=output.encoding)  # noqa: SIM115
             output = open(own, "w", encoding=output.encoding)  # noqa: SIM115
+            tolerant(others)
             tolerant(output)
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(others):
         yield output
         output.flush()

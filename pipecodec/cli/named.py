@@ -50,7 +50,7 @@ def find(spec: str) -> Callable[[], Any]:
         except Exception as error:
             raise Failed(f"{where}.{part} {said(error)}") from error
     if not callable(found):
-        raise Unusable(f"{spec} is a {type(found).__name__}, not a function")
+        raise Unusable(f"{spec} is of type {type(found).__name__}, and not a function")
     return _without_arguments(found, spec)
 
 
@@ -75,7 +75,9 @@ def _import(name: str) -> Any:
             f"there is no module {name!r}, neither in the current folder nor among the installed "
             "ones"
         ) from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # such as SystemExit
         raise Failed(f"importing {name} {said(error)}") from error
 
 
@@ -106,21 +108,23 @@ def model_and_batch(function: Callable[[], Any], spec: str) -> tuple[nn.Module, 
     """
     try:
         given = function()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # such as SystemExit
         raise Failed(f"{spec} {said(error)}") from error
     must = f"{spec} has to return (model, kwargs): a torch.nn.Module and its batch as a dict"
     if inspect.iscoroutine(given):
         given.close()
         raise Unusable(f"{must}; it is an async function")
     if not isinstance(given, (tuple, list)):
-        raise Unusable(f"{must}; it returned a {type(given).__name__}")
+        raise Unusable(f"{must}; it returned one value of type {type(given).__name__}")
     if len(given) != 2:
         raise Unusable(f"{must}; it returned {len(given)} values")
     model, batch = given
     if not isinstance(model, nn.Module):
-        raise Unusable(f"{must}; the first value is a {type(model).__name__}")
+        raise Unusable(f"{must}; the first value is of type {type(model).__name__}")
     if not isinstance(batch, Mapping):
-        raise Unusable(f"{must}; the second value is a {type(batch).__name__}")
+        raise Unusable(f"{must}; the second value is of type {type(batch).__name__}")
     for name in batch:
         if not isinstance(name, str):
             raise Unusable(f"{must}; it has the key {name!r}, which names no argument")
@@ -134,7 +138,10 @@ def said(error: BaseException) -> str:
 
     The place is the last one that is no library's, if there is such a one.
     """
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = "its text cannot be had"
     return f"raises {type(error).__name__}{f': {text}' if text else ''}{_place(error)}"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
 import torch
 from torch import nn
+from torch.fx.passes.split_module import split_module
 
 EVIL = "<script>alert('x')</script>\"&\x1b[31m\u202e" + "漢字" * 60
 
@@ -108,6 +110,30 @@ class Place:
 
 def raises() -> None:
     raise ValueError("planted\nin two lines")
+
+
+class Odd(BaseException):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def odd() -> None:
+    raise Odd
+
+
+def wanders() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    os.chdir("/")
+    return fine()
+
+
+def split() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(3)])
+    traced = torch.fx.symbolic_trace(model)
+
+    def stage_of(node: torch.fx.Node) -> int:
+        return int(node.name.lstrip("_")) if node.op == "call_module" else 0
+
+    return split_module(traced, model, stage_of), {"input": torch.ones(2, 8)}
 
 
 def leaves() -> None:

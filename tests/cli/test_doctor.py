@@ -84,16 +84,17 @@ def test_many_values_are_counted() -> None:
         ("tests.cli.none:build", 2, "there is no module 'tests.cli.none'"),
         (f"{HERE}:fin", 2, f"{HERE} has no 'fin'; did you mean fine"),
         (f"{HERE}:Place.built", 2, f"{HERE}.Place has no 'built'; did you mean build?"),
-        (f"{HERE}:number", 2, f"{HERE}:number is a int, not a function"),
+        (f"{HERE}:number", 2, f"{HERE}:number is of type int, and not a function"),
         (f"{HERE}:takes", 2, "has to take nothing and return (model, kwargs)"),
-        (f"{HERE}:nothing", 2, "it returned a NoneType"),
+        (f"{HERE}:nothing", 2, "it returned one value of type NoneType"),
         (f"{HERE}:three", 2, "it returned 3 values"),
-        (f"{HERE}:no_module", 2, "the first value is a int"),
-        (f"{HERE}:no_batch", 2, "the second value is a Tensor"),
+        (f"{HERE}:no_module", 2, "the first value is of type int"),
+        (f"{HERE}:no_batch", 2, "the second value is of type Tensor"),
         (f"{HERE}:number_key", 2, "it has the key 1, which names no argument"),
         (f"{HERE}:reserved", 2, "gives a batch with 'optimizer', an argument of the doctor's own"),
         (f"{HERE}:later", 2, "it is an async function"),
         (f"{HERE}:raises", 1, "raises ValueError: planted in two lines (models.py:"),
+        (f"{HERE}:odd", 1, "raises Odd: its text cannot be had (models.py:"),
         (f"{HERE}:leaves", 1, "raises SystemExit: 3 (models.py:"),
         (f"{HERE}:failing", 1, "planted"),
         (f"{HERE}:missing_argument", 1, "missing a required argument: 'x'"),
@@ -115,7 +116,24 @@ def test_no_number_of_stages(stages: str) -> None:
 def test_too_many_stages() -> None:
     code, said = error_of(f"{HERE}:fine", "--stages=5")
     assert code == 2
-    assert said.startswith("--stages 5: the model calls 4 layers between which it can be cut")
+    assert said == (
+        "--stages 5: the model calls 4 layers between which it can be cut, too few for 5 stages"
+    )
+
+
+def test_a_graph_that_is_split_already() -> None:
+    plain = json.loads(invoke("doctor", f"{HERE}:split", "--json").stdout)
+    assert len(plain["stages"]) == 3
+    code, said = error_of(f"{HERE}:split", "--stages=2")
+    assert (code, said) == (2, "--stages 2: the graph is split into 3 already")
+
+
+def test_a_model_that_goes_to_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("doctor", f"{HERE}:wanders", "--html=page.html").exit_code == 0
+    assert (tmp_path / "page.html").exists()
 
 
 def test_a_function_in_a_class() -> None:
