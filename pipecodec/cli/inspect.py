@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import click
 import torch
@@ -14,11 +14,9 @@ import torch
 from .. import _C
 from ..errors import FrameError
 from .endings import FAILED, OK, Unusable, debug_option
+from .reading import MAGIC, FrameText, read
 from .terminal import console
 from .tree import as_dict, show_tree
-
-if TYPE_CHECKING:
-    from .reading import FrameText
 
 __all__ = ["LARGEST", "inspect"]
 
@@ -28,7 +26,6 @@ LARGEST = 256 << 20
 _CHUNK = 1 << 20
 _WIDE = 1000
 """Columns where no terminal limits them, so that a node has one line."""
-_MAGIC = b"\x89PCF"
 
 
 @click.command()
@@ -44,8 +41,6 @@ def inspect(file: str, as_json: bool) -> int:
     \b
     Exit codes: 0 the frame is right; 1 it is broken; 2 there is nothing to read.
     """
-    from .reading import read
-
     data = _read(file)
     error = _verdict(data)
     frame = read(data)
@@ -101,7 +96,7 @@ def _bounded(stream: BinaryIO, name: str) -> bytes:
     data = bytearray()
     while chunk := stream.read(_CHUNK):
         data += chunk
-        if not data.startswith(_MAGIC) and len(data) >= len(_MAGIC):
+        if not data.startswith(MAGIC) and len(data) >= len(MAGIC):
             return bytes(data[:_CHUNK])
         if len(data) > LARGEST:
             raise Unusable(_too_large(name))

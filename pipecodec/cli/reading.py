@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from .. import _C
 from ..describe import type_name
 
-__all__ = ["DTYPES", "Field", "FrameText", "Leaf", "Node", "Section", "read"]
+__all__ = ["DTYPES", "MAGIC", "Field", "FrameText", "Leaf", "Node", "Section", "read"]
 
 DTYPES = """
 uint8 int8 int16 int32 int64 float16 float32 float64 complex32 complex64 complex128 bool
@@ -24,6 +24,7 @@ float8_e8m0fnu float4_e2m1fn_x2
 """.split()
 ROUTES = ("slot", "raw slot", "tunnel", "frame")
 HEADER = 48
+MAGIC = b"\x89PCF"
 MOST_NODES = 200_000
 """Nodes that are read: each is a Python object, and a hostile frame has one in each byte."""
 
@@ -206,6 +207,9 @@ def read(data: bytes) -> FrameText:
             made.header.append(Field(name, offset, _shown(name, data[offset : offset + length])))
     if len(data) < HEADER:
         made.stopped = "the header is not complete"
+        return made
+    if data[:4] != MAGIC:
+        made.stopped = "these are not the bytes of a frame"
         return made
     used, structure, shapes, values = struct.unpack("<QIII", data[8:28])
     ends = [HEADER, HEADER + structure, HEADER + structure + shapes]

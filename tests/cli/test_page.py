@@ -41,7 +41,7 @@ addEventListener("load", () => {
   });
   const told = {
     errors, stages, texts: boxes("svg text"), picture: boxes("svg")[0],
-    tags: boxes(".skip .tag"), marks: boxes(".skip .mark"),
+    tags: boxes(".skip .tag"), ways: boxes(".around"), marks: boxes(".skip .mark"),
     requests: performance.getEntriesByType("resource").map(entry => entry.name),
     wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   };
@@ -135,6 +135,10 @@ def test_the_page_in_a_browser(
         assert inside(text, told["picture"]), text
         for other in told["texts"][:i]:
             assert not overlap(text, other), (text, other)
+    for i, way in enumerate(told["ways"]):
+        for other in told["ways"][:i]:
+            apart = abs(way["right"] - other["right"]) > 20
+            assert apart or way["top"] > other["bottom"] or other["top"] > way["bottom"]
     for i, tag in enumerate(told["tags"]):
         assert inside(told["marks"][i], tag)
         assert not any(overlap(tag, other) for other in told["tags"][:i])
