@@ -81,8 +81,11 @@ def _about() -> str:
 def measure(chosen: Sequence[Case]) -> list[Row]:
     """Return the rows of cases with the same number of stages."""
     stages = chosen[0].stages
-    (alone,) = _values(run_ranks(in_one_process, 1, list(chosen), timeout=TIMEOUT))
-    errors = {case.model: _origin_on_torch(case) for case in chosen if case.engine == "torch"}
+    alone = _alone(chosen)
+    errors = {
+        model: _origin_on_torch(Case(model, TINY, stages, "torch"))
+        for model in {case.model for case in chosen if case.engine == "torch"}
+    }
     plan = []
     for case in chosen:
         names = list(CONTENDERS[case.engine])
@@ -95,10 +98,17 @@ def measure(chosen: Sequence[Case]) -> list[Row]:
     ranks = _values(ended)
     rows: list[Row] = []
     for number, (case, names) in enumerate(plan):
-        rows += rows_of(case, [rank[number] for rank in ranks], alone[number])
+        rows += rows_of(case, [rank[number] for rank in ranks], alone[case.model, case.size])
         if ORIGIN not in names:
             rows.append(refused_row(case, ORIGIN, errors[case.model]))
     return rows
+
+
+def _alone(chosen: Sequence[Case]) -> dict[tuple[str, Size], list[float]]:
+    """Return the losses of one process, by model and size."""
+    cases = {(case.model, case.size): case for case in chosen}
+    (losses,) = _values(run_ranks(in_one_process, 1, list(cases.values()), timeout=TIMEOUT))
+    return dict(zip(cases, losses, strict=True))
 
 
 def _origin_on_torch(case: Case) -> str:
