@@ -69,7 +69,7 @@ def initialize(
     stall_timeout: float | None = None,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
-    """Return ``deepspeed.initialize``'s (engine, optimizer, data loader, scheduler) for ``part``.
+    """Make an engine of ``part``; return (engine, optimizer, data loader, scheduler).
 
     Without ``topology`` the ranks are as many pipelines as they suffice for, without ``loss_fn``
     the loss is the model's own. Beside the work of :func:`pipeline_module`, which takes the

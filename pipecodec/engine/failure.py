@@ -41,7 +41,7 @@ OF = " of "
 
 
 class RemoteError(RuntimeError):
-    """The failure of another rank; the message holds that rank's error and its traceback."""
+    """Ends a call because another rank failed; holds that rank's error and its traceback."""
 
 
 class SharedCalls:
