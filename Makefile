@@ -41,7 +41,7 @@ $(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(CPP)
 	touch $@
 
 demo: setup
-	$(BIN)/python -m pipecodec.demo
+	$(BIN)/pipecodec demo
 
 test: check native pytest
 
@@ -90,7 +90,7 @@ bench: setup
 gpu:
 	PIPECODEC_CUDA=1 $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
 	PIPECODEC_REQUIRE_CUDA=1 $(PYTHON) -m pytest -m cuda
-	DS_ACCELERATOR=cuda $(PYTHON) -m pipecodec.demo --device cuda
+	DS_ACCELERATOR=cuda $(PYTHON) -m pipecodec demo --device cuda
 	$(PYTHON) -m benchmarks.gpu
 
 # Beside .venv, whose pure-Python packages this torch needs too.
