@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.training.cases import ENGINES, MODELS
-from benchmarks.training.contenders import BY_HAND, ORIGIN, PIPECODEC, SAME_STAGES
+from benchmarks.training.contenders import ORIGIN, PIPECODEC, SAME_STAGES
 from benchmarks.training.results import Quartiles, Row
 
 __all__ = ["plot"]
@@ -60,7 +60,7 @@ def _draw(axes: Axes, rows: Sequence[Row], labels: Sequence[str], kind: str) -> 
             place = labels.index(_label(row)) + shift
             axes.plot([ratio.q1, ratio.q3], [place, place], color=colour, linewidth=2)
             axes.plot(ratio.median, place, "o", color=colour)
-        axes.plot([], [], "o-", color=colour, label=f"{name} ({BY_HAND} = 1)")
+        axes.plot([], [], "o-", color=colour, label=name)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
