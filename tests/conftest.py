@@ -27,6 +27,7 @@ TESTS = Path(__file__).resolve().parent
 SLOW = {
     "cuda",
     "distributed",
+    "docs",
     "pipelining",
     "test_benchmarks_command.py",
     "test_boundary_benchmark.py",
@@ -35,6 +36,7 @@ SLOW = {
     "test_demo_torch.py",
     "test_examples.py",
     "test_hostile.py",
+    "test_packaging.py",
     "test_round_trips.py",
     "test_sources.py",
     "test_streams.py",

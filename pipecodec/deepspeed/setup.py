@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ..arguments import flag, function, one_of, seconds
 from ..engine import failure
 from ..engine.agree import agree
 from ..engine.batch import packing_batch_fn
@@ -16,7 +17,8 @@ from ..engine.same_batches import SameBatches
 from ..engine.stage_module import StageModule
 from ..engine.tie_check import steps_between_checks
 from ..options import BoundaryOptions
-from .batch_check import drop_wrong_batches
+from ..stages.partition import check_part
+from .batch_check import check_data_iter, drop_wrong_batches
 from .checkpoint_load import loading
 from .checkpoint_save import saving
 from .clipping import allow_empty_grad_norm, tag_gradients, tag_parameters_for_grad_norm
@@ -67,7 +69,7 @@ def initialize(
     stall_timeout: float | None = None,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
-    """Return ``deepspeed.initialize``'s (engine, optimizer, data loader, scheduler) for ``part``.
+    """Make an engine of ``part``; return (engine, optimizer, data loader, scheduler).
 
     Without ``topology`` the ranks are as many pipelines as they suffice for, without ``loss_fn``
     the loss is the model's own. Beside the work of :func:`pipeline_module`, which takes the
@@ -124,6 +126,12 @@ def initialize(
 
     def describe() -> dict[str, Any]:
         nonlocal topology
+        check_part(part)
+        one_of("schedule", schedule, "1f1b", "dualpipev")
+        function("batch_fn", batch_fn)
+        flag("correct_clipping", correct_clipping)
+        flag("share_errors", share_errors)
+        seconds("stall_timeout", stall_timeout)
         if topology is None:
             topology = pipelines_over_all_ranks(len(part.stages), schedule)
         return {
@@ -218,6 +226,7 @@ def _hooks(
     take = take_inputs(engine, next((stage for stage in stages if stage.last), None))
     return Hooks(
         call=shared.call if shared else no_shared_errors,
+        arguments=check_data_iter,
         evaluation=give_outputs(engine, stages),
         evaluating=phases.evaluating,
         before_batch=[phases.before_batch, lambda _: same.start()],

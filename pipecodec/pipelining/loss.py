@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..arguments import function
 from ..codec import pack, unpack
 from ..engine.loss import loss_problem
 from ..engine.model_loss import model_loss
@@ -76,13 +77,14 @@ class Loss:
 
 
 def loss(loss_fn: Callable[..., Any] | None = None) -> Loss:
-    """Return the ``loss_fn`` of a schedule, of one that gets the model's own output.
+    """Wrap a loss function, which gets the model's own output, for a schedule.
 
     ``loss_fn(output, target)`` gets the value that the last stage returned for a micro-batch, of
     any type, and that part of the schedule's ``target``; it returns a floating-point tensor of one
     element. torch divides gradients by the number of micro-batches: let it be a mean, or give the
     schedule ``scale_grads=False``. None: the loss is that in the model's output (itself, its
     entry or attribute ``loss``, or the first item of a tuple); torch wants a ``target`` all the
-    same, on the rank of the last stage.
+    same, on the rank of the last stage. Raises ``TypeError`` for anything that cannot be called.
     """
+    function("loss_fn", loss_fn)
     return Loss(model_loss if loss_fn is None else loss_fn)
