@@ -59,8 +59,8 @@ def main() -> int:
             text = f"cannot run here: {error}"
         seconds = round(time.monotonic() - started)
         today = datetime.now(tz=timezone.utc).date().isoformat()
-        outcomes[cell] = Outcome(text, seconds, today)
         print(f"{cell}: {text} ({seconds} s)", flush=True)
+        outcomes = load(RESULTS) | {cell: Outcome(text, seconds, today)}
         save(RESULTS, outcomes)
         last = number + 1 == len(asked) or asked[number + 1].torch != cell.torch
         last = last or asked[number + 1].python != cell.python
