@@ -3,6 +3,7 @@
 #   make demo      trains a small GPT-2 in 3 stages and 3 processes, and compares with one process
 #   make test      checks and tests everything
 #   make quick     checks, and runs the tests that start no process and compile nothing, in two minutes
+#   make docs      builds the site in build/site
 #   make bench     measures the codec against others
 #   make fuzz      gives the frame library hostile bytes for a minute (needs clang)
 #   make sanitize  runs the tests of frames with a debug build under sanitizers
@@ -26,7 +27,7 @@ export DS_BUILD_OPS := 0
 CPP := $(wildcard $(foreach depth,* */* */*/*,$(foreach kind,cpp h cu,csrc/$(depth).$(kind))))
 FORMATTED := $(CPP) $(wildcard tests/*/*.cpp tests/*/*.h)
 
-.PHONY: setup demo test quick check native pytest fuzz sanitize bench gpu matrix wheel cuda-link format clean
+.PHONY: setup demo test quick check native pytest docs fuzz sanitize bench gpu matrix wheel cuda-link format clean
 
 setup: $(VENV)/.built
 
@@ -64,6 +65,9 @@ native: setup
 
 pytest: setup
 	$(BIN)/python -m pytest
+
+docs: setup
+	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs build/site
 
 fuzz: setup
 	$(BIN)/cmake -S . -B build/fuzz -DPIPECODEC_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++

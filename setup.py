@@ -28,10 +28,9 @@ except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     sys.exit(
-        "pipecodec builds against the torch that it will run with, and here is none (nor is there "
-        "one in the environment that pip and build make for building, unless told not to): run "
-        "'pip install torch \"setuptools>=77\" wheel ninja', then the same command again with "
-        "--no-build-isolation (of pip) or --no-isolation (of build)"
+        "pipecodec builds against the torch that it will run with, and there is none in this "
+        "environment. The one that pip makes for building never has it: run 'pip install torch "
+        "\"setuptools>=77\" wheel ninja', then the same command with --no-build-isolation"
     )
 
 ARCHITECTURES = (75, 80, 90, 100)

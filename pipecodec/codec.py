@@ -10,7 +10,8 @@ from torch import Tensor
 
 from . import _C
 from ._C import pack, unpack
-from .options import BoundaryOptions, Differentiable, one_of
+from .arguments import instance, one_of
+from .options import BoundaryOptions, Differentiable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -96,6 +97,7 @@ class Codec(_C.Codec):
     @classmethod
     def of(cls, options: BoundaryOptions, name: str) -> Self:
         """Make a codec of this class with these options."""
+        instance("name", name, str, "a text, the boundary's name in messages")
         return super().__new__(
             cls,
             name,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-__all__ = ["BoundaryOptions", "Differentiable", "one_of"]
+from .arguments import described, flag, one_of
+
+__all__ = ["BoundaryOptions", "Differentiable"]
 
 Differentiable = Literal["auto", "by-dtype"] | Collection[str]
 
@@ -31,16 +33,15 @@ class BoundaryOptions:
         one_of("values", self.values, "dynamic", "static")
         if isinstance(self.differentiable, str):
             one_of("differentiable", self.differentiable, "auto", "by-dtype")
-        elif not isinstance(self.differentiable, Collection):
+        elif not _are_paths(self.differentiable):
             raise ValueError(
                 f"differentiable must be 'auto', 'by-dtype' or a set of paths, not "
-                f"{self.differentiable!r}"
+                f"{described(self.differentiable)}"
             )
-        if not isinstance(self.dynamic_shape, bool):
-            raise ValueError(f"dynamic_shape must be True or False, not {self.dynamic_shape!r}")
+        flag("dynamic_shape", self.dynamic_shape)
         if self.capacity is not None and not _positive_multiple(self.capacity, 256):
             raise ValueError(
-                f"capacity must be a positive multiple of 256 bytes, not {self.capacity!r}"
+                f"capacity must be a positive multiple of 256 bytes, not {described(self.capacity)}"
             )
         if self.dynamic_shape and self.read == "verified":
             raise ValueError(
@@ -57,13 +58,9 @@ class BoundaryOptions:
         return self.reading == "verified" or (self.reading == "auto" and device.type != "cpu")
 
 
-def one_of(argument: str, value: object, *allowed: str) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ValueError(
-            f"{argument} must be one of {', '.join(map(repr, allowed))}, not {value!r}"
-        )
+def _are_paths(value: Any) -> bool:
+    return isinstance(value, (list, tuple, Set)) and all(isinstance(path, str) for path in value)
 
 
 def _positive_multiple(value: Any, of: int) -> bool:
-    return isinstance(value, int) and value > 0 and value % of == 0
+    return type(value) is int and value > 0 and value % of == 0

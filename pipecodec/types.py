@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from . import _C
+from .arguments import described, instance
 
 __all__ = ["register"]
 
@@ -47,14 +48,15 @@ def register(
             ``module:qualified.name``.
 
     Raises:
-        TypeError: `cls` is no class, or a function cannot be called.
+        TypeError: `cls` is no class, a function cannot be called, or `name` is no text.
         ValueError: `cls` crosses by itself, or another type has that name.
     """
     if not isinstance(cls, type):
-        raise TypeError(f"register takes a class, not {cls!r}")
+        raise TypeError(f"register: cls must be a class, not {described(cls)}")
     for argument, function in (("flatten", flatten), ("unflatten", unflatten)):
         if not callable(function):
-            raise TypeError(f"register: {argument}={function!r} cannot be called")
+            raise TypeError(f"register: {argument} must be a function, not {described(function)}")
     if cls in _BUILT_IN:
         raise ValueError(f"{cls.__qualname__} crosses by itself and cannot be registered")
+    instance("name", name, (str, type(None)), "a text, or None")
     _C.register(cls, flatten, unflatten, name or f"{cls.__module__}:{cls.__qualname__}")

@@ -27,11 +27,13 @@ TESTS = Path(__file__).resolve().parent
 SLOW = {
     "cuda",
     "distributed",
+    "docs",
     "pipelining",
     "test_benchmarks_command.py",
     "test_boundary_benchmark.py",
     "test_campaign.py",
     "test_demo.py",
+    "test_demo_torch.py",
     "test_examples.py",
     "test_hostile.py",
     "test_packaging.py",

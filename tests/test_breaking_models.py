@@ -69,7 +69,6 @@ def test_threads_leave_torch_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"n_stages": None, "split": [3]}, "split: 3 is no name of a module"),
         ({"balance": 3}, "one positive weight for each"),
         ({"balance": ["a", "b", "c"]}, "one positive weight for each"),
         ({"balance": [float("nan"), 1, 1]}, "one positive weight for each"),

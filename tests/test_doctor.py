@@ -385,7 +385,7 @@ def test_wrong_arguments(batch):
     part = partition()
     with pytest.raises(ValueError, match="optimizer is one of 'sgd', .*, not 'sdg'"):
         pipecodec.doctor(part, optimizer="sdg", **batch)
-    with pytest.raises(ValueError, match="micro_batches is a positive number, not 0"):
+    with pytest.raises(ValueError, match="micro_batches must be a positive number, not 0"):
         pipecodec.doctor(part, micro_batches=0, **batch)
     with pytest.raises(TypeError, match="'y' is not an input of the model"):
         pipecodec.doctor(part, y=1, **batch)

@@ -148,9 +148,9 @@ def test_a_registration_comes_before_what_is_known_of_a_dataclass() -> None:
 
 
 def test_wrong_registrations() -> None:
-    with pytest.raises(TypeError, match="register takes a class, not 3"):
+    with pytest.raises(TypeError, match="register: cls must be a class, not 3"):
         register(3, take, give)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="register: unflatten=None cannot be called"):
+    with pytest.raises(TypeError, match="register: unflatten must be a function, not None"):
         register(Pair, take, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="dict crosses by itself"):
         register(dict, take, give)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..arguments import described, instance, items, names, one_of, whole_number
 from ..errors import PartitionError
 from ..logger import get_logger
 from ..stages.cut import Cut
@@ -86,20 +87,22 @@ def partition(
         A partition, whose field ``cut`` says how it was cut.
 
     Raises:
-        PartitionError (a ValueError): the model cannot be observed or cut; the text has all reasons
+        PartitionError: the model cannot be observed or cut; the text has all reasons
             with their lines in the model's code.
-        ValueError: an argument has no such value.
+        TypeError, ValueError: an argument is no such object, or has no such value.
     """
+    instance("model", model, nn.Module, "a torch.nn.Module")
     if is_split_graph(model):
         return _split_already(model, n_stages, split)
-    _check_arguments(model, n_stages, split, balance, verify)
+    _check_arguments(model, n_stages, split, balance, verify, recompute)
+    outputs = None if outputs is None else names("outputs", outputs)
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise PartitionError(
             f"{lazy[0]} gets its shape in the first forward; run the model once before"
         )
-    batch = Batch.of(model, args, kwargs or {})
-    others = [_batch_of(model, example) for example in examples]
+    batch = _batch(model, args, kwargs)
+    others = [_batch_of(model, each) for each in items("examples", examples, "a list of batches")]
     count = len(split) + 1 if n_stages is None and split is not None else n_stages or 1
     if split is None:
         ways = layer_lists(model, called_modules(model, batch))
@@ -120,9 +123,9 @@ def partition(
                 if split is None
                 else given_cuts(model, tapes[0], split)
             )
-            names = [call_name(tapes[0].steps, cut) for cut in first]
-            cuts = [given_cuts(model, tape, names) for tape in tapes]
-            part = _cut(model, tapes, cuts, names, recompute, observations)
+            begins = [call_name(tapes[0].steps, cut) for cut in first]
+            cuts = [given_cuts(model, tape, begins) for tape in tapes]
+            part = _cut(model, tapes, cuts, begins, recompute, observations)
         except PartitionError as error:
             reasons.append(str(error))
             continue
@@ -152,17 +155,20 @@ def _check_arguments(
     split: Sequence[str] | None,
     balance: Balance,
     verify: Verify,
+    recompute: bool | None,
 ) -> None:
     if n_stages is None and split is None:
         raise ValueError("partition needs n_stages= (how many stages) or split= (where they begin)")
-    if n_stages is not None and (type(n_stages) is not int or n_stages < 1):
-        raise ValueError(f"n_stages is a number of stages, at least 1, not {n_stages!r}")
+    if n_stages is not None:
+        whole_number("n_stages", n_stages, "a number of stages, at least 1", 1)
+    if split is not None:
+        names("split", split)
     if n_stages is not None and split is not None and n_stages != len(split) + 1:
         raise ValueError(
             f"split names {len(split)} cuts, which make {len(split) + 1} stages, not {n_stages}"
         )
-    if verify not in ("values", "structure", False):
-        raise ValueError(f'verify is "values", "structure" or False, not {verify!r}')
+    one_of("verify", verify, "values", "structure", False)
+    one_of("recompute", recompute, True, False, None)
     if isinstance(balance, str):
         if balance == "time" and has_no_memory(model):
             raise ValueError(
@@ -171,11 +177,12 @@ def _check_arguments(
             )
         if balance not in ("parameters", "time"):
             raise ValueError(
-                f'balance is "parameters", "time" or a list of weights, not {balance!r}'
+                f'balance must be "parameters", "time" or a list of weights, not {balance!r}'
             )
     elif n_stages is None or not _are_weights(balance, n_stages):
         raise ValueError(
-            f"balance has one positive weight for each of n_stages stages, not {balance!r}"
+            f'balance must be "parameters", "time" or a list of one positive weight for each of '
+            f"n_stages stages, not {_weights(balance)}"
         )
 
 
@@ -187,13 +194,27 @@ def _are_weights(balance: Any, n_stages: int) -> bool:
     return len(weights) == n_stages and all(0 < weight < math.inf for weight in weights)
 
 
+def _weights(balance: Any) -> str:
+    return repr(balance) if isinstance(balance, (list, tuple)) else described(balance)
+
+
+def _batch(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Batch:
+    hint = "; pass it as kwargs=" if isinstance(args, Mapping) else "; pass (value,) for one"
+    given = items("args", args, "a tuple of the model's positional arguments", hint)
+    instance("kwargs", kwargs, (Mapping, type(None)), "a dict of the model's keyword arguments")
+    for name in kwargs or {}:
+        instance("kwargs", name, str, "a dict whose keys are the names of arguments")
+    return Batch.of(model, given, kwargs or {})
+
+
 def _batch_of(model: nn.Module, example: Example) -> Batch:
     if isinstance(example, Mapping):
         return Batch.of(model, (), example)
     if isinstance(example, (tuple, list)):
         return Batch.of(model, example, {})
-    raise ValueError(
-        f"examples has a {type(example).__name__}; each is a dict of keyword arguments or a tuple"
+    raise TypeError(
+        f"examples must be a list of batches, each a dict of keyword arguments or a tuple, but "
+        f"holds {described(example)}"
     )
 
 
@@ -215,7 +236,7 @@ def _cut(
     model: nn.Module,
     tapes: Sequence[Tape],
     cuts: Sequence[Sequence[Step]],
-    names: Sequence[str],
+    begins: Sequence[str],
     recompute: bool | None,
     observations: Observations,
 ) -> Partition:
@@ -235,7 +256,7 @@ def _cut(
     part = partition_modules(stages, inputs=inputs, outputs=outputs, model=model)
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     cut = Cut(
-        split=list(names),
+        split=list(begins),
         fingerprint=fingerprint(part),
         observations=len(tapes),
         alike=alike(tapes, plans),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .. import _C
+from ..arguments import described, function, one_of
 from ..engine.agree import agree
 from ..engine.loss import loss_of
 from ..engine.model_loss import model_loss
@@ -18,9 +19,10 @@ from ..engine.sizes import allow_observed_sizes
 from ..engine.ties import Ties, analyze_tie_ranks
 from ..engine.together import raise_on_all_ranks
 from ..logger import get_logger
-from ..options import BoundaryOptions, one_of
+from ..options import BoundaryOptions
 from ..registry import register_framework_dialect
 from ..stages.local_inputs import find_local_inputs
+from ..stages.partition import check_part
 from .guards import comparable, protect_frames, settings_of
 from .observed import refuse_other_precision
 from .stage_groups import name_groups_by_stage
@@ -48,12 +50,12 @@ def deepspeed_pipe_engine(
     """Return a ``deepspeed.pipe.PipelineModule`` of ``stage_modules``, one per pipeline stage.
 
     Needs the keyword arguments ``config``, ``topology`` and ``loss_fn``; ``dynamic_shape`` and
-    ``schedule`` are as in :func:`pipeline_module`, others are ignored. The
+    ``schedule`` are as in ``pipeline_module``, others are ignored. The
     parameters that carry an ``orig_shape`` are sharded over tensor-parallel ranks and are tagged
     ``tensor_model_parallel``, so that gradient clipping counts them on every rank.
     ``sch_metadata.tie_weights`` maps a key to (parameter path, stage id) pairs that are one
     weight; they are tied by ``pipe.TiedWeight`` where DeepSpeed has it, and as
-    :class:`.tied_module.TiedWeights` says where not. Raises ``ValueError`` for a missing argument,
+    ``tied_module.TiedWeights`` says where not. Raises ``ValueError`` for a missing argument,
     for a setting that would destroy the values sent, and for tied weights that differ;
     ``RuntimeError`` for a DeepSpeed older than 0.19.8.
     """
@@ -173,11 +175,13 @@ def build_pipeline(
     With ``packed_batches`` stage 0 takes batches as :func:`.batch.packing_batch_fn` packs them, and
     the last stage takes inputs from the batch of its own rank.
     """
-    count = len(part.stages)
     options: BoundaryOptions
 
     def describe() -> dict[str, Any]:
         nonlocal options
+        check_part(part)
+        _check_topology(topology)
+        function("loss_fn", loss_fn)
         options = allow_observed_sizes(part, make_options(), shapes_once=schedule == "dualpipev")
         one_of("differentiable", options.differentiable, "auto", "by-dtype")
         one_of("schedule", schedule, "1f1b", "dualpipev")
@@ -189,7 +193,7 @@ def build_pipeline(
             "schedule": schedule,
             "whether there is a loss_fn": loss_fn is not None,
             "the topology": {axis: topology.get_dim(axis) for axis in topology.axes},
-            "the number of stages": count,
+            "the number of stages": len(part.stages),
             "the model as it was observed and cut": None
             if part.cut is None
             else part.cut.fingerprint,
@@ -199,6 +203,7 @@ def build_pipeline(
         }
 
     agree(describe)
+    count = len(part.stages)
     wanted = topology.get_dim("pipe") * (2 if schedule == "dualpipev" else 1)
     if count != wanted:
         two = ", two on each rank" if schedule == "dualpipev" else ""
@@ -239,6 +244,11 @@ def build_pipeline(
         schedule=schedule,
     )
     return module, options
+
+
+def _check_topology(topology: Any) -> None:
+    if "pipe" not in getattr(topology, "axes", ()):
+        raise TypeError(f"topology must be {_PURPOSE['topology']}, not {described(topology)}")
 
 
 def _tag_sharded_parameters(stage_modules: Sequence[nn.Module]) -> None:

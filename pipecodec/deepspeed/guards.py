@@ -7,8 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..arguments import instance, one_of
 from ..logger import get_logger
-from ..options import one_of
 from .refused import refuse_settings
 
 __all__ = ["comparable", "protect_frames", "say_default_clipping", "settings_of"]
@@ -82,10 +82,13 @@ def say_default_clipping(config: Any) -> None:
 def settings_of(config: Any) -> Mapping[str, Any]:
     """Return DeepSpeed's configuration: the mapping itself, or the contents of the file or text.
 
-    Both are JSON or, as DeepSpeed has it, Hjson; the text is in URL-safe base64.
+    Both are JSON or, as DeepSpeed has it, Hjson; the text is in URL-safe base64. Raises
+    ``TypeError`` for anything else, ``ValueError`` for text that is neither.
     """
     if isinstance(config, Mapping):
         return config
+    must = "DeepSpeed's configuration, a dict or the path of a JSON file"
+    instance("config", config, (str, os.PathLike), must)
     import hjson  # type: ignore[import-untyped]  # DeepSpeed needs it
 
     if os.path.exists(config):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ..arguments import flag, function, one_of, seconds
 from ..engine import failure
 from ..engine.agree import agree
 from ..engine.batch import packing_batch_fn
@@ -16,6 +17,7 @@ from ..engine.same_batches import SameBatches
 from ..engine.stage_module import StageModule
 from ..engine.tie_check import steps_between_checks
 from ..options import BoundaryOptions
+from ..stages.partition import check_part
 from .batch_check import drop_wrong_batches
 from .checkpoint_load import loading
 from .checkpoint_save import saving
@@ -124,6 +126,12 @@ def initialize(
 
     def describe() -> dict[str, Any]:
         nonlocal topology
+        check_part(part)
+        one_of("schedule", schedule, "1f1b", "dualpipev")
+        function("batch_fn", batch_fn)
+        flag("correct_clipping", correct_clipping)
+        flag("share_errors", share_errors)
+        seconds("stall_timeout", stall_timeout)
         if topology is None:
             topology = pipelines_over_all_ranks(len(part.stages), schedule)
         return {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pipecodec.demo.device import DEVICES, place
 from pipecodec.demo.launch import Rank, run_ranks
 from pipecodec.demo.report import LIMIT, TIED_LIMIT, copy_difference, loss_difference, summary
-from pipecodec.demo.settings import BLOCKS, TITLES, Settings
+from pipecodec.demo.settings import BLOCKS, ENGINES, TITLES, Settings
 from pipecodec.demo.train import Progress, Trained, train_pipeline, train_whole
 
 __all__ = ["main"]
@@ -28,12 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     copies of a tied weight differ; 2: one could not run; 130: interrupted.
     """
     settings = _settings(arguments)
-    missing = [name for name in ("deepspeed", "transformers") if not importlib.util.find_spec(name)]
+    needed = ["deepspeed", "transformers"] if settings.engine == "deepspeed" else ["transformers"]
+    missing = [name for name in needed if not importlib.util.find_spec(name)]
     if missing:
         print(f"the demo needs {' and '.join(missing)}; run: pip install 'pipecodec[demo]'")
         return 2
     try:
-        placement = place(settings.device, settings.stages)
+        placement = place(settings.device, settings.stages, settings.engine)
     except ValueError as error:
         print(error)
         return 2
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "text of the Python standard library byte by byte.\n"
         f"A step is {settings.micro_batches} micro-batches of {settings.batch} windows of "
         f"{settings.length // 2} to {settings.length - 1} bytes, padded to {settings.length}.\n\n"
-        f"{settings.stages} stages in {settings.stages} processes, DeepSpeed's pipeline on "
+        f"{settings.stages} stages in {settings.stages} processes, {ENGINES[settings.engine]} on "
         f"{placement}:"
     )
     try:
@@ -93,6 +94,12 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
         default=Settings.device,
         help="auto takes a GPU where there is one: one for each process over NCCL, or fewer that "
         "they share over gloo (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=list(ENGINES),
+        default=Settings.engine,
+        help="DeepSpeed's pipeline engine, or torch.distributed.pipelining (default: %(default)s)",
     )
     parser.add_argument(
         "--tied",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ..arguments import device_of, whole_number
 from ..stages.partition import Partition
 from ..tape.no_memory import without_memory
 from .compute import compute
@@ -39,10 +40,13 @@ def materialize_stage(
     all ranks that have the same seed. The random state stays as it was.
 
     Raises ValueError, naming all of them at once, for tensors that no initialisation writes to:
-    such as one that a constructor fills and ``reset_parameters`` does not.
+    such as one that a constructor fills and ``reset_parameters`` does not. Raises TypeError or
+    ValueError for an argument that is no such object or has no such value.
     """
     own = Stage(part, stage)
-    where = torch.empty(0, device=device).device
+    where = device_of("device", device)
+    if seed is not None:
+        whole_number("seed", seed, "an int, or None")
     seed = torch.initial_seed() if seed is None else seed
     todo, copies = _to_fill(own, where)
     targets = [own.model_slot(slot) for slot in todo]

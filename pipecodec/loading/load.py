@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import torch
 from torch import nn
 
+from ..arguments import device_of, flag, instance
 from ..stages.partition import Partition
 from ..tape.no_memory import without_memory
 from .folder import Folder
@@ -23,7 +24,7 @@ _ALIGNMENT = 64  # bytes, of torch's allocator on the CPU
 def load_stage(
     part: Partition,
     stage: int,
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -49,9 +50,15 @@ def load_stage(
     weights, shards missing or left over, keys that the stage needs and the folder lacks, keys that
     the model lacks, shapes that differ, tied names with different values, quantized weights, a
     buffer that cannot be computed. With ``strict=False`` keys that the model lacks are ignored.
+    Raises TypeError or ValueError for an argument that is no such object or has no such value.
     """
     own = Stage(part, stage)
-    where = torch.empty(0, device=device).device  # with its number
+    instance("folder", folder, (str, os.PathLike), "the path of a folder")
+    instance("dtype", dtype, (torch.dtype, type(None)), "a torch.dtype, or None")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be one of floating point, not {dtype}")
+    flag("strict", strict)
+    where = device_of("device", device)
     with Folder(folder) as files:
         if files.problems:
             raise _error(stage, folder, files.problems)
@@ -187,7 +194,7 @@ def _alone(value: torch.Tensor) -> torch.Tensor:
     return value if whole and value.data_ptr() % _ALIGNMENT == 0 else value.clone()
 
 
-def _error(stage: int, folder: str | Path, problems: list[str]) -> ValueError:
+def _error(stage: int, folder: str | os.PathLike[str], problems: list[str]) -> ValueError:
     return ValueError(f"stage {stage} cannot be loaded from {folder}: {'; '.join(problems)}")
 
 

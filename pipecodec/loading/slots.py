@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ..stages.partition import Partition
+from ..arguments import whole_number
+from ..stages.partition import Partition, check_part
 from ..stages.ties import memory_of
 from ..tape.no_memory import without_memory
 
@@ -62,6 +63,8 @@ class Stage:
     """A stage's tensors, and where they are in the model."""
 
     def __init__(self, part: Partition, number: int) -> None:
+        check_part(part)
+        whole_number("stage", number, "the number of a stage")
         if not 0 <= number < len(part.stages):
             raise ValueError(f"there is no stage {number}; there are {len(part.stages)}, from 0")
         self.part, self.number = part, number

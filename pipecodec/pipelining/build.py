@@ -8,10 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..arguments import device_of, flag, one_of, seconds, whole_number
 from ..engine.readiness import refuse_other_dtype, without_memory_in
 from ..engine.sizes import allow_observed_sizes
 from ..engine.watcher import watcher
-from ..options import BoundaryOptions, one_of
+from ..options import BoundaryOptions
+from ..stages.partition import check_part
 
 if TYPE_CHECKING:
     from torch.distributed.pipelining import PipelineStage
@@ -72,6 +74,7 @@ def build_stage(
             None: the timeout of the default process group.
 
     Raises:
+        TypeError: an argument is no such object.
         RuntimeError: this torch is older than 2.13.
         ValueError: torch.distributed is not initialized, there is no such stage, it has no memory
             yet (meta), it has another precision than the model that was observed, or an option has
@@ -82,6 +85,10 @@ def build_stage(
             f"pipecodec.pipelining needs torch {'.'.join(map(str, _LOWEST))} or newer, this is "
             f"{torch.__version__}; upgrade torch, or use pipecodec.deepspeed"
         )
+    check_part(part)
+    whole_number("stage_index", stage_index, "the number of a stage")
+    flag("share_errors", share_errors)
+    seconds("stall_timeout", stall_timeout)
     if not dist.is_initialized():
         raise ValueError(
             "torch.distributed is not initialized: call torch.distributed.init_process_group "
@@ -98,7 +105,7 @@ def build_stage(
     if problem is not None:
         raise ValueError(problem)
     module = part.stages[stage_index]
-    where = _device_of(module) if device is None else torch.device(device)
+    where = _device_of(module) if device is None else device_of("device", device)
     module.to(where)
     refuse_other_dtype(part, stage_index)
     options = BoundaryOptions(

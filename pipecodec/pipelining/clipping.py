@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.linalg import vector_norm
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from ..arguments import number
 from ..engine.failure import OF
 from ..engine.together import on_all_ranks
 from .own_tensors import own_parameters
@@ -36,7 +37,7 @@ def clip_grad_norm_(
     dtype, else float32. Raises, on all ranks, ``ValueError`` for another ``norm_type``, and
     ``RuntimeError`` if tied gradients are not summed, or for a norm that is not finite if asked.
     """
-    max_norm, norm_type = float(max_norm), float(norm_type)
+    max_norm, norm_type = number("max_norm", max_norm), number("norm_type", norm_type)
     pipeline = Pipeline.of(stages)
     with pipeline.call(f"clip_grad_norm_{OF}max_norm={max_norm}, norm_type={norm_type}"):
         if not norm_type > 0:

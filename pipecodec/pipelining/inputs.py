@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..arguments import described
+
 __all__ = ["per_sample", "split_target", "unwrapped", "whole"]
 
 
@@ -66,8 +68,8 @@ def per_sample(values: Sequence[Any]) -> torch.Tensor:
     """
     if isinstance(values, (str, bytes, torch.Tensor)) or not isinstance(values, Sequence):
         raise TypeError(
-            f"per_sample takes a list with an entry for each sample, not a "
-            f"{type(values).__name__}; torch splits a tensor along its first dimension without it"
+            f"values must be a list with an entry for each sample, not {described(values)}; torch "
+            f"splits a tensor along its first dimension without per_sample"
         )
     numbers = torch.arange(len(values)).as_subclass(PerSample)
     numbers.samples = values

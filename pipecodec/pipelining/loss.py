@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from ..arguments import function
 from ..codec import pack, unpack
 from ..engine.loss import loss_problem
 from ..engine.model_loss import model_loss
@@ -83,6 +84,7 @@ def loss(loss_fn: Callable[..., Any] | None = None) -> Loss:
     element. torch divides gradients by the number of micro-batches: let it be a mean, or give the
     schedule ``scale_grads=False``. None: the loss is that in the model's output (itself, its
     entry or attribute ``loss``, or the first item of a tuple); torch wants a ``target`` all the
-    same, on the rank of the last stage.
+    same, on the rank of the last stage. Raises ``TypeError`` for anything that cannot be called.
     """
+    function("loss_fn", loss_fn)
     return Loss(model_loss if loss_fn is None else loss_fn)

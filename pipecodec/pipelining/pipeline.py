@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from .. import _C
+from ..arguments import described
 from ..engine.agree import agree
 from ..engine.failure import SharedCalls
 from ..engine.unused_roads import InGradients, Road
@@ -92,7 +93,8 @@ class Pipeline:
         own = [stage for stage in given if isinstance(getattr(stage, "settings", None), Settings)]
         if not own:
             raise ValueError(
-                "these are no stages of pipecodec.pipelining.build_stage; give all of this rank's"
+                f"these are no stages of pipecodec.pipelining.build_stage, but "
+                f"{described(stages)}; give all of this rank's, in a list if they are several"
             )
         known: Pipeline | None = next(
             (stage.pipeline for stage in own if stage.pipeline is not None), None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..stages.partition import Partition
+from ..arguments import instance, items, whole_number
+from ..stages.partition import Partition, check_part
 from .facts import Boundary, Problem, Report
 from .local_run import measure
 from .memory import check_optimizer, stage_reports
@@ -48,12 +49,13 @@ def doctor(
 
     Raises:
         ValueError: `optimizer` is unknown, or `micro_batches` is not positive.
-        TypeError: the arguments are not those of the model.
+        TypeError: the batch has not the model's arguments, or an argument is no such object.
     """
+    check_part(part)
     name, states = check_optimizer(optimizer)
     m = 4 * len(part.stages) if micro_batches is None else micro_batches
-    if m < 1:
-        raise ValueError(f"micro_batches is a positive number, not {micro_batches!r}")
+    whole_number("micro_batches", m, "a positive number", 1)
+    others = [_split(each) for each in items("more", more, "a list of micro-batches")]
     cut = part.cut
     notes = list(cut.notes) if cut is not None else []
     boundaries: list[Boundary] = []
@@ -66,7 +68,7 @@ def doctor(
         notes.append("nothing was run: no batch was given")
         boundaries = boundaries_of_cut(part)
     else:
-        batches = [_batch(part, each) for each in ((args, kwargs), *map(_split, more))]
+        batches = [_batch(part, each) for each in ((args, kwargs), *others)]
         boundaries, problems = observe(part, batches)
         seconds = measure(part, *batches[0])
     stages = stage_reports(part, states, seconds or None)
@@ -82,7 +84,11 @@ def doctor(
 
 
 def _split(batch: Mapping[str, Any] | Sequence[Any]) -> Batch:
-    return ((), batch) if isinstance(batch, Mapping) else (batch, {})
+    if isinstance(batch, Mapping):
+        return (), batch
+    must = "a list of micro-batches, each a dict of keyword arguments or a tuple"
+    instance("more", batch, (tuple, list), must, " in it")
+    return batch, {}
 
 
 def _batch(part: Partition, batch: Batch) -> Batch:

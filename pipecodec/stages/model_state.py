@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..arguments import instance, items
 from ..tape.no_memory import without_memory
 from .ties import memory_of
 
@@ -34,8 +35,7 @@ class ModelState:
 
     def check(self, paths: Sequence[Collection[str]]) -> None:
         """Raise ValueError unless the stages' state dicts, with these keys, make up the model's."""
-        if len(paths) != self.stages:
-            raise ValueError(f"there are {len(paths)} state dicts for {self.stages} stages")
+        self._check_count(paths)
         known = self._keys_by_place()
         for key, places in self.places.items():
             if not places:
@@ -61,6 +61,10 @@ class ModelState:
         self, states: Sequence[Mapping[str, Any]], *, strict: bool = True
     ) -> dict[str, Any]:
         """Return the model's state dict of those of its stages, without copying a tensor."""
+        states = items("stage_state_dicts", states, "a list with the state dict of each stage")
+        for k, state in enumerate(states):
+            instance(f"stage_state_dicts[{k}]", state, Mapping, "a state dict")
+        self._check_count(states)
         if strict:
             self.check(states)
             for key, places in self.places.items():
@@ -84,6 +88,7 @@ class ModelState:
 
         Only ``stages``, None: all of them, have to be complete; the others are left empty.
         """
+        instance("state_dict", state_dict, Mapping, "a state dict")
         if strict and (unknown := [key for key in state_dict if key not in self.places]):
             raise ValueError(
                 f"the model that was partitioned has no {unknown}; with strict=False they are "
@@ -104,6 +109,10 @@ class ModelState:
             if given:
                 states[stage][path] = next(iter(given.values()))
         return states
+
+    def _check_count(self, states: Sequence[Any]) -> None:
+        if len(states) != self.stages:
+            raise ValueError(f"there are {len(states)} state dicts for {self.stages} stages")
 
     def _keys_by_place(self) -> dict[Place, list[str]]:
         keys: dict[Place, list[str]] = {}

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ..arguments import instance, items, names
 from ..codec import Codec
 from ..tape.no_memory import has_no_memory
 from .cut import Cut
@@ -20,7 +21,7 @@ from .signature import forward_parameters
 from .stage import Stage, bind_inputs
 from .ties import find_ties, memory_of
 
-__all__ = ["Partition", "partition_modules", "run_local"]
+__all__ = ["Partition", "check_part", "partition_modules", "run_local"]
 
 Outputs = str | Sequence[str] | None
 
@@ -29,7 +30,7 @@ Outputs = str | Sequence[str] | None
 class Partition:
     """Stages with all that an engine has to know about them.
 
-    ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.stages.liveness.Liveness`.
+    ``liveness`` and ``stage_id_2_arg_names`` are as in ``pipecodec.stages.liveness.Liveness``.
     ``outputs[k]`` declares the outputs of stage k: a list of names, one string for the whole
     value, or None. ``tie_weights`` maps a name to the (parameter path, stage id) pairs that are
     one weight, one pair per stage. ``model_state`` says where the model's state dict is in the
@@ -112,34 +113,46 @@ def partition_modules(
     `ties` lists weights that are one though nothing shows it, each as (parameter path, stage id)
     pairs.
 
-    Raises ValueError if a required argument has no source, a stage names no parameters, `outputs`
+    Raises TypeError for an argument that is no such object, and
+    ValueError if a required argument has no source, a stage names no parameters, `outputs`
     does not fit, stages share a weight in a form that cannot be kept equal, or `ties` names a
     parameter that is not there or two of one stage.
     """
-    stages = list(stages)
+    stages = items("stages", stages, "a list of torch.nn.Module, one for each stage")
+    for k, stage in enumerate(stages):
+        instance(f"stages[{k}]", stage, nn.Module, "a torch.nn.Module")
     if not stages:
         raise ValueError("there are no stages; pass at least one module")
-    declared: list[Outputs] = [None] * len(stages) if outputs is None else list(outputs)
+    instance("model", model, (nn.Module, type(None)), "the torch.nn.Module that was cut, or None")
+    declared: list[Outputs] = [None] * len(stages)
+    if outputs is not None:
+        declared = items("outputs", outputs, "a list with an entry for each stage")
     if len(declared) != len(stages):
         raise ValueError(
             f"outputs has {len(declared)} entries for {len(stages)} stages; "
             f"give one per stage, None where nothing is declared"
         )
-    names = [_names_of(k, entry) for k, entry in enumerate(declared)]
+    declares = [_names_of(k, entry) for k, entry in enumerate(declared)]
     parameters = [_parameters(k, stage) for k, stage in enumerate(stages)]
-    input_names = _infer_inputs(parameters, names) if inputs is None else list(inputs)
+    input_names = _infer_inputs(parameters, declares) if inputs is None else names("inputs", inputs)
     _check_names(input_names, "inputs")
-    flow = analyze_signatures(parameters, names, input_names)
+    flow = analyze_signatures(parameters, declares, input_names)
     return Partition(
         stages=stages,
         liveness=flow.liveness,
         stage_id_2_arg_names=flow.stage_id_2_arg_names,
         input_names=input_names,
         outputs=declared,
-        tie_weights=find_ties(_originals(stages, model, ties)),
+        tie_weights=find_ties(_originals(stages, model, _ties(ties))),
         model_state=None if model is None else locate(stages, model),
         model=model if model is not None and has_no_memory(model) else None,
     )
+
+
+def check_part(part: object) -> None:
+    """Raise TypeError unless ``part`` is a partition."""
+    made = "a Partition, as pipecodec.partition and partition_modules return it"
+    instance("part", part, Partition, made)
 
 
 def run_local(part: Partition, *args: Any, **kwargs: Any) -> Any:
@@ -152,6 +165,7 @@ def run_local(part: Partition, *args: Any, **kwargs: Any) -> Any:
     last stage's result. Gradients flow as in the unsplit model: the tensors that cross a boundary
     are the same objects on both sides.
     """
+    check_part(part)
     values: Sequence[Any] = bind_inputs(part.input_names, args, kwargs)
     for k, module in enumerate(part.stages):
         stage = Stage(part.liveness, part.stage_id_2_arg_names, k, outputs=part.outputs[k])
@@ -180,22 +194,31 @@ def _codec_after(module: nn.Module, k: int) -> Codec:
 def _names_of(k: int, entry: Outputs) -> list[str] | None:
     if entry is None:
         return None
-    names = [entry] if isinstance(entry, str) else list(entry)
-    _check_names(names, f"outputs[{k}]")
-    return names
+    found = [entry] if isinstance(entry, str) else names(f"outputs[{k}]", entry)
+    _check_names(found, f"outputs[{k}]")
+    return found
 
 
-def _check_names(names: list[str], where: str) -> None:
-    for name in names:
-        if not isinstance(name, str) or not name.isidentifier():
+def _check_names(found: list[str], where: str) -> None:
+    for name in found:
+        if not name.isidentifier():
             raise ValueError(f"{where}: {name!r} is not a name that a forward could take")
-    if len(set(names)) != len(names):
-        raise ValueError(f"{where} names a value twice: {names}")
+    if len(set(found)) != len(found):
+        raise ValueError(f"{where} names a value twice: {found}")
+
+
+def _ties(ties: Sequence[Sequence[Place]]) -> list[list[Place]]:
+    must = "a list of weights, each a list of pairs (parameter path, stage id)"
+    found = [items("ties", weight, must) for weight in items("ties", ties, must)]
+    for place in (place for weight in found for place in weight):
+        if not (
+            isinstance(place, (tuple, list)) and [*map(type, place)] == [str, int]  # no bool
+        ):
+            raise TypeError(f"ties must be {must}, but holds {place!r}")
+    return found
 
 
 def _parameters(k: int, stage: nn.Module) -> list[inspect.Parameter]:
-    if not isinstance(stage, nn.Module):
-        raise ValueError(f"stage {k} is a {type(stage).__name__}; every stage is an nn.Module")
     named = forward_parameters(stage)
     if not named:
         raise ValueError(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*sorted(ROOT.glob("docs/*.md")), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
+from .pages import DOCS, ROOT
+
+PAGES = [*sorted(DOCS.glob("**/*.md")), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
 NAMED = re.compile(r"`((?:[\w.*]+/)*[\w*]+\.(?:py|cpp|cu|h))`")
 
 
