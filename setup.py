@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
     sys.exit(
         "pipecodec builds against the torch that it will run with, and there is none in this "
         "environment. The one that pip makes for building never has it: run 'pip install torch "
-        "\"setuptools>=77\" wheel ninja', then the same command with --no-build-isolation"
+        '"setuptools>=77" wheel ninja\', then the same command with --no-build-isolation'
     )
 
 ARCHITECTURES = (75, 80, 90, 100)
