@@ -104,8 +104,8 @@ class Environment:
         ended = self._call(command, self.folder)
         if ended.returncode:
             said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR: ")]
-            first = (said or [f"{command[-1]} failed"])[0].removeprefix("ERROR: ")
-            raise CannotRunError(f"{first}; see {self._log}")
+            first = (said or [f"{Path(command[-1]).name} failed"])[0].removeprefix("ERROR: ")
+            raise CannotRunError(f"{first}; see {self._log.relative_to(ROOT)}")
         return ended.stdout
 
     def _call(
