@@ -103,7 +103,7 @@ matrix: setup
 wheel: setup
 	$(BIN)/python -m pip install --quiet -r requirements/release.txt
 	rm -rf build/wheel dist
-	$(BIN)/python -m build --sdist --no-isolation
+	$(BIN)/python -m build --quiet --sdist --no-isolation
 	PIPECODEC_BINARY=1 $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel dist/*.tar.gz
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' \
 		--wheel-dir dist build/wheel/*.whl

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,10 +73,7 @@ def _pin(name: str) -> str:
     return found[1]
 
 
-PINNED = Cell(
-    f"{sys.version_info.major}.{sys.version_info.minor}",
-    *map(_pin, ("torch", "deepspeed", "transformers")),
-)
+PINNED = Cell("3.11", *map(_pin, ("torch", "deepspeed", "transformers")))
 
 
 def cells() -> list[Cell]:
