@@ -46,8 +46,7 @@ def micro_batches(step):
         tokens = torch.cat([torch.full((2, 16), IMAGE), text], dim=1)
         pixels = torch.randn(2, 3, 32, 32, generator=generator)
         labels = tokens.masked_fill(tokens == IMAGE, -100)
-        mask = torch.ones_like(tokens)
-        yield dict(input_ids=tokens, pixel_values=pixels, attention_mask=mask, labels=labels)
+        yield {"input_ids": tokens, "pixel_values": pixels, "labels": labels}
 
 
 def adamw(parameters):

@@ -38,7 +38,7 @@ def micro_batches(step):
         tokens = torch.randint(2, 128, (2, 24), generator=generator)
         lengths = torch.randint(12, 25, (2, 1), generator=generator)
         mask = (torch.arange(24) < lengths).long()
-        labels = tokens.flip(1)[:, :16]
+        labels = tokens[:, -16:].flip(1)
         yield {"input_ids": tokens * mask, "attention_mask": mask, "labels": labels}
 
 
