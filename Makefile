@@ -43,7 +43,7 @@ $(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(CPP)
 	touch $@
 
 demo: setup
-	$(BIN)/python -m pipecodec.demo
+	$(BIN)/pipecodec demo
 
 test: check native pytest
 
@@ -92,7 +92,7 @@ bench: setup
 gpu:
 	PIPECODEC_CUDA=1 $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps --editable .
 	PIPECODEC_REQUIRE_CUDA=1 $(PYTHON) -m pytest -m cuda
-	DS_ACCELERATOR=cuda $(PYTHON) -m pipecodec.demo --device cuda
+	DS_ACCELERATOR=cuda $(PYTHON) -m pipecodec demo --device cuda
 	$(PYTHON) -m benchmarks.gpu
 
 # Each cell in an environment of its own, with the interpreters that PYTHONS or the PATH has.

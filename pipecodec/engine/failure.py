@@ -41,7 +41,7 @@ OF = " of "
 
 
 class RemoteError(RuntimeError):
-    """The failure of another rank; the message holds that rank's error and its traceback."""
+    """Ends a call because another rank failed; holds that rank's error and its traceback."""
 
 
 class SharedCalls:
@@ -130,7 +130,7 @@ def call_on_all_ranks(function: F) -> F:
 
     @functools.wraps(function)
     def call(engine: Any, *args: Any, **kwargs: Any) -> Any:
-        own: SharedCalls | None = engine.__dict__.get("calls_on_all_ranks")
+        own: SharedCalls | None = getattr(engine, "__dict__", {}).get("calls_on_all_ranks")
         with nullcontext() if own is None else own.call(function.__name__):
             return function(engine, *args, **kwargs)
 

@@ -10,7 +10,7 @@ __all__ = ["Boundary", "Crossing", "Problem", "Report", "Schedule", "StageReport
 
 
 class Problem(NamedTuple):
-    """Something that fails or wastes: the stage (None: all of them), the fault, the remedy."""
+    """Names a fault or a waste: the stage (None: all of them), the fault, the remedy."""
 
     stage: int | None
     fault: str
@@ -19,7 +19,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Crossing:
-    """One leaf that crosses a boundary: a tensor, or a value that is none."""
+    """Describes a leaf that crosses a boundary: a tensor, or a value that is none."""
 
     name: str
     """The value that it belongs to, as liveness names it."""
@@ -53,7 +53,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Boundary:
-    """All that crosses from stage ``index`` to the next one."""
+    """Lists the values that cross from stage ``index`` to the next one."""
 
     index: int
     crossings: tuple[Crossing, ...]
@@ -73,7 +73,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class StageReport:
-    """One stage."""
+    """Describes a stage: parameters, memory, time."""
 
     index: int
     module: str
@@ -97,7 +97,7 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The part of the time in which a rank waits for others, under 1F1B."""
+    """Tells the part of the time in which a rank waits for others, under 1F1B."""
 
     micro_batches: int
     bubble: float
@@ -109,7 +109,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Report:
-    """Diagnosis of a partition; ``str`` is a table, ``to_dict`` is fit for JSON."""
+    """Reports on a partition; ``str`` is a table, ``to_dict`` is fit for JSON."""
 
     stages: tuple[StageReport, ...]
     boundaries: tuple[Boundary, ...]
