@@ -237,3 +237,28 @@ def test_a_loop_over_a_size_holds_for_observed_sizes() -> None:
     both = pipecodec.partition(model, kwargs={"x": batch()["x"]}, examples=longer, n_stages=2)
     assert_same(model, both, {"x": batch(3, 6)["x"]})
     assert_same(model, both, {"x": batch(3, 5)["x"]})
+
+
+def test_names_of_modules_and_parameters_may_be_any_text() -> None:
+    """They stood in the source of stages as they are, so "conv-1" was no Python there.
+
+    "a.b" and "a_b" are of one length, and so had one name in that source.
+    """
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.ModuleDict({"b": nn.Linear(4, 4)})
+            self.a_b = nn.Linear(4, 4)
+            self.more = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("conv-1", "if", "'")})
+            self.scales = nn.ParameterDict({"w-1": torch.ones(4), "0": torch.ones(4)})
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            x = self.a_b(self.a["b"](x)).tanh() * self.scales["w-1"] * self.scales["0"]
+            for module in self.more.values():
+                x = module(x)
+            return {"loss": x.sum()}
+
+    model = Named()
+    part = pipecodec.partition(model, kwargs={"x": torch.ones(2, 4)}, n_stages=2)
+    assert_same(model, part, {"x": torch.randn(2, 4)})

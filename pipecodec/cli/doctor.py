@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..errors import CodecError, PartitionError
+from ..errors import PartitionError
 from .endings import FAILED, OK, Failed, Unusable, debug_option, own_stdout
 from .named import find, model_and_batch, said
 from .report import show
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ..report import Report
 
 __all__ = ["doctor"]
+
+_WRONG_NUMBER = ("too few for", "not")
+"""Words before the number of stages in an error of ``partition`` that is about this number."""
 
 
 @click.command()
@@ -85,9 +88,9 @@ def _report(
         step("running the stages")
         return pipecodec.doctor(part, **batch)
     except PartitionError as error:
+        if any(f"{words} {stages} stages" in str(error) for words in _WRONG_NUMBER):
+            raise Unusable(f"--stages {stages}: {error}") from error
         raise Failed(f"the model cannot be cut: {error}") from error
-    except CodecError as error:
-        raise Failed(f"the model {said(error)}") from error
     except (Exception, SystemExit) as error:
         raise Failed(f"the model {said(error)}") from error
 

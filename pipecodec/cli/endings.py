@@ -55,8 +55,27 @@ def _remember_debug(context: click.Context, _: click.Parameter, value: bool) -> 
         context.find_root().meta["pipecodec.debug"] = True
 
 
+class _Interrupted(Exception):
+    """Ctrl-C, under a name for which click does nothing."""
+
+
+class _ClosedPipe(Exception):
+    """A BrokenPipeError, under a name for which click does nothing."""
+
+
 class Command(click.Group):
     """A group of commands that ends as the documentation says, however it ends."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand, and write all that it has to write."""
+        try:
+            ended = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            raise _Interrupted from error
+        except BrokenPipeError as error:
+            raise _ClosedPipe from error
+        return ended
 
     def main(
         self,
@@ -75,7 +94,7 @@ class Command(click.Group):
             ended = super().main(given, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
             code = ended if isinstance(ended, int) else OK
-        except BrokenPipeError:
+        except (_ClosedPipe, BrokenPipeError):
             _drop_stdout()
             code = CLOSED_PIPE
         except BaseException as error:
@@ -91,7 +110,7 @@ def _told(error: BaseException, debug: bool) -> int:
         return int(error.exit_code)
     if isinstance(error, SystemExit):  # of click's completion
         return error.code if isinstance(error.code, int) else OK
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+    if isinstance(error, (_Interrupted, KeyboardInterrupt, click.Abort)):
         return _say("interrupted", INTERRUPTED)
     if isinstance(error, click.UsageError):
         error.show()

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 import torch
@@ -26,6 +26,8 @@ LARGEST = 256 << 20
 """Bytes of the largest frame that is read; its tensors commonly travel beside it."""
 
 _CHUNK = 1 << 20
+_WIDE = 1000
+"""Columns where no terminal limits them, so that a node has one line."""
 _MAGIC = b"\x89PCF"
 
 
@@ -51,7 +53,7 @@ def inspect(file: str, as_json: bool) -> int:
         json.dump(as_dict(frame, error), sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
-        show_tree(frame, error, console(sys.stdout))
+        show_tree(frame, error, console(sys.stdout, _WIDE))
     if error is not None:
         sys.stdout.flush()
         click.echo(f"Error: {_sentence(file, error, frame)}", err=True)
@@ -82,7 +84,7 @@ def _read(file: str) -> bytes:
     if file == "-":
         if sys.stdin is None:
             raise Unusable("cannot read stdin: it is closed")
-        return _bounded(click.get_binary_stream("stdin"), "stdin")
+        return _bounded(sys.stdin.buffer, "stdin")
     try:
         with open(file, "rb") as opened:
             state = os.fstat(opened.fileno())
@@ -95,7 +97,7 @@ def _read(file: str) -> bytes:
         raise Unusable(f"cannot read {file!r}: {error}") from error
 
 
-def _bounded(stream: BinaryIO | Any, name: str) -> bytes:
+def _bounded(stream: BinaryIO, name: str) -> bytes:
     data = bytearray()
     while chunk := stream.read(_CHUNK):
         data += chunk

@@ -34,7 +34,8 @@ def find(spec: str) -> Callable[[], Any]:
         Failed: the module raises while it is imported.
     """
     module_name, colon, path = spec.partition(":")
-    if not (colon and _DOTTED.fullmatch(module_name) and _DOTTED.fullmatch(path)):
+    good = colon and _DOTTED.fullmatch(module_name) and _DOTTED.fullmatch(path)
+    if not good or module_name.endswith(".py"):
         raise click.UsageError(
             f"{spec!r} is not MODULE:FUNCTION, such as train:build.{_hint(spec)}"
         )

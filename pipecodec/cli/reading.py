@@ -40,6 +40,8 @@ _FIELDS = (
 )  # fmt: skip
 _TEXT = 200
 """Characters of a text that are shown."""
+_KEY_NODES = 20
+"""Nodes of a key that are shown."""
 _STEPS = 12
 """Steps at the end of a path that are shown."""
 
@@ -79,7 +81,7 @@ class Node:
     """A node of the structure.
 
     ``label`` is its place in its parent; ``role`` is "key" or "context" for such constants, and
-    "value" for all else; ``children`` counts nodes, two for each pair.
+    "value" for all else; ``children`` counts nodes, two for each pair, and ``items`` pairs.
     """
 
     depth: int
@@ -96,7 +98,19 @@ class Node:
     @property
     def type(self) -> str:
         """Its type as users write it."""
-        return type_name(self.kind)
+        return "bool" if self.kind in ("FALSE", "TRUE") else type_name(self.kind)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is a container."""
+        return self.kind in _LIST | _NAMED | _PAIRS | {"DEQUE", "SLICE", "RANGE"}
+
+    @property
+    def items(self) -> int:
+        """Its children: pairs of a dict, fields of a dataclass, without a registered context."""
+        if self.kind in _PAIRS:
+            return self.children // 2
+        return self.children - (self.kind == "REGISTERED")
 
 
 @dataclass
@@ -104,7 +118,7 @@ class FrameText:
     """All of a frame that could be read.
 
     ``stopped`` says why no more nodes were, and is None where all were; ``at`` has the first byte
-    of everything that was begun, with its place in words, in order.
+    of every node that was begun and of its shape, with the node that it is in and its label.
     """
 
     size: int
@@ -112,7 +126,9 @@ class FrameText:
     sections: list[Section] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     stopped: str | None = None
-    at: list[tuple[int, str]] = field(default_factory=list)
+    ends: tuple[int, int] = (0, 0)
+    """Where the structure and the shapes were read to."""
+    at: list[tuple[int, int | None, str]] = field(default_factory=list)
 
     def path(self, index: int | None) -> str:
         """Return a node's path, such as ``outputs[2]['mask']``; of a deep one its end."""
@@ -124,16 +140,22 @@ class FrameText:
 
     def place(self, offset: int) -> str:
         """Return in words where a byte of the frame stands."""
-        begun = [place for begin, place in self.at if begin <= offset]
-        section = [each for each in self.sections if each.begin <= offset < each.end]
-        if offset < HEADER or not section:
-            names = [each.name for each in self.header if each.offset <= offset]
-            if offset < HEADER:
-                return f"in the header, {names[-1]}" if names else "in the header"
+        if offset < HEADER:
+            begun = [name for name, begin, _ in _FIELDS if begin <= offset]
+            return f"in the header, {begun[-1]}"
+        section = next((each for each in self.sections if each.begin <= offset < each.end), None)
+        if section is None:
             return "behind the last section"
-        if section[0].name in ("structure", "shapes") and begun:
-            return f"in the {section[0].name}, {begun[-1]}"
-        return f"in the {section[0].name}"
+        read_to = dict(zip(("structure", "shapes"), self.ends, strict=True)).get(section.name)
+        if read_to is None:
+            return f"in the {section.name}"
+        if offset >= read_to and self.stopped is None:
+            return f"in the {section.name}, behind its last item"
+        within = [each for each in self.at if section.begin <= each[0] <= offset]
+        if not within:
+            return f"in the {section.name}"
+        _, parent, label = max(within, key=lambda each: each[0])
+        return f"in the {section.name}, {self.path(parent)}{label}"
 
 
 class _Stop(Exception):
@@ -204,7 +226,7 @@ def read(data: bytes) -> FrameText:
         reader.run()
     except _Stop as stop:
         made.stopped = str(stop)
-    made.at.sort()
+    made.ends = (reader.structure.at, reader.shapes.at)
     return made
 
 
@@ -269,12 +291,20 @@ class _Reader:
         return f"[{text}]"
 
     def _constant(self, index: int) -> str:
-        """Return a key with all in it as one short text."""
-        node = self.made.nodes[index]
-        if not node.children:
-            return node.text or node.type
-        items = [each.text or each.type for each in self.made.nodes[index + 1 : index + 9]]
-        return f"{node.type} of {', '.join(items)}"[:60]
+        """Return a key with all in it as one short text, such as ``('a', (1, 2))``."""
+        text, depth = "", self.made.nodes[index].depth
+        for node in self.made.nodes[index : index + _KEY_NODES]:
+            text += ")" * (depth - node.depth)
+            text += "" if not text or text.endswith("(") else ", "
+            depth = node.depth
+            if node.holds:
+                text += "(" if node.kind == "TUPLE" else f"{node.type}("
+                depth += 1
+            else:
+                text += node.text
+        whole = len(self.made.nodes) <= index + _KEY_NODES
+        text += ")" * (depth - self.made.nodes[index].depth) if whole else "…"
+        return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
 
     def _node(self, role: str, label: str, depth: int, parent: int | None) -> int:
         made, bytes_ = self.made, self.structure
@@ -285,20 +315,19 @@ class _Reader:
             above is not None and (above.constant or above.kind in _CONSTANT)
         )
         offset = bytes_.at
-        path = f"{made.path(parent)}{label}" if parent is not None else label
-        made.at.append((offset, path))
+        made.at.append((offset, parent, label))
         code = bytes_.u8()
         if code not in _KINDS or _KINDS[code] == "SCALAR":
-            raise _Stop(f"there is no type code {code}, which stands at byte {offset}, at {path}")
+            raise _Stop(f"there is no type code {code}, which stands at byte {offset}")
         node = Node(depth, label, role, _KINDS[code], offset, constant, parent)
-        self._content(node, path)
+        self._content(node)
         made.nodes.append(node)
         return len(made.nodes) - 1
 
-    def _content(self, node: Node, path: str) -> None:
+    def _content(self, node: Node) -> None:
         kind, bytes_ = node.kind, self.structure
         if kind == "TORCH_TENSOR":
-            node.leaf = self._leaf(path)
+            node.leaf = self._leaf(node)
         elif kind in _PLAIN:
             node.text = _PLAIN[kind]
         elif kind == "ALIAS":
@@ -357,11 +386,11 @@ class _Reader:
             raise _Stop(f"there is no dtype code {code}, which stands at {self.structure.at - 1}")
         return DTYPES[code]
 
-    def _leaf(self, path: str) -> Leaf:
+    def _leaf(self, node: Node) -> Leaf:
         dtype = self._dtype()
         flags = self.structure.u8()
         count = self.structure.varint()
-        self.made.at.append((self.shapes.at, path))
+        self.made.at.append((self.shapes.at, node.parent, node.label))
         if count > self.shapes.end - self.shapes.at:
             raise _Stop(f"{count} dimensions are announced, more than the bytes of shapes")
         shape = tuple(self.shapes.varint() for _ in range(count))

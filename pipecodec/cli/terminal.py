@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import os
 import re
+import sys
 from typing import TextIO
 
 from rich.console import Console
@@ -20,8 +21,14 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 
 
 def printable(text: str) -> str:
-    r"""Return the text with control characters, but for newline and tab, as escapes (``\x1b``)."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    r"""Return the text as stdout will show it, so that tables are laid out for that.
+
+    Control characters, but for newline and tab, are escapes (``\x1b``), and so are characters that
+    its encoding has not.
+    """
+    text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "pipecodec").decode(encoding)
 
 
 def tolerant(stream: TextIO) -> None:
@@ -44,15 +51,15 @@ def _escaped(character: str) -> str:
 codecs.register_error("pipecodec", _plainer)
 
 
-def console(file: TextIO) -> Console:
+def console(file: TextIO, wide: int = _PIPE_WIDTH) -> Console:
     """Return a console for one of the command's streams, with colours on terminals alone.
 
-    NO_COLOR, TERM=dumb and COLUMNS are honoured.
+    NO_COLOR, TERM=dumb and COLUMNS are honoured; `wide` is the width where there is no terminal.
     """
     terminal = file.isatty()
     width = None
     if not terminal and not os.environ.get("COLUMNS", "").isdigit():
-        width = _PIPE_WIDTH
+        width = wide
     return Console(
         file=file,
         force_terminal=terminal,

@@ -17,21 +17,25 @@ if TYPE_CHECKING:
 
 __all__ = ["as_dict", "show_tree"]
 
-MOST = 10_000
+MOST = 2_000
 """Nodes that the tree shows; --json has all that were read."""
 
-DEEPEST = 24
-"""Levels of the tree; nodes below stand in the last one."""
+DEEPEST = 12
+"""Levels of the tree on a wide terminal; nodes below stand in the last one."""
+
+ROOM = 40
+"""Columns that are left to a node's own text."""
 
 
 def show_tree(frame: FrameText, error: FrameError | None, console: Console) -> None:
     """Print header, sections and structure of a frame."""
     with console.capture() as captured:
-        console.print(_tree(frame, error), soft_wrap=not console.is_terminal)
+        deepest = max(1, min(DEEPEST, (console.width - ROOM) // 4))
+        console.print(_tree(frame, error, deepest))
     console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def _tree(frame: FrameText, error: FrameError | None) -> Tree:
+def _tree(frame: FrameText, error: FrameError | None, deepest: int) -> Tree:
     root = Tree(Text(f"frame of {frame.size:,} bytes", "bold"))
     if frame.header:
         header = root.add(Text("header", "bold"))
@@ -43,10 +47,11 @@ def _tree(frame: FrameText, error: FrameError | None) -> Tree:
             sections.add(_at(each.begin, f"{each.name}: {each.end - each.begin:,} bytes"))
     if frame.nodes:
         structure = root.add(Text("structure", "bold"))
-        _add_nodes(structure, frame)
+        _add_nodes(structure, frame, deepest)
     if error is not None:
-        where = "" if error.offset is None else f" at byte {error.offset}, "
-        where += "" if error.offset is None else frame.place(error.offset)
+        where = (
+            "" if error.offset is None else f" at byte {error.offset}, {frame.place(error.offset)}"
+        )
         root.add(Text(printable(f"broken: {error.reason}{where}"), "bold red"))
     if frame.stopped is not None:
         root.add(Text(printable(f"not read on: {frame.stopped}"), "red"))
@@ -58,7 +63,7 @@ def _at(offset: int, text: str) -> Text:
     return made.append(printable(text), "not dim")
 
 
-def _add_nodes(root: Tree, frame: FrameText) -> None:
+def _add_nodes(root: Tree, frame: FrameText, deepest: int) -> None:
     branches = [root]
     for node in frame.nodes[:MOST]:
         if node.role == "key" and not node.children:
@@ -66,7 +71,7 @@ def _add_nodes(root: Tree, frame: FrameText) -> None:
         del branches[node.depth + 1 :]
         while len(branches) < node.depth + 1:
             branches.append(branches[-1])
-        above = branches[min(node.depth, DEEPEST)]
+        above = branches[min(node.depth, deepest)]
         branches.append(above.add(_at(node.offset, f"{node.label.strip()}: {_text(node)}")))
     if len(frame.nodes) > MOST:
         root.add(Text(f"and {len(frame.nodes) - MOST:,} more nodes: see --json", "dim"))
@@ -76,14 +81,9 @@ def _text(node: Node) -> str:
     if node.leaf is not None:
         return f"tensor {_leaf(node.leaf)}"
     parts = [] if node.text == node.type else [node.type]
-    parts.append(node.text)
-    if node.children or not node.text:
-        parts.append(f"({node.children})" if _holds(node) else "")
-    return " ".join(part for part in parts if part)
-
-
-def _holds(node: Node) -> bool:
-    return node.kind not in ("TRUE_NONE", "FALSE", "TRUE", "DEVICE", "STR", "BYTES")
+    parts += [node.text] if node.text else []
+    parts += [f"({node.items})"] if node.holds else []
+    return " ".join(parts)
 
 
 def _leaf(leaf: Leaf) -> str:
@@ -123,6 +123,6 @@ def _node(frame: FrameText, index: int) -> dict[str, Any]:
         "code": node.kind,
         "offset": node.offset,
         "value": node.text or None,
-        "children": node.children,
+        "children": node.items,
         "leaf": None if node.leaf is None else dataclasses.asdict(node.leaf),
     }

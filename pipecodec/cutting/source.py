@@ -262,7 +262,7 @@ class Writer:
                 return self._module(name)
             case Held(name):
                 prefix, _, leaf = name.rpartition(".")
-                return f"{self._module(prefix) if prefix else 'self'}.{leaf}"
+                return f"getattr({self._module(prefix) if prefix else 'self'}, {leaf!r})"
         children = [self._write(child) for child in template.children]
         listed = ", ".join(children)
         if template.kind is tuple:
@@ -280,12 +280,13 @@ class Writer:
         """Return a name for a module, looked up once a call: it may be wrapped at any time."""
         if name == "":
             return "self"
-        local = f"_m_{name.replace('.', '_')}_{len(name)}"
         if name not in self.modules:
             prefix, _, leaf = name.rpartition(".")
             owner = self._module(prefix)
+            shown = "".join(c if c.isalnum() and c.isascii() else "_" for c in name[-40:])
+            local = f"_m{len(self.modules)}_{shown}"  # two names may be shown alike
             self.modules[name] = f"{local} = {owner}._modules[{leaf!r}]"
-        return local
+        return self.modules[name].partition(" ")[0]
 
     def _constant(self, value: Any) -> str:
         for name, known in self.scope.items():

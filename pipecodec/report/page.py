@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from .facts import Boundary, Problem, Report
-from .picture import LANES, picture, safe, skips
+from .picture import drawn, picture, safe
+from .skips import skips
 from .style import STYLE
 from .text import crossing_cells, messages, schedule_lines, size, stage_cells
 
@@ -97,8 +98,8 @@ def _skips(report: Report) -> Iterator[str]:
     found = skips(report)
     if not found:
         return
-    if len(found) > LANES:
-        yield f"<p>The picture has the {LANES} largest of these.</p>"
+    if (shown := len(drawn(found))) < len(found):
+        yield f"<p>The picture has room for {shown} of these {len(found)}: the largest.</p>"
     rows = [
         [each.mark, f"{len(each.names):,}", size(each.nbytes), _listed(each.names)]
         for each in found

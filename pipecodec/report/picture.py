@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from html import escape, unescape
 
 from .facts import Boundary, Crossing, Report, StageReport
+from .skips import Skip, skips
 from .text import size
 
-__all__ = ["Skip", "picture", "safe", "skips"]
+__all__ = ["drawn", "picture", "safe"]
 
 FONT = 13
 ADVANCE = 0.62 * FONT
@@ -24,50 +24,21 @@ LEFT, BOX, HEIGHT = 10, 470, 96
 LINE = 19
 LANE = 30
 LANES = 12
-"""Skips that are drawn; the largest ones."""
+"""Skips that are drawn side by side; the largest ones."""
 SHOWN = 3
 """Values that are named at each boundary: the largest ones."""
 
 
-@dataclass(frozen=True)
-class Skip:
-    """Values that pass at least one stage by: all that one stage gives to one later stage."""
-
-    maker: int
-    user: int
-    names: tuple[str, ...]
-    nbytes: int
-
-    @property
-    def mark(self) -> str:
-        """The name of a maker and a user, as in "0→3"."""
-        return f"{self.maker}→{self.user}"
-
-
-def skips(report: Report) -> list[Skip]:
-    """Return the values that skip stages, grouped, those of the first maker first.
-
-    An input of the model comes from stage 0, which receives it.
-    """
-    found: dict[tuple[int, int], dict[str, int]] = {}
-    for boundary in report.boundaries:
-        for each in boundary.crossings:
-            maker = each.made_by or 0
-            if maker != boundary.index or each.travels == "own batch":
-                continue
-            for user in each.used_by:
-                if user > maker + 1:
-                    found.setdefault((maker, user), {})[each.path] = each.nbytes
-    return [
-        Skip(maker, user, tuple(values), sum(values.values()))
-        for (maker, user), values in sorted(found.items())
-    ]
+def drawn(found: list[Skip]) -> list[Skip]:
+    """Return the skips that the picture has room for."""
+    lanes = _lanes(sorted(found, key=lambda each: -each.nbytes))
+    return [skip for skip, lane in lanes.items() if lane < LANES]
 
 
 def picture(report: Report) -> str:
     """Return an ``svg`` element; its colours are those of the page's style."""
-    drawn = sorted(skips(report), key=lambda each: -each.nbytes)[:LANES]
-    lanes = _lanes(sorted(drawn, key=lambda each: (each.user - each.maker, each.maker)))
+    shown = sorted(drawn(skips(report)), key=lambda each: (each.user - each.maker, each.maker))
+    lanes = _lanes(shown)
     count = max(lanes.values(), default=-1) + 1
     width = LEFT + BOX + 20 + LANE * count + 10
     tops, y = [], 10
@@ -228,12 +199,11 @@ def _boundary(boundary: Boundary, top: int) -> Iterator[str]:
     for i, each in enumerate(crossing[:SHOWN], 1):
         right = size(each.nbytes) if each.dtype is not None else each.kind
         column = 11 * ADVANCE
-        what = (
-            each.path if each.dtype is None else f"{each.path} {each.dtype}{[*(each.shape or ())]}"
-        )
+        of_tensor = f" {each.dtype}{list(each.shape or ())}" if each.dtype is not None else ""
+        text = each.path + of_tensor
         y = top + 18 + FONT - 2 + LINE * i
         yield _line(right, x, y, column, "fact")
-        yield _line(what, x + column, y, width - column, "value", what)
+        yield _line(text, x + column, y, width - column, "value", text)
     if len(crossing) > SHOWN:
         rest = crossing[SHOWN:]
         nbytes = sum(each.nbytes for each in rest)
