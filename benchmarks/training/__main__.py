@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.plot.parent.mkdir(parents=True, exist_ok=True)
         plot(rows, options.plot)
     if options.write:
-        write_part(TRAINING_COST, "training", text)
+        picture = f"![Time over that of the stages by hand](images/{options.plot.name})"
+        write_part(TRAINING_COST, "training", f"{_versions()}\n\n{text}\n\n{picture}")
     return int(any(map(wrong, rows)))
 
 
@@ -65,7 +66,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--write", action="store_true", help="write table and plot into the docs")
     options = parser.parse_args(arguments)
     if options.write:
-        options.plot = options.plot or PICTURE
+        options.plot = PICTURE
     if options.plot is not None:
         try:
             importlib.import_module("matplotlib")  # now, not after minutes of measuring
@@ -76,6 +77,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _about() -> str:
     return (main.__doc__ or "").splitlines()[0]
+
+
+def _versions() -> str:
+    found = environment()
+    names = ("torch", "deepspeed", "python")
+    return (
+        ", ".join([f"{found['cores']} cores", *(f"{name} {found[name]}" for name in names)]) + "."
+    )
 
 
 def measure(chosen: Sequence[Case]) -> list[Row]:
