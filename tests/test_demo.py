@@ -26,6 +26,7 @@ from pipecodec.demo.models import build_model
 from pipecodec.demo.settings import BLOCKS, Settings
 from pipecodec.demo.train import Trained
 
+FAST = ["--steps=2", "--stages=2"]
 PATIENCE = 240.0
 """Seconds until a demo that does not end fails its test; it needs about 15."""
 
@@ -106,16 +107,7 @@ CUT = (  # the last stage makes mask and rotary tables itself, of its own batch
 )
 def test_command_line(way: list[str], crossed: tuple[str, ...]) -> None:
     shown = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pipecodec",
-            "demo",
-            "--steps=2",
-            "--model=llama",
-            "--stages=2",
-            *way,
-        ],
+        [sys.executable, "-m", "pipecodec", "demo", "--model=llama", *FAST, *way],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

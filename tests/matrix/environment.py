@@ -104,8 +104,8 @@ class Environment:
         ended = self._call(command, self.folder)
         if ended.returncode:
             said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR: ")]
-            first = (said or [f"{Path(command[-1]).name} failed"])[0].removeprefix("ERROR: ")
-            raise CannotRunError(f"{first}; see {self._log.relative_to(ROOT)}")
+            where = f"{Path(command[-1]).name} failed, see {self._log.relative_to(ROOT)}"
+            raise CannotRunError(said[0].removeprefix("ERROR: ").rstrip(".") if said else where)
         return ended.stdout
 
     def _call(
