@@ -9,21 +9,35 @@ import subprocess
 import sys
 from pathlib import Path
 
+from setuptools import __version__ as setuptools_version
 from setuptools import setup
+from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).resolve().parent
+
+if int(setuptools_version.split(".")[0]) < 77:  # an older one cannot read pyproject.toml
+    sys.exit(
+        f"pipecodec is built with setuptools 77 or newer, this is {setuptools_version}: "
+        "run 'pip install --upgrade setuptools'"
+    )
 
 try:
     import torch
     from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
-except ImportError:
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
     sys.exit(
-        "pipecodec builds against the torch it will run with, and torch is not installed here: "
-        "run 'pip install torch setuptools wheel ninja', then 'pip install --no-build-isolation .'"
+        "pipecodec builds against the torch that it will run with, and there is none in this "
+        "environment. The one that pip makes for building never has it: run 'pip install torch "
+        '"setuptools>=77" wheel ninja\', then the same command with --no-build-isolation'
     )
 
 ARCHITECTURES = (75, 80, 90, 100)
 """Those to compile kernels for, where nvcc knows them; later ones use the last one's PTX."""
+
+
+TORCH = torch.__version__.split("+")[0]
 
 
 class BuildCodec(BuildExtension):
@@ -34,9 +48,24 @@ class BuildCodec(BuildExtension):
         super().run()
         package = Path(self.build_lib if not self.inplace else ROOT) / "pipecodec"
         (package / "_build.py").write_text(
-            '"""Written by setup.py: the torch that the extension was built against."""\n\n'
-            f"TORCH = {torch.__version__.split('+')[0]!r}\n"
+            '"""Written by setup.py: what was built, and against which torch."""\n\n'
+            f"VERSION = {self.get_finalized_command('egg_info').egg_version!r}\n"
+            f"TORCH = {TORCH!r}\n"
         )
+
+
+class ForOneTorch(egg_info):
+    """Metadata of a wheel that is handed on as a binary: it says which torch it runs with."""
+
+    def finalize_options(self) -> None:
+        """Add torch to the version, as local part, and require that torch alone."""
+        device = f"cu{torch.version.cuda.replace('.', '')}" if CUDA else "cpu"
+        self.tag_build = f"+{device}torch{TORCH}"
+        super().finalize_options()
+        needs = self.distribution.install_requires
+        others = [need for need in needs if re.split(r"[^\w-]", need)[0] != "torch"]
+        self.distribution.install_requires = [*others, f"torch=={TORCH}"]
+        self.distribution.metadata.install_requires = self.distribution.install_requires
 
 
 def nvcc(*arguments: str) -> str:
@@ -123,5 +152,6 @@ setup(
             "pipecodec._C", SOURCES, include_dirs=[str(ROOT)], extra_compile_args=FLAGS
         )
     ],
-    cmdclass={"build_ext": BuildCodec},
+    cmdclass={"build_ext": BuildCodec}
+    | ({"egg_info": ForOneTorch} if setting("PIPECODEC_BINARY") == "1" else {}),
 )

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from ._check_build import check_build
 
-check_build()
+__version__ = check_build()
 
-from . import deepspeed  # noqa: E402
-from .codec import Codec, pack, unpack  # noqa: E402
-from .cutting.partition import partition  # noqa: E402
-from .deepspeed import (  # noqa: E402
+from . import deepspeed
+from .codec import Codec, pack, unpack
+from .cutting.partition import partition
+from .deepspeed import (
     DeepSpeedPipeStageWrapper,
     analyze_tie_ranks,
     deepspeed_pipe_engine,
 )
-from .describe import describe  # noqa: E402
-from .errors import (  # noqa: E402
+from .describe import describe
+from .errors import (
     CodecError,
     FrameCapacityError,
     FrameError,
@@ -32,7 +32,7 @@ from .errors import (  # noqa: E402
     StructureChangedError,
     UnsupportedTypeError,
 )
-from .legacy import (  # noqa: E402
+from .legacy import (
     WrappedTypeCode,
     decode_metadata,
     encode_metadata,
@@ -43,12 +43,12 @@ from .legacy import (  # noqa: E402
     unwrap_torch_tensor,
     wrap_to_torch_tensor,
 )
-from .loading import load_stage, materialize_stage  # noqa: E402
-from .logger import get_logger  # noqa: E402
-from .registry import get_dialect, register_framework_dialect  # noqa: E402
-from .report import doctor  # noqa: E402
-from .stages import Partition, partition_modules, run_local  # noqa: E402
-from .types import register  # noqa: E402
+from .loading import load_stage, materialize_stage
+from .logger import get_logger
+from .registry import get_dialect, register_framework_dialect
+from .report import doctor
+from .stages import Partition, partition_modules, run_local
+from .types import register
 
 if TYPE_CHECKING:
     from . import pipelining
@@ -64,6 +64,7 @@ __all__ = [
     "StructureChangedError",
     "UnsupportedTypeError",
     "WrappedTypeCode",
+    "__version__",
     "analyze_tie_ranks",
     "decode_metadata",
     "deepspeed",

@@ -11,10 +11,14 @@ _REBUILD = (
 )
 
 
-def check_build() -> None:
-    """Raise ImportError unless the extension was built against the torch that is installed."""
+def check_build() -> str:
+    """Return pipecodec's version.
+
+    Raises:
+        ImportError: the extension was not built against the torch that is installed.
+    """
     try:
-        from ._build import TORCH
+        from ._build import TORCH, VERSION
     except ImportError:
         raise ImportError(f"pipecodec's extension has not been built: {_REBUILD}") from None
     installed = torch.__version__.split("+")[0]
@@ -23,3 +27,4 @@ def check_build() -> None:
             f"pipecodec was built against torch {TORCH}, but torch {installed} is installed: "
             f"{_REBUILD}"
         )
+    return VERSION

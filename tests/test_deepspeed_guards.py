@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipecodec.deepspeed.engine import deepspeed_pipe_engine
 from pipecodec.deepspeed.guards import protect_frames, say_default_clipping
 
 
@@ -116,3 +118,11 @@ def test_refuses_changing_shapes_where_they_are_exchanged_once() -> None:
         ValueError, match="schedule must be one of '1f1b', 'dualpipev', not 'gpipe'"
     ):
         protect_frames({}, Topology(pipe=2), schedule="gpipe")
+
+
+def test_says_that_deepspeed_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DualPipeV came with 0.19.8, and the tests do not pass with the release before it."""
+    pytest.importorskip("deepspeed.pipe")
+    monkeypatch.setitem(sys.modules, "deepspeed.runtime.pipe.dualpipev", None)
+    with pytest.raises(RuntimeError, match=r"needs DeepSpeed 0\.19\.8 or newer, this is 0\.\d+"):
+        deepspeed_pipe_engine(None, [], config={}, topology=Topology(pipe=2), loss_fn=None)

@@ -17,16 +17,16 @@ import pytest
 import torch
 
 import pipecodec
-from pipecodec.demo import __main__ as command
-from pipecodec.demo import report
+from pipecodec.demo import report, run
 from pipecodec.demo.by_hand import causal_lm_loss, cut_into_stages
 from pipecodec.demo.crossing import Crossing
 from pipecodec.demo.data import IGNORE, micro_batch, standard_library_text
 from pipecodec.demo.launch import Outcome
 from pipecodec.demo.models import build_model
-from pipecodec.demo.settings import BLOCKS
+from pipecodec.demo.settings import BLOCKS, Settings
 from pipecodec.demo.train import Trained
 
+FAST = ["--steps=2", "--stages=2"]
 PATIENCE = 240.0
 """Seconds until a demo that does not end fails its test; it needs about 15."""
 
@@ -107,7 +107,7 @@ CUT = (  # the last stage makes mask and rotary tables itself, of its own batch
 )
 def test_command_line(way: list[str], crossed: tuple[str, ...]) -> None:
     shown = subprocess.run(
-        [sys.executable, "-m", "pipecodec.demo", "--steps=2", "--model=llama", "--stages=2", *way],
+        [sys.executable, "-m", "pipecodec", "demo", "--model=llama", *FAST, *way],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -123,7 +123,7 @@ def test_command_line(way: list[str], crossed: tuple[str, ...]) -> None:
 
 
 def test_tied_weights_stay_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--tied", "--steps=2", "--stages=2"]) == 0
+    assert run.run(Settings(tied=True, steps=2, stages=2)) == 0
     shown = capsys.readouterr().out
     assert "largest difference of copies     none, equal to the last bit" in shown
 
@@ -225,34 +225,29 @@ def test_exit_status_tells_a_difference(
     losses: list[float], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = iter([[FIRST, replace(LAST, losses=losses)], [WHOLE]])
-    monkeypatch.setattr(command, "_train", lambda *_: next(runs))
-    assert command.main(["--stages=2"]) == status
+    monkeypatch.setattr(run, "_train", lambda *_: next(runs))
+    assert run.run(Settings(stages=2)) == status
 
 
 def test_exit_status_tells_that_copies_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     copy = replace(LAST, weights={**LAST.weights, "a": FIRST.weights["a"] + 1e-7})
     runs = iter([[FIRST, copy], [WHOLE]])
-    monkeypatch.setattr(command, "_train", lambda *_: next(runs))
-    assert command.main(["--stages=2", "--tied"]) == 1
+    monkeypatch.setattr(run, "_train", lambda *_: next(runs))
+    assert run.run(Settings(stages=2, tied=True)) == 1
 
 
 def test_shows_which_process_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcomes = [Outcome(0, "killed"), Outcome(1, "error", detail="planted")]
-    monkeypatch.setattr(command, "run_ranks", lambda *_, **__: outcomes)
-    assert command.main(["--stages=2"]) == 2
-    shown = capsys.readouterr().out
+    monkeypatch.setattr(run, "run_ranks", lambda *_, **__: outcomes)
+    assert run.run(Settings(stages=2)) == 2
+    shown = capsys.readouterr().err
     assert shown.endswith("process 1: error\nplanted\n")
     assert "process 0" not in shown
 
 
-def test_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_says_which_packages_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert command.main([]) == 2
-    shown = capsys.readouterr().out
-    assert shown == (
-        "the demo needs deepspeed and transformers; run: pip install 'pipecodec[demo]'\n"
-    )
+    assert run.missing_packages(Settings()) == ["deepspeed", "transformers"]
+    assert run.missing_packages(Settings(engine="torch")) == ["transformers"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import pytest
 import torch
@@ -275,7 +276,17 @@ def test_lines_are_not_too_long():
     assert max(map(len, text.splitlines())) <= 110
 
 
+def test_a_warning_is_a_problem_that_does_not_break_training():
+    without = Function("h", lambda v: v["h"] * 2)
+    report = diagnose([*give(Unknown()), without])
+    assert [problem.severity for problem in report.problems] == ["error", "warning"]
+    assert (report.errors, report.warnings) == (report.problems[:1], report.problems[1:])
+    assert [each["severity"] for each in report.to_dict()["problems"]] == ["error", "warning"]
+    (copied,) = pickle.loads(pickle.dumps(report.warnings))
+    assert copied == report.warnings[0] and copied.severity == "warning"
+
+
 def test_problems_are_in_the_text():
     text = str(diagnose([nn.Linear(4, 4), Function("h", lambda v: v["h"] * 2), Hidden(4, 4)]))
-    assert "\nproblems\n  stage 1: it has no parameter" in text
+    assert "\nno problems\n\nwarnings\n  stage 1: it has no parameter" in text
     assert "\n    → cut elsewhere" in text

@@ -14,7 +14,7 @@ from tests.distributed.rows import ROWS
 from tests.distributed.stages import build
 from tests.distributed.table import micro_batches
 
-PAGE = Path(__file__).parents[1] / "docs" / "boundary.md"
+PAGE = Path(__file__).parents[1] / "docs" / "symptoms" / "index.md"
 TABLE = dict(
     re.findall(
         r"^\| (.*?) \| (.*?) \|$",

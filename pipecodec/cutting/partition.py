@@ -94,7 +94,7 @@ def partition(
         A partition, whose field ``cut`` says how it was cut.
 
     Raises:
-        PartitionError (a ValueError): the model cannot be observed or cut; the text has all reasons
+        PartitionError: the model cannot be observed or cut; the text has all reasons
             with their lines in the model's code.
         TypeError, ValueError: an argument is no such object, or has no such value.
     """

@@ -50,13 +50,14 @@ def deepspeed_pipe_engine(
     """Return a ``deepspeed.pipe.PipelineModule`` of ``stage_modules``, one per pipeline stage.
 
     Needs the keyword arguments ``config``, ``topology`` and ``loss_fn``; ``dynamic_shape`` and
-    ``schedule`` are as in :func:`pipeline_module`, others are ignored. The
+    ``schedule`` are as in ``pipeline_module``, others are ignored. The
     parameters that carry an ``orig_shape`` are sharded over tensor-parallel ranks and are tagged
     ``tensor_model_parallel``, so that gradient clipping counts them on every rank.
     ``sch_metadata.tie_weights`` maps a key to (parameter path, stage id) pairs that are one
     weight; they are tied by ``pipe.TiedWeight`` where DeepSpeed has it, and as
-    :class:`.tied_module.TiedWeights` says where not. Raises ``ValueError`` for a missing argument,
-    for a setting that would destroy the values sent, and for tied weights that differ.
+    ``tied_module.TiedWeights`` says where not. Raises ``ValueError`` for a missing argument,
+    for a setting that would destroy the values sent, and for tied weights that differ;
+    ``RuntimeError`` for a DeepSpeed older than 0.19.8.
     """
     for name, purpose in _PURPOSE.items():
         if name not in kwargs:
@@ -66,7 +67,16 @@ def deepspeed_pipe_engine(
         kwargs["config"], kwargs["topology"], schedule=schedule, dynamic_shape=dynamic_shape
     )
     from deepspeed import pipe
-    from deepspeed.runtime.pipe.dualpipev import DualPipeVModule
+
+    try:
+        from deepspeed.runtime.pipe.dualpipev import DualPipeVModule
+    except ModuleNotFoundError:
+        from deepspeed import __version__
+
+        raise RuntimeError(
+            f"pipecodec.deepspeed needs DeepSpeed 0.19.8 or newer, this is {__version__}; "
+            "run 'pip install --no-build-isolation --upgrade deepspeed'"
+        ) from None
 
     _tag_sharded_parameters(stage_modules)
     module_class = DualPipeVModule if schedule == "dualpipev" else pipe.PipelineModule

@@ -18,7 +18,7 @@ __all__ = ["DeepSpeedPipeStageWrapper"]
 
 @register_framework_dialect("deepspeed", "pipeline_stage")
 class DeepSpeedPipeStageWrapper(StageModule):
-    """Runs stage ``stage_id`` of ``total_stages`` on named values; see :class:`.StageModule`.
+    """Runs stage ``stage_id`` of ``total_stages`` on named values; see ``StageModule``.
 
     ``capacity``, ``differentiable``, ``dynamic_shape``, ``read`` and ``values`` are the options of
     the boundaries before and after it, see :class:`pipecodec.Codec`; ``options``, if given, is all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,22 +45,43 @@ def watch(stage: DeepSpeedPipeStageWrapper) -> Crossing:
         return crossing
     names = stage.liveness[stage.stage_id + 1]
 
-    def note(_module: Any, _args: Any, sent: tuple[torch.Tensor, ...]) -> None:
+    def note(_module: Any, _args: Any, sent: Sequence[torch.Tensor]) -> None:
         handle.remove()
-        crossing.messages = [t.numel() * t.element_size() for t in sent]
-        for leaf in leaves(sent):
-            name = re.sub(r"^outputs\[(\d+)\]", lambda found: names[int(found[1])], leaf.path)
-            shape = list(leaf.shape or ())
-            what = f"{leaf.dtype} {shape}, {leaf.nbytes:,} bytes, {_ROUTES[leaf.route]}"
-            crossing.values.append((name, what))
+        _note(crossing, names, sent)
 
     handle = stage.register_forward_hook(note)
     return crossing
 
 
-def count(stage: DeepSpeedPipeStageWrapper, crossing: Crossing) -> None:
-    """Copy the counters of the stage's codecs into ``crossing``."""
-    if stage.outgoing is not None:
-        crossing.sent = stage.outgoing.stats._asdict()
-    if stage.incoming is not None:
-        crossing.received = stage.incoming.stats._asdict()
+def watch_chunks(stage: Any) -> Crossing:
+    """Record the same for a stage of ``pipecodec.pipelining.build_stage``."""
+    crossing = Crossing()
+    if stage.is_last:
+        return crossing
+    forward = stage.forward_one_chunk
+
+    def forward_one_chunk(*args: Any, **kwargs: Any) -> Any:
+        stage.forward_one_chunk = forward
+        sent = forward(*args, **kwargs)
+        _note(crossing, stage.run.boundary_out.names, sent)
+        return sent
+
+    stage.forward_one_chunk = forward_one_chunk
+    return crossing
+
+
+def count(outgoing: Any, incoming: Any, crossing: Crossing) -> None:
+    """Copy the counters of a stage's codecs, each a codec or None, into ``crossing``."""
+    if outgoing is not None:
+        crossing.sent = outgoing.stats._asdict()
+    if incoming is not None:
+        crossing.received = incoming.stats._asdict()
+
+
+def _note(crossing: Crossing, names: Sequence[str], sent: Sequence[torch.Tensor]) -> None:
+    crossing.messages = [t.numel() * t.element_size() for t in sent]
+    for leaf in leaves(sent):
+        name = re.sub(r"^outputs\[(\d+)\]", lambda found: names[int(found[1])], leaf.path)
+        shape = list(leaf.shape or ())
+        what = f"{leaf.dtype} {shape}, {leaf.nbytes:,} bytes, {_ROUTES[leaf.route]}"
+        crossing.values.append((name, what))

@@ -35,10 +35,11 @@ class Placement:
         return f"{self.gpus} x {' and '.join(names)}, {self.backend}{through}"
 
 
-def place(device: str, world: int) -> Placement:
+def place(device: str, world: int, engine: str = "deepspeed") -> Placement:
     """Return where ``world`` ranks compute; raises ``ValueError`` for a device that is not there.
 
-    With as many GPUs as ranks each has its own, and NCCL; with fewer they share them, over gloo.
+    With as many GPUs as ranks each has its own, and NCCL; with fewer they share them, over gloo,
+    which torch's schedules (``engine`` "torch") cannot do.
     """
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
@@ -48,6 +49,11 @@ def place(device: str, world: int) -> Placement:
     if there == 0:
         return Placement("cpu", 0, "gloo", staged=False)
     alone = there >= world
+    if engine == "torch" and not alone:
+        raise ValueError(
+            f"torch's schedules need a GPU for each of the {world} stages, and torch sees {there}; "
+            f"use device 'cpu', fewer stages, or the engine 'deepspeed'"
+        )
     return Placement("cuda", min(there, world), "nccl" if alone else "gloo", staged=not alone)
 
 

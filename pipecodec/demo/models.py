@@ -18,17 +18,16 @@ from pipecodec.demo.settings import BLOCKS
 
 __all__ = ["build_model"]
 
-_WIDTH = 128
-_HEADS = 4
+_WIDTH, _HEADS = 128, 4
 
 
-def _gpt2(attention: str, tied: bool) -> PreTrainedModel:
+def _gpt2(attention: str, tied: bool, width: int, blocks: int) -> PreTrainedModel:
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=VOCABULARY,
             n_positions=256,
-            n_embd=_WIDTH,
-            n_layer=BLOCKS,
+            n_embd=width,
+            n_layer=blocks,
             n_head=_HEADS,
             resid_pdrop=0.0,
             embd_pdrop=0.0,
@@ -42,13 +41,13 @@ def _gpt2(attention: str, tied: bool) -> PreTrainedModel:
     )
 
 
-def _llama(attention: str, tied: bool) -> PreTrainedModel:
+def _llama(attention: str, tied: bool, width: int, blocks: int) -> PreTrainedModel:
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
-            hidden_size=_WIDTH,
-            intermediate_size=3 * _WIDTH,
-            num_hidden_layers=BLOCKS,
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=blocks,
             num_attention_heads=_HEADS,
             num_key_value_heads=_HEADS // 2,
             max_position_embeddings=256,
@@ -61,19 +60,29 @@ def _llama(attention: str, tied: bool) -> PreTrainedModel:
     )
 
 
-_MODELS: dict[str, Callable[[str, bool], PreTrainedModel]] = {"gpt2": _gpt2, "llama": _llama}
+_MODELS: dict[str, Callable[[str, bool, int, int], PreTrainedModel]] = {
+    "gpt2": _gpt2,
+    "llama": _llama,
+}
 
 
 def build_model(
-    name: str, *, attention: str = "sdpa", tied: bool = False, seed: int = 0
+    name: str,
+    *,
+    attention: str = "sdpa",
+    tied: bool = False,
+    seed: int = 0,
+    width: int = _WIDTH,
+    blocks: int = BLOCKS,
 ) -> PreTrainedModel:
     """Return the unsplit model, in training mode, with the weights that ``seed`` gives everywhere.
 
     ``attention`` is Hugging Face's name of the implementation: with "sdpa" the causal mask is a
     bool tensor, with "eager" a float32 one without gradient. ``tied``: the output head's weight is
-    that of the token embedding, and so one of the first and of the last stage.
+    that of the token embedding, and so one of the first and of the last stage. ``width`` is the
+    hidden state's size, a multiple of 4.
     """
     torch.manual_seed(seed)
-    model = _MODELS[name](attention, tied)
+    model = _MODELS[name](attention, tied, width, blocks)
     model.train()
     return model

@@ -20,13 +20,15 @@ os.environ.update(
 )
 
 # The first torch optimizer would import torch._dynamo in every process.
-import deepspeed
-import deepspeed.ops
 import torch._dynamo  # noqa: F401
 
-import pipecodec.deepspeed
+with contextlib.suppress(ImportError):  # torch's own schedules do without it
+    import deepspeed
+    import deepspeed.ops
 
-deepspeed.ops.__compatible_ops__ = {}
+    import pipecodec.deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {}
 
 with contextlib.suppress(ImportError):
     import pipecodec.demo.models  # noqa: F401

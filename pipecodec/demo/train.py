@@ -1,4 +1,4 @@
-"""The same training twice: in N processes on DeepSpeed's pipeline engine, and in one process.
+"""The same training twice: in N processes on a pipeline's engine, and in one process.
 
 Both functions run in processes of their own (:mod:`pipecodec.demo.launch`) and import DeepSpeed
 and transformers themselves: the process that starts them needs neither.
@@ -6,20 +6,22 @@ and transformers themselves: the process that starts them needs neither.
 
 from __future__ import annotations
 
+import importlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from pipecodec.demo.crossing import Crossing, count, watch
+from pipecodec.demo.crossing import Crossing
 from pipecodec.demo.data import MicroBatch, micro_batch, standard_library_text
 from pipecodec.demo.launch import Rank
 
 if TYPE_CHECKING:
     from pipecodec.demo.settings import Settings
+    from pipecodec.demo.training import Training
 
 __all__ = ["Progress", "Trained", "train_pipeline", "train_whole"]
 
@@ -46,52 +48,24 @@ class Trained:
 
 
 def train_pipeline(rank: Rank, settings: Settings) -> Trained:
-    """Train stage ``rank.rank`` of the model on DeepSpeed's engine; rank 0 tells the progress."""
-    import deepspeed
-    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
-
-    import pipecodec.deepspeed
+    """Train stage ``rank.rank`` of the model on the chosen engine; rank 0 tells the progress."""
     from pipecodec.demo.models import build_model
 
-    deepspeed.init_distributed(dist_backend=rank.backend, verbose=False)
     model = build_model(settings.model, attention=settings.attention, tied=settings.tied)
     names = {parameter: name for name, parameter in model.named_parameters()}
     text = standard_library_text()
-    loss_fn: Callable[[Any, Any], torch.Tensor] | None = None  # the model's own
-    if settings.by_hand:
-        from pipecodec.demo.by_hand import causal_lm_loss, cut_into_stages
-
-        part = pipecodec.partition_modules(cut_into_stages(model, settings.stages))
-        loss_fn = causal_lm_loss
-    else:
-        example = _micro_batches(settings, text, 0)[0]
-        part = pipecodec.partition(model, kwargs=example._asdict(), n_stages=settings.stages)
-    engine, *_ = pipecodec.deepspeed.initialize(
-        part,
-        topology=PipeDataParallelTopology(num_pp=settings.stages, num_dp=1),
-        loss_fn=loss_fn,
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=settings.learning_rate),
-        config={
-            "train_micro_batch_size_per_gpu": settings.batch,
-            "gradient_accumulation_steps": settings.micro_batches,
-            "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0; the other training clips none
-            "steps_per_print": None,
-        },
-    )
-    (stage,) = engine.module.forward_funcs
-    crossing = watch(stage)
-
+    engine = importlib.import_module(f"pipecodec.demo.on_{settings.engine}")
+    training: Training = engine.begin(rank, settings, model, _micro_batches(settings, text, 0)[0])
     losses = []
     for step in range(settings.steps):
         began = time.perf_counter()
         batch = _micro_batches(settings, text, step)
-        losses.append(engine.train_batch(inputs._asdict() for inputs in batch).item())
+        losses.append(training.step(batch))
         if rank.rank == 0:
             rank.say(_progress(step, losses[-1], batch, began))
-
-    here = ((names[p], p) for p in stage.parameters() if p in names)
-    count(stage, crossing)
-    return Trained(losses, _arrays(here), crossing)
+    training.finish()
+    here = ((names[p], p) for p in training.module.parameters() if p in names)
+    return Trained(losses, _arrays(here), training.crossing)
 
 
 def train_whole(rank: Rank, settings: Settings) -> Trained:

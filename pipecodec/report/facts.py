@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 __all__ = ["Boundary", "Crossing", "Problem", "Report", "Schedule", "StageReport"]
 
 
-class Problem(NamedTuple):
-    """Names a fault or a waste: the stage (None: all of them), the fault, the remedy."""
-
+class _Problem(NamedTuple):
     stage: int | None
     fault: str
     remedy: str
+
+
+class Problem(_Problem):
+    """Names a fault or a waste: the stage (None: all of them), the fault, the remedy.
+
+    A tuple of these three, with ``severity`` beside them: of an "error" training fails or is wrong;
+    a "warning" costs time or memory, or is settled by ``initialize``.
+    """
+
+    severity: Literal["error", "warning"] = "error"
+
+    @classmethod
+    def warning(cls, stage: int | None, fault: str, remedy: str) -> Problem:
+        """Return a problem that is a warning."""
+        made = cls(stage, fault, remedy)
+        made.severity = "warning"
+        return made
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Report:
-    """Reports on a partition; ``str`` is a table, ``to_dict`` is fit for JSON."""
+    """Reports on a partition; ``str`` is a table, ``to_dict`` is fit for JSON.
+
+    ``problems`` has warnings too; ``errors`` and ``warnings`` are its two parts.
+    """
 
     stages: tuple[StageReport, ...]
     boundaries: tuple[Boundary, ...]
@@ -117,6 +135,16 @@ class Report:
     optimizer: str
     problems: list[Problem]
     notes: list[str]
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems with which training fails or is wrong."""
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """The problems that cost time or memory, or that ``initialize`` settles."""
+        return [problem for problem in self.problems if problem.severity == "warning"]
 
     def __str__(self) -> str:
         """Return the report as text; lines that are no row of a table have at most 110 columns."""
@@ -127,7 +155,9 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as dicts, lists, strings and numbers, by the fields' names."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
-        plain["problems"] = [problem._asdict() for problem in self.problems]
+        plain["problems"] = [
+            {**problem._asdict(), "severity": problem.severity} for problem in self.problems
+        ]
         return plain
 
 

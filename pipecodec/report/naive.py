@@ -23,7 +23,7 @@ _SENDABLE = {
 def leaf_rules(leaf: Leaf, used: bool | None, varies: bool | None) -> tuple[str, ...]:
     """Return the rules of the engine that a leaf breaks as an item of a plain tuple.
 
-    docs/boundary.md has the engine's errors, each of them seen.
+    docs/symptoms/index.md has the engine's errors, each of them seen.
     """
     if leaf.travels == "own batch":
         return ()

@@ -34,7 +34,7 @@ def passing_values(
         caches = [each for each, leaf in pairs if id(leaf.received) in cached or _is_cache(leaf)]
         if caches:
             nbytes = sum(each.nbytes for each in caches)
-            yield Problem(
+            yield Problem.warning(
                 k,
                 f"a cache{f' of {size(nbytes)}' if nbytes else ''} crosses to stage {k + 1}: "
                 f"{_listed(caches)}",
@@ -48,7 +48,7 @@ def passing_values(
         ]
         nbytes = sum(each.nbytes for each in passing)
         if loss_of(output) is not None and nbytes > LARGE * total:
-            yield Problem(
+            yield Problem.warning(
                 k,
                 f"{size(nbytes)} of {size(total)} cross to stage {k + 1} for the output alone, and "
                 f"no loss needs them: {_listed(passing)}",

@@ -94,7 +94,7 @@ def omitted_by_plan(
             beside = []
         missing += [name for name in dict.fromkeys(beside) if name not in call.planned]
         if missing:
-            yield Problem(
+            yield Problem.warning(
                 k,
                 f"the model's pp_plan hands on {', '.join(call.planned)}, but {call.layer} and "
                 f"later layers or the output need {', '.join(missing)} too",

@@ -23,7 +23,7 @@ def judge_stages(part: Partition, stages: Sequence[StageReport]) -> Iterator[Pro
     """Yield all problems that show without a look at a value."""
     for stage in stages:
         if not stage.parameters:
-            yield Problem(
+            yield Problem.warning(
                 stage.index,
                 "it has no parameter: a rank that trains nothing",
                 "cut elsewhere (split=, balance=); on an engine initialize adds a parameter of "
@@ -31,7 +31,7 @@ def judge_stages(part: Partition, stages: Sequence[StageReport]) -> Iterator[Pro
                 "list)",
             )
         elif stage.frozen:
-            yield Problem(
+            yield Problem.warning(
                 stage.index,
                 "none of its parameters is trainable",
                 "right for a frozen base model: initialize adds a parameter of one element, "
@@ -49,7 +49,7 @@ def judge_stages(part: Partition, stages: Sequence[StageReport]) -> Iterator[Pro
             )
     cut = part.cut
     if cut is not None and cut.observations > 1 and not cut.alike:
-        yield Problem(
+        yield Problem.warning(
             None,
             f"it was observed in {cut.observations} ways (such as padded and full batches), in "
             f"which other values cross",
@@ -70,7 +70,7 @@ def _uneven(values: Sequence[float], what: str, setting: str) -> Iterator[Proble
     mean = sum(values) / len(values)
     for k, value in enumerate(values):
         if mean and value > IMBALANCE * mean:
-            yield Problem(
+            yield Problem.warning(
                 k,
                 f"its {what} {value / mean:.1f} times the mean of the stages",
                 f"cut it elsewhere with {setting}",

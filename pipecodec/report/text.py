@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from .facts import Boundary, Crossing, Report, StageReport
+from .facts import Boundary, Crossing, Problem, Report, StageReport
 
-__all__ = ["as_text", "size"]
+__all__ = ["as_text", "crossing_cells", "messages", "schedule_lines", "size", "stage_cells"]
 
 
 WIDTH = 110
@@ -37,13 +37,14 @@ def size(nbytes: int) -> str:
 def _stages(report: Report) -> Iterator[str]:
     head = ["stage", "begins with", "parameters", "trained", "weights", "gradients",
             report.optimizer, "forward"]  # fmt: skip
-    yield from _table([head, *map(_stage_row, report.stages)], right={2, 4, 5, 6, 7})
+    yield from _table([head, *map(stage_cells, report.stages)], right={2, 4, 5, 6, 7})
     tied = [f"stage {each.index}: {', '.join(each.tied)}" for each in report.stages if each.tied]
     if tied:
         yield from _wrapped(f"tied: {'; '.join(tied)}")
 
 
-def _stage_row(stage: StageReport) -> list[str]:
+def stage_cells(stage: StageReport) -> list[str]:
+    """Return a stage as cells: number, module, parameters, trained, three sizes, its share."""
     if stage.trainable == stage.parameters:
         trained = "all" if stage.parameters else "-"
     else:
@@ -61,6 +62,13 @@ def _stage_row(stage: StageReport) -> list[str]:
 
 
 def _schedule(report: Report) -> Iterator[str]:
+    text, source = schedule_lines(report)
+    yield from _wrapped(text)
+    yield from _wrapped(source, 2)
+
+
+def schedule_lines(report: Report) -> tuple[str, str]:
+    """Return a sentence about the schedule's bubble, and the source of its formula."""
     each = report.schedule
     text = (
         f"1F1B with {each.micro_batches} micro-batches: ranks wait {100 * each.bubble:.0f} % of "
@@ -68,16 +76,15 @@ def _schedule(report: Report) -> Iterator[str]:
     )
     if each.measured_bubble is not None:
         text += f", {100 * each.measured_bubble:.0f} % with these times"
-    yield from _wrapped(text)
-    yield from _wrapped(each.source, 2)
+    return text, each.source
 
 
 def _boundary(boundary: Boundary) -> Iterator[str]:
     k = boundary.index
-    yield from _wrapped(f"boundary {k}→{k + 1}: " + _messages(boundary))
+    yield from _wrapped(f"boundary {k}→{k + 1}: " + messages(boundary))
     if boundary.crossings:
         head = ["value", "type", "bytes", "travels", "gradient", "made by", "used by"]
-        rows = [head, *map(_crossing_row, boundary.crossings)]
+        rows = [head, *map(crossing_cells, boundary.crossings)]
         yield from (f"  {line}" for line in _table(rows, right={2}))
     else:
         yield "  nothing crosses"
@@ -98,7 +105,8 @@ def _boundary(boundary: Boundary) -> Iterator[str]:
             yield from _wrapped(rule, 4)
 
 
-def _messages(boundary: Boundary) -> str:
+def messages(boundary: Boundary) -> str:
+    """Return the number of messages of a boundary and their bytes, beside those of a tuple."""
     if boundary.messages is None or boundary.nbytes is None:
         text = "not packed"
     else:
@@ -118,7 +126,8 @@ def _prices(boundary: Boundary) -> Iterator[str]:
         )
 
 
-def _crossing_row(crossing: Crossing) -> list[str]:
+def crossing_cells(crossing: Crossing) -> list[str]:
+    """Return a value as cells: path, type, bytes, way, gradient, maker, users."""
     if crossing.dtype is None:
         kind = crossing.kind
     else:
@@ -139,8 +148,14 @@ def _crossing_row(crossing: Crossing) -> list[str]:
 
 
 def _problems(report: Report) -> Iterator[str]:
-    yield "problems" if report.problems else "no problems"
-    for stage, fault, remedy in report.problems:
+    yield from _listed_problems("problems", report.errors)
+    if report.warnings:
+        yield from ("", *_listed_problems("warnings", report.warnings))
+
+
+def _listed_problems(title: str, problems: Sequence[Problem]) -> Iterator[str]:
+    yield title if problems else f"no {title}"
+    for stage, fault, remedy in problems:
         where = "all stages" if stage is None else f"stage {stage}"
         yield from _wrapped(f"{where}: {fault}", 2)
         if remedy:

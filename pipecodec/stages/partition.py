@@ -30,7 +30,7 @@ Outputs = str | Sequence[str] | None
 class Partition:
     """Holds stages, and all that an engine has to know about them.
 
-    ``liveness`` and ``stage_id_2_arg_names`` are as in :class:`pipecodec.stages.liveness.Liveness`.
+    ``liveness`` and ``stage_id_2_arg_names`` are as in ``pipecodec.stages.liveness.Liveness``.
     ``outputs[k]`` declares the outputs of stage k: a list of names, one string for the whole
     value, or None. ``tie_weights`` maps a name to the (parameter path, stage id) pairs that are
     one weight, one pair per stage. ``model_state`` says where the model's state dict is in the

@@ -1,6 +1,6 @@
 """``python -m tests.distributed.parity``: training on the engine beside training in one process.
 
-Prints the table of docs/boundary.md. Cells of one number of ranks share processes; one that fails
+Prints the table of docs/parity.md. Cells of one number of ranks share processes; one that fails
 ends them, and those after it get new ones.
 """
 

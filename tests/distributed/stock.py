@@ -1,8 +1,8 @@
 """``python -m tests.distributed.stock``: the rows of the table as plain tuples, without pipecodec.
 
-Prints, as a table for docs/boundary.md, how DeepSpeed's engine takes each of them when the stages
-send their values flattened into a tuple, as one would by hand. Every row runs in 3 processes of
-its own; one that hangs takes 20 seconds.
+Prints, as a table for docs/symptoms/index.md, how DeepSpeed's engine takes each of them when the
+stages send their values flattened into a tuple, as one would by hand. Every row runs in 3 processes
+of its own; one that hangs takes 20 seconds.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Stage(nn.Module):
         self.kept.append(weight.grad)
 
     def keep(self, gradient: Tensor | None) -> None:
-        """Called with None where a later stage uses nothing of this one (docs/boundary.md)."""
+        """Called with None where a later stage uses nothing of this one (docs/guarantees.md)."""
         if gradient is not None:
             self.kept.append(gradient)
 

@@ -1,6 +1,6 @@
 """A tenth of the parity table: training on the engine equals training in one process.
 
-``python -m tests.distributed.parity`` trains all of it and prints the table of docs/boundary.md.
+``python -m tests.distributed.parity`` trains all of it and prints the table of docs/parity.md.
 """
 
 from __future__ import annotations

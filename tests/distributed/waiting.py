@@ -1,6 +1,6 @@
 """Ways in which one rank can leave the others waiting, and how soon all of them know why.
 
-``python -m tests.distributed.waiting [name ...]`` prints the table of docs/boundary.md. In each
+``python -m tests.distributed.waiting [name ...]`` prints the table of docs/errors.md. In each
 case one rank of three does something that the others do not, and lives on, unless the case is that
 it ends, until all others know; so it is not its end that they notice.
 """
