@@ -310,6 +310,10 @@ def _verified(
         for observation in observed:
             note = verify_values(model, part, observation.batch, observation.training, outputs)
             notes += [note] if note else []
+    own = set(model.modules())
+    for module in nn.ModuleList(part.stages).modules():
+        if module not in own:  # left in evaluation by the last comparison
+            module.training = model.training
     if part.cut is not None:
         part.cut.notes.extend(dict.fromkeys(notes))
         for note in part.cut.notes:

@@ -68,6 +68,8 @@ class SharedCalls:
                 f"{watcher.failure}, and the ranks of this engine talk no more; load a "
                 "checkpoint in new processes"
             )
+        if watcher.reason is None and watcher.calls.raised:
+            watcher.wait_until_all_raised("micro-batches")
         if watcher.reason is not None:
             watcher.failure = f"another rank failed before {name}"
             raise RemoteError(watcher.reason)
