@@ -8,6 +8,8 @@
 #   make fuzz      gives the frame library hostile bytes for a minute (needs clang)
 #   make sanitize  runs the tests of frames with a debug build under sanitizers
 #   make gpu       builds for the torch of PYTHON and runs all that needs a GPU (a CUDA build of torch, nvcc)
+#   make matrix    runs tests with other versions of Python, torch and transformers (PYTHONS="paths", gigabytes, an hour)
+#   make wheel     builds the sdist, and a wheel for this Python, torch and manylinux, into dist/
 #   make cuda-link builds against a CUDA build of torch, links and imports (needs nvcc, no GPU, 1.2 GB)
 #   make format    formats all code
 
@@ -25,7 +27,7 @@ export DS_BUILD_OPS := 0
 CPP := $(wildcard $(foreach depth,* */* */*/*,$(foreach kind,cpp h cu,csrc/$(depth).$(kind))))
 FORMATTED := $(CPP) $(wildcard tests/*/*.cpp tests/*/*.h)
 
-.PHONY: setup demo test quick check native pytest docs fuzz sanitize bench gpu cuda-link format clean
+.PHONY: setup demo test quick check native pytest docs fuzz sanitize bench gpu matrix wheel cuda-link format clean
 
 setup: $(VENV)/.built
 
@@ -93,6 +95,20 @@ gpu:
 	DS_ACCELERATOR=cuda $(PYTHON) -m pipecodec demo --device cuda
 	$(PYTHON) -m benchmarks.gpu
 
+# Each cell in an environment of its own, with the interpreters that PYTHONS or the PATH has.
+matrix: setup
+	PYTHONS="$(PYTHONS)" $(BIN)/python -m tests.matrix --write
+
+# The wheel is built from the sdist, so what is missing there is missed here.
+wheel: setup
+	$(BIN)/python -m pip install --quiet -r requirements/release.txt
+	rm -rf build/wheel dist
+	$(BIN)/python -m build --quiet --sdist --no-isolation
+	PIPECODEC_BINARY=1 $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel dist/*.tar.gz
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' \
+		--wheel-dir dist build/wheel/*.whl
+	$(BIN)/twine check --strict dist/*
+
 # Beside .venv, whose pure-Python packages this torch needs too.
 cuda-link: setup
 	test -e build/cuda-link/site/torch || \
@@ -105,4 +121,4 @@ format: setup
 	$(BIN)/clang-format -i $(FORMATTED)
 
 clean:
-	rm -rf $(VENV) build *.egg-info pipecodec/_build.py pipecodec/*.so
+	rm -rf $(VENV) build dist *.egg-info pipecodec/_build.py pipecodec/*.so

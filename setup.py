@@ -9,20 +9,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+from setuptools import __version__ as setuptools_version
 from setuptools import setup
 from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).resolve().parent
 
+if int(setuptools_version.split(".")[0]) < 77:  # an older one cannot read pyproject.toml
+    sys.exit(
+        f"pipecodec is built with setuptools 77 or newer, this is {setuptools_version}: "
+        "run 'pip install --upgrade setuptools'"
+    )
+
 try:
     import torch
     from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
-except ImportError:
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
     sys.exit(
-        "pipecodec builds against the torch that it will run with, and here is none (nor is there "
-        "one in the environment that pip and build make for building, unless told not to): run "
-        "'pip install torch setuptools wheel ninja', then the same command again with "
-        "--no-build-isolation (of pip) or --no-isolation (of build)"
+        "pipecodec builds against the torch that it will run with, and there is none in this "
+        "environment. The one that pip makes for building never has it: run 'pip install torch "
+        '"setuptools>=77" wheel ninja\', then the same command with --no-build-isolation'
     )
 
 ARCHITECTURES = (75, 80, 90, 100)

@@ -64,13 +64,12 @@ def main():
         pipelining.sum_tied_gradients(stages)
         norm = pipelining.clip_grad_norm_(stages, 1.0)
         optimizer.step()
-        if step % 5:
-            continue
-        modules.eval()
-        held_out = run(schedule.eval, next(batches(1, seed=2)))
-        modules.train()
-        if loss is not None:
-            print(f"step {step}: loss {loss:.4f}, held out {held_out:.4f}, norm {norm:.3f}")
+        if step % 5 == 0:
+            modules.eval()
+            held_out = run(schedule.eval, next(batches(1, seed=2)))
+            modules.train()
+            if loss is not None:
+                print(f"step {step}: loss {loss:.4f}, held out {held_out:.4f}, norm {norm:.3f}")
     if args.save:
         dcp.save(pipelining.model_state_dict(stages, full=False), checkpoint_id=args.save)
     dist.destroy_process_group()

@@ -1,6 +1,7 @@
-"""The errors of pipecodec: a base class, and below it a class for each thing that can fail.
+"""The errors of pipecodec: those of values and frames are a ``CodecError``, that of a cut is not.
 
-A bug of pipecodec's own is an :class:`InternalError`, which is none of them.
+An error of another rank is a ``RemoteError`` (in ``pipecodec.deepspeed`` and ``.pipelining``). A
+bug of pipecodec's own is an :class:`InternalError`, which is none of them.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ __all__ = [
 
 
 class CodecError(Exception):
-    """Base of every error that pipecodec raises on purpose."""
+    """Base of the errors about values, and the frames that carry them across a boundary."""
 
 
 class UnsupportedTypeError(CodecError, TypeError):
-    """A value that cannot cross a boundary; the message names its path and a replacement."""
+    """Refuses a value that cannot cross a boundary; names its path and a replacement."""
 
 
 class PartitionError(ValueError):
-    """A model cannot be observed or cut, or a batch takes a way that was not observed.
+    """Says that a model cannot be observed or cut, or a batch takes a way not observed.
 
     The text names the place in the model's code and the way out.
     """
 
 
 class FrameError(CodecError, ValueError):
-    """Received tensors that do not fit their frame, or bytes that are no frame.
+    """Refuses received tensors that do not fit their frame, or bytes that are no frame.
 
     Attributes:
         reason: the way in which the frame's bytes are wrong, such as ``"checksum"`` or
@@ -52,11 +53,11 @@ class FrameError(CodecError, ValueError):
 
 
 class FrameCapacityError(CodecError, ValueError):
-    """A frame that outgrew the size its boundary agreed on; raised before anything is sent."""
+    """Refuses a frame larger than its boundary's; raised before anything is sent."""
 
 
 class StructureChangedError(CodecError, RuntimeError):
-    """A structure, size or gradient flag that differs from a boundary's first ones."""
+    """Refuses a structure, size or gradient flag that differs from a boundary's first ones."""
 
 
 class InternalError(RuntimeError):

@@ -27,7 +27,7 @@ def register(
     unflatten: Callable[[list[Any], Any], _T],
     name: str | None = None,
 ) -> None:
-    """Let values of exactly the type `cls` cross boundaries.
+    """Let values of a type cross boundaries: exactly `cls`, and no subclass of it.
 
     Call it in every process that packs or unpacks such a value, before it does. A type in
     torch's pytree (``torch.utils._pytree.register_pytree_node``; each ``ModelOutput`` of

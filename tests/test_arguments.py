@@ -77,6 +77,13 @@ def registered(**changed: Any) -> Any:
 WRONG: list[tuple[Callable[..., Any], dict[str, Any], type[Exception], str]] = [
     (cut, {"model": lambda x: x}, TypeError, "model must be a torch.nn.Module, not a function"),
     (cut, {"model": Model}, TypeError, "model must be a torch.nn.Module, not the class Model"),
+    (
+        cut,
+        {"model": torch.compile(Model(), backend="eager")},
+        TypeError,
+        "model is wrapped in torch.compile; pass",
+    ),
+    (cut, {"model": nn.DataParallel(Model())}, TypeError, "model is wrapped in torch.nn.DataPar"),
     (cut, {"args": X}, TypeError, r"args must be a tuple .*, not a Tensor; pass \(value,\)"),
     (cut, {"args": {"x": X}}, TypeError, "args must be .*, not a dict; pass it as kwargs="),
     (cut, {"args": (), "kwargs": [X]}, TypeError, "kwargs must be a dict .*, not a list"),

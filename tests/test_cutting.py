@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import pipecodec
 from pipecodec.errors import PartitionError
@@ -195,3 +195,25 @@ def test_recomputed_values_do_not_cross() -> None:
     for part in (sent, made):
         assert_same(model, part, inputs)
         assert_same(model, part, {"x": batch(3, 4)["x"], "mask": batch(3, 4)["mask"]})
+
+
+class Doubling(nn.Module):
+    """Code between the layers asks for a mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x * 2 if self.training else x
+
+
+@pytest.mark.parametrize("frozen", range(4))
+def test_a_layer_frozen_before_the_first_run_leaves_the_stages_in_training(frozen: int) -> None:
+    """Its stage had been left in evaluation, and took all stages with it."""
+    model, x = Doubling(), torch.ones(2, 4)
+    part = pipecodec.partition(model, (x,), n_stages=2)
+    model.layers[frozen].eval()
+    assert torch.equal(pipecodec.run_local(part, x), model(x))

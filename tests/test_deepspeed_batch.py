@@ -162,6 +162,19 @@ def test_labels_of_a_model_that_makes_its_loss_are_an_input_alone() -> None:
     assert torch.equal(pack({**GIVEN, "labels": LABELS})[1].value, LABELS)
 
 
+@pytest.mark.parametrize("batch", [{**GIVEN, "labels": LABELS}, (GIVEN, LABELS)])
+def test_labels_that_nobody_would_take_are_refused(batch: Any) -> None:
+    """A last stage with ``labels=None`` trained without them, on a loss of its own."""
+    part = partition_modules([First(), Last()], INPUTS, ["given", None])
+    first = DeepSpeedPipeStageWrapper(
+        First(), 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names, packed_batches=True
+    )
+    pack = packing_batch_fn(first, INPUTS, CPU, own_loss=True)
+    with pytest.raises(ValueError, match=r"the batch has labels, which nobody .* \['input_ids', "):
+        pack(batch)
+    assert pack(GIVEN)[1] is None
+
+
 def test_says_that_the_last_stage_lacks_an_input() -> None:
     part, last = last_of(["input_ids", "attention_mask", "labels"])
     pack = packing_batch_fn(None, part.input_names, CPU, last=last)

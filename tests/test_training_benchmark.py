@@ -26,18 +26,18 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--quick", "--models=gpt2", "--stages", "2"]
     assert main([*small, "--json", str(file), "--plot", str(picture)]) == 0
     rows = json.loads(file.read_text())["rows"]
-    contenders = ["by hand", "pipecodec", "origin"]
+    contenders = ["by hand", "pipecodec", "pipecodec, stages by hand", "origin"]
     assert [row["contender"] for row in rows] == contenders * 2
-    assert [row["engine"] for row in rows] == ["DeepSpeed"] * 3 + ["torch"] * 3
+    assert [row["engine"] for row in rows] == ["DeepSpeed"] * 4 + ["torch"] * 4
     *trained, refused = rows
-    assert [row["loss_difference"] for row in trained] == [0.0] * 5
+    assert [row["loss_difference"] for row in trained] == [0.0] * 7
     assert all(row["tokens_per_second"] > 0 for row in trained)
     assert rows[0]["wall_to_by_hand"] == {"q1": 1.0, "median": 1.0, "q3": 1.0}
     assert "Error" in refused["error"]
     lines = capsys.readouterr().out.splitlines()
     table = [line for line in lines if line.startswith("| GPT-2, 2, ")]
-    assert [line.count(" | ") for line in table] == [5] * 6
-    assert [line.endswith("| equal |") for line in table] == [True] * 5 + [False]
+    assert [line.count(" | ") for line in table] == [5] * 8
+    assert [line.endswith("| equal |") for line in table] == [True] * 7 + [False]
     assert "tiny: CPU time / by hand" in picture.read_text()
 
 

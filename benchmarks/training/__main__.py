@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.plot.parent.mkdir(parents=True, exist_ok=True)
         plot(rows, options.plot)
     if options.write:
-        write_part(TRAINING_COST, "training", text)
+        picture = f"![Time over that of the stages by hand](images/{options.plot.name})"
+        write_part(TRAINING_COST, "training", f"{_versions()}\n\n{text}\n\n{picture}")
     return int(any(map(wrong, rows)))
 
 
@@ -65,7 +66,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--write", action="store_true", help="write table and plot into the docs")
     options = parser.parse_args(arguments)
     if options.write:
-        options.plot = options.plot or PICTURE
+        options.plot = PICTURE
     if options.plot is not None:
         try:
             importlib.import_module("matplotlib")  # now, not after minutes of measuring
@@ -78,11 +79,22 @@ def _about() -> str:
     return (main.__doc__ or "").splitlines()[0]
 
 
+def _versions() -> str:
+    found = environment()
+    names = ("torch", "deepspeed", "python")
+    return (
+        ", ".join([f"{found['cores']} cores", *(f"{name} {found[name]}" for name in names)]) + "."
+    )
+
+
 def measure(chosen: Sequence[Case]) -> list[Row]:
     """Return the rows of cases with the same number of stages."""
     stages = chosen[0].stages
-    (alone,) = _values(run_ranks(in_one_process, 1, list(chosen), timeout=TIMEOUT))
-    errors = {case.model: _origin_on_torch(case) for case in chosen if case.engine == "torch"}
+    alone = _alone(chosen)
+    errors = {
+        model: _origin_on_torch(Case(model, TINY, stages, "torch"))
+        for model in {case.model for case in chosen if case.engine == "torch"}
+    }
     plan = []
     for case in chosen:
         names = list(CONTENDERS[case.engine])
@@ -95,10 +107,17 @@ def measure(chosen: Sequence[Case]) -> list[Row]:
     ranks = _values(ended)
     rows: list[Row] = []
     for number, (case, names) in enumerate(plan):
-        rows += rows_of(case, [rank[number] for rank in ranks], alone[number])
+        rows += rows_of(case, [rank[number] for rank in ranks], alone[case.model, case.size])
         if ORIGIN not in names:
             rows.append(refused_row(case, ORIGIN, errors[case.model]))
     return rows
+
+
+def _alone(chosen: Sequence[Case]) -> dict[tuple[str, Size], list[float]]:
+    """Return the losses of one process, by model and size."""
+    cases = {(case.model, case.size): case for case in chosen}
+    (losses,) = _values(run_ranks(in_one_process, 1, list(cases.values()), timeout=TIMEOUT))
+    return dict(zip(cases, losses, strict=True))
 
 
 def _origin_on_torch(case: Case) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.training.cases import Case
 
-__all__ = ["TensorStage", "TupleStage"]
+__all__ = ["TensorStage", "TupleStage", "named_stages"]
 
 
 class _Blocks(nn.Module):
@@ -65,3 +65,27 @@ class TensorStage(_Blocks):
 
     def forward(self, hidden: Tensor, padding: Tensor) -> Tensor:
         return self.run(hidden, padding)
+
+
+class _NamedFirst(_Blocks):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        return {"hidden": self.run(input_ids, attention_mask)}
+
+
+class _NamedMiddle(_Blocks):
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        return {"hidden": self.run(hidden, attention_mask)}
+
+
+class _NamedLast(_Blocks):
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.run(hidden, attention_mask)
+
+
+def named_stages(case: Case, model: Any) -> list[nn.Module]:
+    """Return the same stages for ``pipecodec.partition_modules``: with names in place of tuples."""
+    last = case.stages - 1
+    return [
+        (_NamedFirst if k == 0 else _NamedLast if k == last else _NamedMiddle)(case, model, k)
+        for k in range(case.stages)
+    ]

@@ -37,7 +37,7 @@ class Size:
 
 
 DEMO = Size("demo", width=128, blocks=6, batch=8, length=128, rounds=12, steps=1)
-TINY = Size("tiny", width=32, blocks=None, batch=1, length=16, rounds=30, steps=3)
+TINY = Size("tiny", width=32, blocks=None, batch=1, length=16, rounds=40, steps=3)
 
 
 @dataclass(frozen=True)

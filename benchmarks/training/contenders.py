@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 import pipecodec
-from benchmarks.training.by_hand import TensorStage, TupleStage
+from benchmarks.training.by_hand import TensorStage, TupleStage, named_stages
 from benchmarks.training.cases import Case, optimizer
 from benchmarks.training.origin_stages import OriginCut
 from pipecodec.demo.by_hand import causal_lm_loss
 from pipecodec.demo.data import MicroBatch
 
-__all__ = ["BY_HAND", "CONTENDERS", "ORIGIN", "PIPECODEC", "Step"]
+__all__ = ["BY_HAND", "CONTENDERS", "ORIGIN", "PIPECODEC", "SAME_STAGES", "Step"]
 
 BY_HAND, PIPECODEC, ORIGIN = "by hand", "pipecodec", "origin"
+SAME_STAGES = "pipecodec, stages by hand"
 
 Step = Callable[[list[MicroBatch]], float | None]
 """Trains on a step's micro-batches; returns the mean of their losses, on the last rank at least."""
@@ -35,6 +36,10 @@ def _cut(case: Case, example: MicroBatch) -> pipecodec.Partition:
     return pipecodec.partition(case.build(), kwargs=_inputs(example), split=case.split)
 
 
+def _named(case: Case, example: MicroBatch) -> pipecodec.Partition:
+    return pipecodec.partition_modules(named_stages(case, case.build()))
+
+
 def _config(case: Case) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": case.size.batch,
@@ -50,15 +55,23 @@ def _topology(case: Case) -> Any:
     return PipeDataParallelTopology(num_pp=case.stages, num_dp=1)
 
 
-def deepspeed_pipecodec(case: Case, rank: int, example: MicroBatch) -> Step:
+def _deepspeed_pipecodec(case: Case, part: pipecodec.Partition) -> Step:
     engine = pipecodec.deepspeed.initialize(
-        _cut(case, example),
+        part,
         topology=_topology(case),
         loss_fn=_loss_fn,
         config=_config(case),
         optimizer=optimizer,
     )[0]
     return lambda batch: engine.train_batch((_inputs(b), b.labels) for b in batch).item()
+
+
+def deepspeed_pipecodec(case: Case, rank: int, example: MicroBatch) -> Step:
+    return _deepspeed_pipecodec(case, _cut(case, example))
+
+
+def deepspeed_same_stages(case: Case, rank: int, example: MicroBatch) -> Step:
+    return _deepspeed_pipecodec(case, _named(case, example))
 
 
 def _stock_deepspeed(case: Case, stages: list[Any]) -> Step:
@@ -89,13 +102,21 @@ def deepspeed_origin(case: Case, rank: int, example: MicroBatch) -> Step:
     return _stock_deepspeed(case, [OriginCut(part, k) for k in range(case.stages)])
 
 
-def torch_pipecodec(case: Case, rank: int, example: MicroBatch) -> Step:
-    stage = pipecodec.pipelining.build_stage(_cut(case, example), rank)
+def _torch_pipecodec(case: Case, part: pipecodec.Partition, rank: int) -> Step:
+    stage = pipecodec.pipelining.build_stage(part, rank)
 
     def given(inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), inputs if rank == 0 else {}
 
     return _torch_step(case, stage, pipecodec.pipelining.loss(_loss_fn), given)
+
+
+def torch_pipecodec(case: Case, rank: int, example: MicroBatch) -> Step:
+    return _torch_pipecodec(case, _cut(case, example), rank)
+
+
+def torch_same_stages(case: Case, rank: int, example: MicroBatch) -> Step:
+    return _torch_pipecodec(case, _named(case, example), rank)
 
 
 def _stock_torch(case: Case, module: Any, rank: int, given: Callable[..., Any]) -> Step:
@@ -146,7 +167,13 @@ CONTENDERS: dict[str, dict[str, Callable[[Case, int, MicroBatch], Step]]] = {
     "deepspeed": {
         BY_HAND: deepspeed_by_hand,
         PIPECODEC: deepspeed_pipecodec,
+        SAME_STAGES: deepspeed_same_stages,
         ORIGIN: deepspeed_origin,
     },
-    "torch": {BY_HAND: torch_by_hand, PIPECODEC: torch_pipecodec, ORIGIN: torch_origin},
+    "torch": {
+        BY_HAND: torch_by_hand,
+        PIPECODEC: torch_pipecodec,
+        SAME_STAGES: torch_same_stages,
+        ORIGIN: torch_origin,
+    },
 }

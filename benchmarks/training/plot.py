@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.training.cases import ENGINES, MODELS
-from benchmarks.training.contenders import BY_HAND
+from benchmarks.training.contenders import ORIGIN, PIPECODEC, SAME_STAGES
 from benchmarks.training.results import Quartiles, Row
 
 __all__ = ["plot"]
 
-COLOURS = {"pipecodec": "#0b6e4f", "origin": "#b5541c"}
+COLOURS = {PIPECODEC: "#0b6e4f", SAME_STAGES: "#6aa5d8", ORIGIN: "#b5541c"}
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -28,7 +28,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     sizes = list(dict.fromkeys(row.case.size.name for row in rows))
     labels = {size: _labels(rows, size) for size in sizes}
     tallest = max(map(len, labels.values()))
-    figure = Figure(figsize=(10, 1.2 + 0.42 * tallest * len(sizes)), layout="constrained")
+    figure = Figure(figsize=(10, 1.2 + 0.5 * tallest * len(sizes)), layout="constrained")
     grid = figure.subplots(len(sizes), 2, squeeze=False, sharex="row")
     for axes, size in zip(grid, sizes, strict=True):
         for side, kind in zip(axes, ("wall", "cpu"), strict=True):
@@ -36,7 +36,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             side.set_title(f"{size}: {'wall time' if kind == 'wall' else 'CPU time'} / by hand")
         axes[1].tick_params(labelleft=False)
     handles, names = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
     # Texts stay texts, and the same figures give the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "pipecodec"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -52,7 +52,7 @@ def _label(row: Row) -> str:
 
 def _draw(axes: Axes, rows: Sequence[Row], labels: Sequence[str], kind: str) -> None:
     axes.axvline(1.0, color="black", linewidth=1)
-    for shift, (name, colour) in zip((-0.15, 0.15), COLOURS.items(), strict=True):
+    for shift, (name, colour) in zip((-0.25, 0.0, 0.25), COLOURS.items(), strict=True):
         for row in rows:
             ratio: Quartiles | None = getattr(row, kind)
             if row.contender != name or ratio is None:
@@ -60,7 +60,7 @@ def _draw(axes: Axes, rows: Sequence[Row], labels: Sequence[str], kind: str) -> 
             place = labels.index(_label(row)) + shift
             axes.plot([ratio.q1, ratio.q3], [place, place], color=colour, linewidth=2)
             axes.plot(ratio.median, place, "o", color=colour)
-        axes.plot([], [], "o-", color=colour, label=f"{name} ({BY_HAND} = 1)")
+        axes.plot([], [], "o-", color=colour, label=name)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)

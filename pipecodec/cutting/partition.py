@@ -37,6 +37,13 @@ __all__ = ["partition"]
 logger = get_logger("partition")
 
 Verify = Literal["values", "structure", False]
+_WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": "torch.compile",
+    "torch.nn.parallel.data_parallel.DataParallel": "torch.nn.DataParallel",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "DistributedDataParallel",
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "FSDP",
+}
+
 Example = Mapping[str, Any] | Sequence[Any]
 
 
@@ -92,6 +99,7 @@ def partition(
         TypeError, ValueError: an argument is no such object, or has no such value.
     """
     instance("model", model, nn.Module, "a torch.nn.Module")
+    _refuse_wrapper(model)
     if is_split_graph(model):
         return _split_already(model, n_stages, split)
     _check_arguments(model, n_stages, split, balance, verify, recompute)
@@ -194,6 +202,21 @@ def _are_weights(balance: Any, n_stages: int) -> bool:
     return len(weights) == n_stages and all(0 < weight < math.inf for weight in weights)
 
 
+def _refuse_wrapper(model: nn.Module) -> None:
+    """Refuse a module that hides the code of the model inside it."""
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "model is a torch.jit.ScriptModule, whose code cannot be observed; pass "
+            "the module that was scripted"
+        )
+    if kind in _WRAPPERS:
+        raise TypeError(
+            f"model is wrapped in {_WRAPPERS[kind]}; pass the module inside it, and "
+            f"wrap the stages instead"
+        )
+
+
 def _weights(balance: Any) -> str:
     return repr(balance) if isinstance(balance, (list, tuple)) else described(balance)
 
@@ -287,6 +310,10 @@ def _verified(
         for observation in observed:
             note = verify_values(model, part, observation.batch, observation.training, outputs)
             notes += [note] if note else []
+    own = set(model.modules())
+    for module in nn.ModuleList(part.stages).modules():
+        if module not in own:  # left in evaluation by the last comparison
+            module.training = model.training
     if part.cut is not None:
         part.cut.notes.extend(dict.fromkeys(notes))
         for note in part.cut.notes:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from ..arguments import instance
 from ..engine.same_batches import SameBatches
 from ..engine.stage_module import StageModule
 from ..engine.together import on_all_ranks, raise_on_all_ranks
 
-__all__ = ["drop_wrong_batches"]
+__all__ = ["check_data_iter", "drop_wrong_batches"]
+
+
+def check_data_iter(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise ``TypeError`` if the first argument of a batch's method is no iterator, nor None."""
+    given = args[0] if args else kwargs.get("data_iter")
+    must = "an iterator of micro-batches, such as iter(loader)"
+    instance("data_iter", given, (Iterator, type(None)), must)
 
 
 def drop_wrong_batches(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..arguments import instance
 from ..engine.agree import agree
 from ..engine.everywhere import everywhere, together
 from ..engine.together import raise_on_all_ranks
@@ -50,13 +51,18 @@ class Checkpoint:
         return found
 
 
+def _root(load_dir: Any) -> Path:
+    instance("folder", load_dir, (str, os.PathLike), "the save_dir of engine.save_checkpoint")
+    return Path(load_dir)
+
+
 def find(load_dir: Any, tag: Any) -> Checkpoint | None:
     """Find a checkpoint on all ranks; None if ``tag`` is None and no rank has a file ``latest``.
 
     A collective call. Raises ``ValueError``, the same on every rank, if a rank does not see it, or
     if ranks see different ones.
     """
-    root = together(_NAME, lambda: Path(os.fspath(load_dir)))
+    root = together(_NAME, lambda: _root(load_dir))
     names = everywhere(_NAME, lambda: latest_tag(root) if tag is None else str(tag))
     if tag is None and not any(names):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,15 +12,13 @@ from ..engine.everywhere import everywhere, together
 from ..engine.failure import call_on_all_ranks
 from ..engine.together import raise_on_all_ranks
 from ..errors import bug
+from ..stages.partition import Partition, check_part
 from .checkpoint_find import Checkpoint, find
 from .checkpoint_index import COUNTERS, common_of, differences, own_of
 from .checkpoint_layout import Layout, layout_of
 from .checkpoint_source import Source
 from .checkpoint_states import load_states, needed_states, schedule_state, states_of
 from .model_state import stages_of
-
-if TYPE_CHECKING:
-    from ..stages.partition import Partition
 
 __all__ = ["load_checkpoint"]
 
@@ -68,6 +66,8 @@ def load_checkpoint(
         ValueError: the same on every rank, before anything is changed, if the checkpoint is
             missing, damaged or not to be seen by a rank, or does not fit this engine.
     """
+    check_part(part)
+    stages_of(engine)
     found = find(folder, tag)
     if found is None or found.index is None:
         loaded: tuple[str | None, dict[str, Any] | None] = engine.load_checkpoint(folder, tag)

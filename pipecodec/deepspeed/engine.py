@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import _C
 from ..arguments import described, function, one_of
-from ..engine.agree import agree
+from ..engine.agree import OBSERVED_MODEL, agree
 from ..engine.loss import loss_of
 from ..engine.model_loss import model_loss
 from ..engine.process_groups import align_group_names
@@ -194,9 +194,7 @@ def build_pipeline(
             "whether there is a loss_fn": loss_fn is not None,
             "the topology": {axis: topology.get_dim(axis) for axis in topology.axes},
             "the number of stages": len(part.stages),
-            "the model as it was observed and cut": None
-            if part.cut is None
-            else part.cut.fingerprint,
+            OBSERVED_MODEL: None if part.cut is None else part.cut.fingerprint,
             "the values that cross each boundary": part.liveness,
             "tied weights": part.tie_weights,
             **comparable(config),

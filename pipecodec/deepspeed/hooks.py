@@ -5,6 +5,7 @@ method. ``setup.py`` has the actions of each list, in their order::
 
     engine.train_batch                      engine.eval_batch
       within call                             within call, evaluation, evaluating
+      arguments                               arguments
       before_batch                            before_batch
       stock                                   stock
         engine._exec_schedule                   engine._exec_schedule
@@ -53,13 +54,15 @@ class Hooks:
     """Actions of an engine beside its own methods.
 
     ``call(name, args, kwargs)`` gives the context of a method that all ranks call: those of
-    batches, of the reset and of checkpoints. ``evaluation(args, kwargs)`` and ``evaluating()`` give
+    batches, of the reset and of checkpoints. ``arguments(args, kwargs)`` raises for those of a
+    batch that it could not be run with. ``evaluation(args, kwargs)`` and ``evaluating()`` give
     those of ``eval_batch``. ``before_batch`` gets the name of the method, other lists get nothing.
     ``reset`` follows the engine's own reset. ``instructions`` are those of DeepSpeed's schedules.
     The last three take the place of methods of their names, which they call themselves.
     """
 
     call: Callable[[str, tuple[Any, ...], dict[str, Any]], AbstractContextManager[None]]
+    arguments: Callable[[tuple[Any, ...], dict[str, Any]], None]
     evaluation: Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[Evaluation]]
     evaluating: Callable[[], AbstractContextManager[None]]
     before_batch: Actions
@@ -100,6 +103,7 @@ def _replace_batches(engine: Any, hooks: Hooks) -> None:
     @functools.wraps(train)
     def train_batch(*args: Any, **kwargs: Any) -> Any:
         with hooks.call("train_batch", args, kwargs):
+            hooks.arguments(args, kwargs)
             for action in before_batch:
                 action("train_batch")
             loss = train(*args, **kwargs)
@@ -114,6 +118,7 @@ def _replace_batches(engine: Any, hooks: Hooks) -> None:
             hooks.evaluation(args, kwargs) as evaluation,
             hooks.evaluating(),
         ):
+            hooks.arguments(args, kwargs)
             for action in before_batch:
                 action("eval_batch")
             return evaluation.result(evaluate(**evaluation.given))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..arguments import described, flag, instance
 from ..engine.failure import call_on_all_ranks
 from ..engine.model_state import gathered, sharded
 from ..engine.stage_module import StageModule
 from ..engine.together import raise_on_all_ranks
-
-if TYPE_CHECKING:
-    from ..stages.partition import Partition
+from ..stages.partition import Partition, check_part
+from .checkpoint_files import latest_tag
 
 __all__ = [
     "checkpoint_state_dict",
@@ -39,8 +40,10 @@ def model_state_dict(
     the optimizer keeps, where it keeps any. Raises ``ValueError``, the same on every rank, where
     ``part.state_dict_to_model`` would, and for weights sharded over tensor-parallel ranks.
     """
-    state = part.known_model_state()
+    check_part(part)
     stages = stages_of(engine)
+    state = part.known_model_state()
+    flag("masters", masters)
     raise_on_all_ranks(sharded(stages))
     entries = {stage: _entries(module, masters) for stage, module in stages.items()}
     first = engine.grid.get_data_parallel_rank() == engine.grid.get_slice_parallel_rank() == 0
@@ -56,6 +59,7 @@ def load_model_state_dict(engine: Any, part: Partition, state_dict: Mapping[str,
     ``ValueError``, the same on every rank, where ``part.state_dict_from_model`` would, if a shape
     does not fit, and for weights sharded over tensor-parallel ranks.
     """
+    check_part(part)
     stages = stages_of(engine)
     raise_on_all_ranks(sharded(stages))
     problem = None
@@ -87,11 +91,18 @@ def checkpoint_state_dict(
     ``ValueError`` where ``part.state_dict_to_model`` would, if a stage's file is missing, and for
     weights sharded over tensor-parallel ranks.
     """
+    check_part(part)
+    instance("folder", folder, (str, os.PathLike), "the save_dir of engine.save_checkpoint")
     if tag is None:
-        tag = Path(folder, "latest").read_text().strip()
+        tag = latest_tag(Path(folder))
+    if tag is None:
+        raise ValueError(
+            f"{folder} has no file latest, which engine.save_checkpoint writes; pass its save_dir, "
+            f"or tag= as well"
+        )
     states = []
     for stage in range(len(part.stages)):
-        files = sorted(Path(folder, tag).glob(f"layer_{stage:02d}-*model_states.pt"))
+        files = sorted(Path(folder, str(tag)).glob(f"layer_{stage:02d}-*model_states.pt"))
         if not files:
             raise ValueError(
                 f"{Path(folder, tag)} has no layer_{stage:02d}-*model_states.pt, so nothing of "
@@ -112,9 +123,17 @@ def checkpoint_state_dict(
 
 
 def stages_of(engine: Any) -> dict[int, nn.Module]:
-    """Return the modules of this rank's stages."""
-    wrappers = [m for m in engine.module.modules() if isinstance(m, StageModule)]
+    """Return the modules of this rank's stages; ``TypeError`` if it is no engine of stages."""
+    module = getattr(engine, "module", None)
+    wrappers = [m for m in _modules(module) if isinstance(m, StageModule)]
+    if not wrappers:
+        must = "an engine of stages, as pipecodec.deepspeed.initialize returns it"
+        raise TypeError(f"engine must be {must}, not {described(engine)}")
     return {wrapper.stage_id: wrapper.mod for wrapper in wrappers}
+
+
+def _modules(module: Any) -> Iterable[nn.Module]:
+    return module.modules() if isinstance(module, nn.Module) else ()
 
 
 def _entries(module: nn.Module, masters: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..arguments import described, instance
 from ..engine.stage_module import StageModule
 
 __all__ = ["groups_of_this_rank"]
@@ -49,6 +50,9 @@ def groups_of_this_rank(
     try:
         if callable(optimizer):
             made = optimizer(here.arguments(model_parameters))
+        if made is not None and not isinstance(getattr(made, "param_groups", None), list):
+            must = "an optimizer, or a function of the parameters that returns one"
+            raise TypeError(f"optimizer must be {must}, not {described(made)}")
         groups = here.listed(model_parameters) if made is None else made.param_groups
         named = any(isinstance(entry, tuple) for group in groups for entry in group["params"])
         for group in groups:
@@ -225,9 +229,17 @@ def _keyed(options: list[Group]) -> list[tuple[tuple[str, int], Group]]:
 
 
 def _entries(given: Any) -> list[Any]:
-    return [given] if isinstance(given, torch.Tensor) else list(given)
+    """Return the entries of parameters or groups; ``TypeError`` if they are neither."""
+    must = "parameters, (name, parameter) pairs or groups of them"
+    if isinstance(given, torch.Tensor):
+        return [given]
+    instance("model_parameters", given, Iterable, must)
+    entries = list(given)
+    for entry in entries:
+        instance("model_parameters", _parameter(entry), (torch.Tensor, Mapping), must)
+    return entries
 
 
 def _parameter(entry: Any) -> Any:
     """Return an entry's parameter; torch's optimizers take it alone or with its name."""
-    return entry[1] if isinstance(entry, tuple) else entry
+    return entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry

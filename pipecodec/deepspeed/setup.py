@@ -18,7 +18,7 @@ from ..engine.stage_module import StageModule
 from ..engine.tie_check import steps_between_checks
 from ..options import BoundaryOptions
 from ..stages.partition import check_part
-from .batch_check import drop_wrong_batches
+from .batch_check import check_data_iter, drop_wrong_batches
 from .checkpoint_load import loading
 from .checkpoint_save import saving
 from .clipping import allow_empty_grad_norm, tag_gradients, tag_parameters_for_grad_norm
@@ -69,7 +69,7 @@ def initialize(
     stall_timeout: float | None = None,
     **kwargs: Any,
 ) -> tuple[Any, ...]:
-    """Return ``deepspeed.initialize``'s (engine, optimizer, data loader, scheduler) for ``part``.
+    """Make an engine of ``part``; return (engine, optimizer, data loader, scheduler).
 
     Without ``topology`` the ranks are as many pipelines as they suffice for, without ``loss_fn``
     the loss is the model's own. Beside the work of :func:`pipeline_module`, which takes the
@@ -226,6 +226,7 @@ def _hooks(
     take = take_inputs(engine, next((stage for stage in stages if stage.last), None))
     return Hooks(
         call=shared.call if shared else no_shared_errors,
+        arguments=check_data_iter,
         evaluation=give_outputs(engine, stages),
         evaluating=phases.evaluating,
         before_batch=[phases.before_batch, lambda _: same.start()],

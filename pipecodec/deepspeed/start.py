@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -19,17 +20,36 @@ _ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 def starts_ranks(function: F) -> F:
     """Let ``function`` start torch.distributed first, from the environment, if nobody has.
 
-    The backend is that of DeepSpeed's accelerator: gloo on the CPU, NCCL on GPUs. Raises
+    The backend is that of DeepSpeed's accelerator: gloo on the CPU, NCCL on GPUs. DeepSpeed's
+    shared-memory operator, which only its inference engine calls, is not compiled meanwhile. Raises
     ``ValueError`` if the environment does not say which rank this process is.
     """
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not dist.is_initialized():
-            _start()
-        return function(*args, **kwargs)
+        with _without_shared_memory_op():
+            if not dist.is_initialized():
+                _start()
+            return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _without_shared_memory_op() -> Iterator[None]:
+    """Keep DeepSpeed on the CPU from compiling that operator when it starts communication.
+
+    It takes minutes and a compiler, and after a build that was interrupted every later start waits
+    for its lock without end.
+    """
+    import deepspeed.ops
+
+    compatible = deepspeed.ops.__compatible_ops__
+    deepspeed.ops.__compatible_ops__ = {**compatible, "deepspeed_shm_comm": False}
+    try:
+        yield
+    finally:
+        deepspeed.ops.__compatible_ops__ = compatible
 
 
 def _start() -> None:

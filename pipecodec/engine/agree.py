@@ -12,11 +12,18 @@ from .error_text import summary, transportable
 from .tie_check import checksum, local_part
 from .together import gathered, on_all_ranks
 
-__all__ = ["agree", "agree_on_copies"]
+__all__ = ["OBSERVED_MODEL", "agree", "agree_on_copies"]
 
+OBSERVED_MODEL = "the model as it was observed and cut"
 
 _VALUE = 2000
 """Characters of a setting that a message shows."""
+
+_ADVICE = {
+    OBSERVED_MODEL: "build one model on all ranks and cut it with one batch, and where its code "
+    "loops over a set, whose order differs between processes, start all with the same "
+    "PYTHONHASHSEED (PYTHONHASHSEED=0 torchrun train.py)"
+}
 
 
 class Copy(Protocol):
@@ -54,9 +61,8 @@ def agree(describe: Callable[[], Mapping[str, Any]], group: Any = None) -> None:
     for name in dict.fromkeys(name for theirs, _ in everyone.values() for name in theirs):
         values = {rank: theirs.get(name, "nothing") for rank, (theirs, _) in everyone.items()}
         if any(value != next(iter(values.values())) for value in values.values()):
-            raise on_all_ranks(
-                ValueError(f"ranks differ in {name}: {_by_value(values)}; give all ranks the same")
-            )
+            advice = _ADVICE.get(name, "give all ranks the same")
+            raise on_all_ranks(ValueError(f"ranks differ in {name}: {_by_value(values)}; {advice}"))
 
 
 def agree_on_copies(

@@ -62,7 +62,8 @@ def packing_batch_fn(
     batch, where values are a mapping by name, a tuple or list by position (all inputs, or all that
     are needed), or one value; None: ``split_batch``. Labels may be nested like values; their
     tensors go to ``device``. With ``own_loss`` the model makes its loss: labels are an input of it,
-    also those of a pair, and nothing else. ``same`` compares the batches of both stages.
+    also those of a pair, and nothing else; labels that it does not take are a ``ValueError``,
+    since it would train without them. ``same`` compares the batches of both stages.
     """
     own = None if last is None else last.last_batches
 
@@ -72,6 +73,12 @@ def packing_batch_fn(
         taken = None
         if first is not None or own is not None:
             by_name = _bound(values, inputs, _needed(first, needed))
+            if own_loss and labels is not None and _LABELS not in inputs:
+                raise ValueError(
+                    f"the batch has labels, which nobody would take: without loss_fn= the loss is "
+                    f"the model's own, and its inputs are {list(inputs)}; name labels in inputs= "
+                    f"when the model is partitioned, pass loss_fn=, or leave them out"
+                )
             if own_loss and labels is not None and by_name.get(_LABELS) is Absent.ABSENT:
                 by_name[_LABELS] = labels
             if same is not None:

@@ -52,7 +52,8 @@ class Progress:
 class Calls:
     """This rank's calls; ``post`` gets their text whenever one begins or ends.
 
-    ``since`` is the time at which the last one began or ended.
+    ``since`` is the time at which the last one began or ended, and ``raised`` tells whether it
+    ended in an error of this rank.
     """
 
     def __init__(self, post: Callable[[str], None]) -> None:
@@ -64,6 +65,7 @@ class Calls:
         self.text = "0"
         self.since = 0.0
         self.inside = False
+        self.raised = False
 
     def enter(self, name: str) -> None:
         """Begin a call; never within another."""
@@ -76,6 +78,7 @@ class Calls:
     def leave(self, state: State = "<") -> None:
         """End the call."""
         self.inside = False
+        self.raised = state == "!"
         self._say(state)
         self._before.appendleft(state + self._name)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ __all__ = ["shut", "sockets_to"]
 _SELF = Path("/proc/self")
 _GLOO_THREAD = "gloo_tcp_loop"
 _ATTEMPTS = 20
+_SEEN = 0.05
+"""Seconds in which Gloo's thread sees that a connection has ended."""
 
 
 def shut(store_port: int | None, keep: set[int]) -> None:
@@ -28,13 +31,36 @@ def shut(store_port: int | None, keep: set[int]) -> None:
     Shuts Gloo's connections, and those to the store at ``store_port`` except the descriptors in
     ``keep``; aborts the groups that can be aborted, as those of NCCL can.
     """
-    for descriptor in {*_gloo_sockets(), *(sockets_to(store_port) - keep)}:
+    _shut_gloo()
+    for descriptor in sockets_to(store_port) - keep:
         with contextlib.suppress(OSError), _socket(descriptor) as connection:
-            connection.getpeername()  # Gloo listens too, and ends the process if that fails
             connection.shutdown(socket.SHUT_RDWR)
     for group in list(distributed_c10d._world.pg_names):
         with contextlib.suppress(Exception):
             group.abort()
+
+
+def _shut_gloo() -> None:
+    """Shut Gloo's connections: first for reading, and once Gloo has seen that, for writing.
+
+    Where Gloo's thread cannot write a message, it forgets whoever waits until it is sent, so that
+    its reading has to fail first. The sockets stay open here: closed with unread bytes in it, one
+    would fail the other rank's writing in the same way.
+    """
+    ended = []
+    for descriptor in _gloo_sockets():
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            connection = stack.enter_context(_socket(descriptor))
+            connection.getpeername()  # Gloo listens too, and ends the process if that fails
+            connection.shutdown(socket.SHUT_RD)
+            stack.pop_all()
+            ended.append(connection)
+    if ended:
+        time.sleep(_SEEN)
+    for connection in ended:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+        connection.detach()
 
 
 def sockets_to(port: int | None) -> set[int]:

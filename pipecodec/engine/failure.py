@@ -41,7 +41,7 @@ OF = " of "
 
 
 class RemoteError(RuntimeError):
-    """The failure of another rank; the message holds that rank's error and its traceback."""
+    """Ends a call because another rank failed; holds that rank's error and its traceback."""
 
 
 class SharedCalls:
@@ -68,6 +68,8 @@ class SharedCalls:
                 f"{watcher.failure}, and the ranks of this engine talk no more; load a "
                 "checkpoint in new processes"
             )
+        if watcher.reason is None and watcher.calls.raised:
+            watcher.wait_until_all_raised("micro-batches")
         if watcher.reason is not None:
             watcher.failure = f"another rank failed before {name}"
             raise RemoteError(watcher.reason)
@@ -130,7 +132,7 @@ def call_on_all_ranks(function: F) -> F:
 
     @functools.wraps(function)
     def call(engine: Any, *args: Any, **kwargs: Any) -> Any:
-        own: SharedCalls | None = engine.__dict__.get("calls_on_all_ranks")
+        own: SharedCalls | None = getattr(engine, "__dict__", {}).get("calls_on_all_ranks")
         with nullcontext() if own is None else own.call(function.__name__):
             return function(engine, *args, **kwargs)
 

@@ -111,6 +111,24 @@ class Watcher:
             return
         self._know(text)
 
+    def wait_until_all_raised(self, within: str) -> None:
+        """Return once all ranks raised in this rank's last call, which raised, or one is to blame.
+
+        Where the others wait in that call, the next one of this rank would answer it with other
+        values. ``within`` is part of the names of calls that no rank completes without the others.
+        """
+        mine = Progress.parse(self.calls.text)
+        deadline = time.monotonic() + self.judge.stall_timeout
+        while self.reason is None and time.monotonic() < deadline:
+            calls = [theirs.call(mine.number) for theirs in self._progress().values()]
+            if all(call is not None and call.state in "!=" for call in calls):
+                return
+            if any(call is not None and call.state == "<" for call in calls):
+                if within in mine.calls[0].name:
+                    self.report(self._last_error)
+                return
+            self.known.wait(_POLL_SOON)
+
     def ask(self, patience: float) -> str | None:
         """Return the error of all ranks, waiting so many seconds for one: a connection was lost."""
         self._lost = True

@@ -77,7 +77,7 @@ class Loss:
 
 
 def loss(loss_fn: Callable[..., Any] | None = None) -> Loss:
-    """Return the ``loss_fn`` of a schedule, of one that gets the model's own output.
+    """Wrap a loss function, which gets the model's own output, for a schedule.
 
     ``loss_fn(output, target)`` gets the value that the last stage returned for a micro-batch, of
     any type, and that part of the schedule's ``target``; it returns a floating-point tensor of one

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from .. import _C
 from ..arguments import described
-from ..engine.agree import agree
+from ..engine.agree import OBSERVED_MODEL, agree
 from ..engine.failure import SharedCalls
 from ..engine.unused_roads import InGradients, Road
 from ..engine.watcher import default_timeout, watcher
@@ -53,9 +53,7 @@ class Settings:
             "share_errors": self.share_errors,
             "stall_timeout": self.stall_timeout,
             "the number of stages": len(part.stages),
-            "the model as it was observed and cut": None
-            if part.cut is None
-            else part.cut.fingerprint,
+            OBSERVED_MODEL: None if part.cut is None else part.cut.fingerprint,
             "the values that cross each boundary": part.liveness,
             "tied weights": part.tie_weights,
         }

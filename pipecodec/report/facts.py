@@ -16,7 +16,7 @@ class _Problem(NamedTuple):
 
 
 class Problem(_Problem):
-    """Something that fails or wastes: the stage (None: all of them), the fault, the remedy.
+    """Names a fault or a waste: the stage (None: all of them), the fault, the remedy.
 
     A tuple of these three, with ``severity`` beside them: of an "error" training fails or is wrong;
     a "warning" costs time or memory, or is settled by ``initialize``.
@@ -34,7 +34,7 @@ class Problem(_Problem):
 
 @dataclass(frozen=True)
 class Crossing:
-    """One leaf that crosses a boundary: a tensor, or a value that is none."""
+    """Describes a leaf that crosses a boundary: a tensor, or a value that is none."""
 
     name: str
     """The value that it belongs to, as liveness names it."""
@@ -68,7 +68,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Boundary:
-    """All that crosses from stage ``index`` to the next one."""
+    """Lists the values that cross from stage ``index`` to the next one."""
 
     index: int
     crossings: tuple[Crossing, ...]
@@ -88,7 +88,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class StageReport:
-    """One stage."""
+    """Describes a stage: parameters, memory, time."""
 
     index: int
     module: str
@@ -112,7 +112,7 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The part of the time in which a rank waits for others, under 1F1B."""
+    """Tells the part of the time in which a rank waits for others, under 1F1B."""
 
     micro_batches: int
     bubble: float
@@ -124,7 +124,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Report:
-    """Diagnosis of a partition; ``str`` is a table, ``to_dict`` is fit for JSON.
+    """Reports on a partition; ``str`` is a table, ``to_dict`` is fit for JSON.
 
     ``problems`` has warnings too; ``errors`` and ``warnings`` are its two parts.
     """

@@ -11,7 +11,7 @@ __all__ = ["Crossing", "Cut"]
 
 
 class Crossing(NamedTuple):
-    """A value that crosses a boundary, as it was observed; a number or a container has no dtype."""
+    """Describes an observed value that crosses; a number or a container has no dtype."""
 
     dtype: torch.dtype | None
     shape: tuple[int, ...]
@@ -21,7 +21,7 @@ class Crossing(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """The observations and decisions of ``partition``.
+    """Records the observations and decisions of ``partition``.
 
     ``split`` names the call with which each stage but the first begins ("model.layers.8", and
     "layers.0#1" for its second call). ``fingerprint`` is a checksum of all that was observed and

@@ -28,7 +28,7 @@ Outputs = str | Sequence[str] | None
 
 @dataclass(frozen=True)
 class Partition:
-    """Stages with all that an engine has to know about them.
+    """Holds stages, and all that an engine has to know about them.
 
     ``liveness`` and ``stage_id_2_arg_names`` are as in ``pipecodec.stages.liveness.Liveness``.
     ``outputs[k]`` declares the outputs of stage k: a list of names, one string for the whole
@@ -91,7 +91,7 @@ def partition_modules(
     model: nn.Module | None = None,
     ties: Sequence[Sequence[Place]] = (),
 ) -> Partition:
-    """Describe hand-made stages.
+    """Return hand-made stages as a partition: which values cross between them, and their ties.
 
     A stage takes the values that its ``forward`` names; one with a default is passed if there is
     such a value, and ``*args`` and ``**kwargs`` take nothing. Where a forward names nothing else,

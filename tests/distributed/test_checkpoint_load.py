@@ -219,7 +219,7 @@ REFUSED = {
     "latest": "there is no checkpoint 'gone' in {}/latest; there are tag",
     "other copies": "ranks differ in pipecodec.json of tag: ",
     "options": "ranks differ in load_optimizer_states: True on rank 0; False on rank 1",
-    "no path": "expected str, bytes or os.PathLike object, not NoneType",
+    "no path": "folder must be the save_dir of engine.save_checkpoint, not None",
 }
 
 

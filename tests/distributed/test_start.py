@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
+import deepspeed
+import deepspeed.ops
 import pytest
 import torch.distributed as dist
 from torch import nn
@@ -44,6 +48,23 @@ def test_pipelines_over_all_ranks(
     world: int, stages: int, options: dict[str, Any], grid: tuple[str, int, int]
 ) -> None:
     assert values(started, world, stages, 4, options) == [grid] * world
+
+
+def started_beside_a_broken_build(rank: Rank, folder: str) -> Any:
+    os.environ["TORCH_EXTENSIONS_DIR"] = folder
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": True}  # the launcher empties it
+    found = started(rank, 2, 4, {})
+    return found, deepspeed.ops.__compatible_ops__
+
+
+def test_deepspeed_compiles_no_operator_for_inference(tmp_path: Path) -> None:
+    """With torchrun on the CPU it did, for a minute, and waited for ever for a stale lock."""
+    op = tmp_path / "deepspeed_shm_comm"
+    op.mkdir()
+    (op / "lock").touch()
+    found = values(started_beside_a_broken_build, 2, str(tmp_path), timeout=60)
+    assert found == [(("gloo", 2, 1), {"deepspeed_shm_comm": True})] * 2
+    assert [file.name for file in op.iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ READ = {
     "its learning rate schedule raises": PLANTED,
     "it calls with a wrong argument and does nothing more": "rank 1, stage 1: TypeError: .*train_b",
     "it catches its error and calls again": DIFFERENT,
+    "it catches its error and makes the same call again": "rank 1, stage 1: TypeError: data_iter",
     "saving raises": "RemoteError: save_checkpoint failed on rank 1: .*ArithmeticError: planted",
     "loading raises": "RemoteError: load_checkpoint failed on rank 2: .*ArithmeticError: planted",
     "it is killed, and a worker that it forked lives on": "the process of rank 1 ended inside",

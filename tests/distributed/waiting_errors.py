@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,17 @@ def _(here: bool, fault: Any, folder: Path) -> None:
         except TypeError:
             engine.train_batch(data(1))
     engine.eval_batch(data(1))
+
+
+@case("it catches its error and makes the same call again", 1)
+def _(here: bool, fault: Any, folder: Path) -> None:
+    engine = trained()
+    if here:
+        fault()
+        with contextlib.suppress(TypeError):
+            engine.train_batch([])
+    engine.train_batch(data(1))
+    engine.train_batch(data(2))
 
 
 @case("saving raises", 1)

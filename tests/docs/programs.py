@@ -25,8 +25,8 @@ PROGRAMS = {
 CONSEQUENCES = re.compile("gloo/transport|Connection closed by peer|RemoteError")
 """In the error of a rank that another one left alone."""
 
-HANGS = 12.0
-"""Seconds after which a program counts as one that hangs; it takes one or two."""
+HANGS = 60.0
+"""Seconds after which a program counts as one that hangs; it takes less than one."""
 
 
 @dataclass

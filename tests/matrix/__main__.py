@@ -7,6 +7,7 @@ afterwards, but for its log.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from .table import Outcome, load, save, write
 
 FOLDER = ROOT / "build" / "matrix"
 RESULTS = FOLDER / "results.json"
-COUNTED = ("failed", "errors", "passed", "skipped", "deselected")
+COUNTED = ("failed", "error", "passed", "skipped")
 
 
 def main() -> int:
@@ -42,46 +43,50 @@ def main() -> int:
         print(*asked, sep="\n")
         return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
-    outcomes = load(RESULTS)
     sdist = build_sdist()
-    environment: Environment | None = None
-    for number, cell in enumerate(asked):
-        same = number > 0 and asked[number - 1].torch == cell.torch
-        same = same and asked[number - 1].python == cell.python
+    failed = False
+    for (python, torch), group in itertools.groupby(asked, lambda cell: (cell.python, cell.torch)):
+        folder = FOLDER / f"python{python}-torch{torch}"
         started = time.monotonic()
+        problem = ""
         try:
-            if environment is None or not same:
-                environment = None
-                folder = FOLDER / f"python{cell.python}-torch{cell.torch}"
-                environment = Environment(folder, interpreter(cell.python), cell.torch, sdist)
-            text = run(environment, cell, options.all)
+            environment = Environment(folder, interpreter(python), torch, sdist)
         except CannotRunError as error:
-            text = f"cannot run here: {error}"
-        seconds = round(time.monotonic() - started)
-        today = datetime.now(tz=timezone.utc).date().isoformat()
-        outcomes[cell] = Outcome(text, seconds, today)
-        print(f"{cell}: {text} ({seconds} s)", flush=True)
-        save(RESULTS, outcomes)
-        last = number + 1 == len(asked) or asked[number + 1].torch != cell.torch
-        last = last or asked[number + 1].python != cell.python
-        if environment is not None and last and not options.keep:
+            problem = f"cannot run here: {error}"
+        for cell in group:
+            text = problem or run(environment, cell, options.all)
+            failed |= re.search(r"\d (failed|error)", text) is not None
+            keep(cell, text, started)
+            started = time.monotonic()
+        if not options.keep:
             for part in ("venv", "source"):
-                shutil.rmtree(environment.folder / part, ignore_errors=True)
+                shutil.rmtree(folder / part, ignore_errors=True)
     if options.write:
-        write(outcomes)
-    return int(any(re.search("failed|error", outcomes[cell].text) for cell in asked))
+        write(load(RESULTS))
+    return int(failed)
+
+
+def keep(cell: Cell, text: str, started: float) -> None:
+    """Print a row, and put it among the results."""
+    seconds = round(time.monotonic() - started)
+    print(f"{cell}: {text} ({seconds} s)", flush=True)
+    today = datetime.now(tz=timezone.utc).date().isoformat()
+    save(RESULTS, load(RESULTS) | {cell: Outcome(text, seconds, today)})
 
 
 def run(environment: Environment, cell: Cell, everything: bool) -> str:
     """Install the cell's engine and models, run its tests, and return the counts."""
-    environment.alone(f"transformers=={cell.transformers}")
-    environment.alone(f"deepspeed=={cell.deepspeed}")
+    try:
+        environment.alone(f"transformers=={cell.transformers}")
+        environment.alone(f"deepspeed=={cell.deepspeed}")
+    except CannotRunError as error:
+        return f"cannot run here: {error}"
     counts: Counter[str] = Counter()
     for arguments in [[]] if everything else cell.runs():
         said = environment.pytest(arguments)
         found = re.findall(r"(\d+) (failed|error|passed|skipped)", said)
         if not found:
-            raise CannotRunError(said)
+            return f"1 error: {said}"
         counts.update({name: int(number) for number, name in found})
     return ", ".join(f"{counts[name]} {name}" for name in COUNTED if counts[name])
 

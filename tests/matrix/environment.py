@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from .cells import ROOT
 
 __all__ = ["CannotRunError", "Environment", "interpreter"]
 
-TOOLS = ("setuptools", "wheel", "ninja", "numpy", "packaging")
-TESTS = ("pytest", "hypothesis", "msgpack", "msgspec", "optree", "xxhash", "matplotlib", "pillow")
+TOOLS = ("setuptools>=77", "wheel", "ninja", "numpy", "packaging")
+TESTS = ("pytest", "hypothesis", "xxhash", "pillow")
 # The parts of a CUDA build of torch that a CPU has no use for, gigabytes.
 LEFT_OUT = ("torch", "triton", "nvidia-", "cuda-", "pytorch-triton")
 NEEDS = """
@@ -87,17 +88,24 @@ class Environment:
         """Put libraries without functions in the place of those that were left out."""
         (packages,) = (self.folder / "venv").glob("lib/python3*/site-packages")
         libraries = packages / "torch" / "lib"
-        if (libraries / "libtorch_cuda.so").exists():
-            lazily = "import os, sys; sys.setdlopenflags(os.RTLD_LAZY)\n"
-            (packages / "lazily.pth").write_text(lazily)
-            stub_libraries(libraries, libraries, self.folder / "no toolkit")
+        if not (libraries / "libtorch_cuda.so").exists():
+            return
+        found = re.search(
+            r"^cuda.*= '((\d+)\.\d+)'", (libraries.parent / "version.py").read_text(), re.M
+        )
+        # The runtime itself, which says that there is no GPU.
+        self._pip(f"nvidia-cuda-runtime{'-cu12' if found[2] == '12' else ''}=={found[1]}.*")
+        (runtime,) = packages.glob("nvidia/*/lib/libcudart.so.*")
+        lazily = "import os, sys; sys.setdlopenflags(os.RTLD_LAZY)\n"
+        (packages / "lazily.pth").write_text(lazily)
+        stub_libraries(libraries, libraries, runtime.parent)
 
     def _run(self, command: Sequence[str | Path]) -> str:
         ended = self._call(command, self.folder)
         if ended.returncode:
-            said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")]
-            last = (said or ended.stderr.strip().splitlines() or ["no output"])[0]
-            raise CannotRunError(last.removeprefix("ERROR: "))
+            said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR: ")]
+            where = f"{Path(command[-1]).name} failed, see {self._log.relative_to(ROOT)}"
+            raise CannotRunError(said[0].removeprefix("ERROR: ").rstrip(".") if said else where)
         return ended.stdout
 
     def _call(
