@@ -14,7 +14,8 @@ import torch
 from .. import _C
 from ..errors import FrameError
 from .endings import FAILED, OK, Unusable, debug_option
-from .reading import MAGIC, FrameText, read
+from .frame_text import FrameText
+from .reading import MAGIC, read
 from .terminal import console
 from .tree import as_dict, show_tree
 

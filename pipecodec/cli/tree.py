@@ -13,7 +13,7 @@ from ..errors import FrameError
 from .terminal import printable
 
 if TYPE_CHECKING:
-    from .reading import FrameText, Leaf, Node
+    from .frame_text import FrameText, Leaf, Node
 
 __all__ = ["as_dict", "show_tree"]
 

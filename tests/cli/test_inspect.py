@@ -12,7 +12,8 @@ import torch
 
 from pipecodec import _C, Codec, FrameError
 from pipecodec.cli import inspect as module
-from pipecodec.cli.reading import DTYPES, FrameText, read
+from pipecodec.cli.frame_text import FrameText
+from pipecodec.cli.reading import DTYPES, read
 from tests import hostile, oracle
 from tests.corpus import structures
 from tests.golden import read_golden
