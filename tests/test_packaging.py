@@ -155,5 +155,8 @@ def test_without_torch_the_build_says_how(unpacked: Path) -> None:
 
 
 def test_unbuilt_sources_say_how_they_are_built(unpacked: Path) -> None:
-    said = run([sys.executable, "-c", "import pipecodec"], unpacked, expect=1).stderr
+    # -S: an editable install's finder, which would find the built module, is not loaded.
+    packages = Path(torch.__file__).parents[1]
+    alone = f"import sys; sys.path.append({str(packages)!r}); import pipecodec"
+    said = run([sys.executable, "-S", "-c", alone], unpacked, expect=1).stderr
     assert re.search(r"ImportError: pipecodec's extension has not been built: run 'pip in", said)
