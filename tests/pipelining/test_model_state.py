@@ -250,7 +250,7 @@ ERRORS = {
     "missing": r"ValueError: the state dict has no 'layers.0.norm.weight'",
     "unknown": r"ValueError: the model that was partitioned has no \['other'\]",
     "several values": r"'embed.weight' is one tensor, but 'embed.weight' and 'head.weight' differ",
-    "none": r"ValueError: TypeError: .*NoneType",
+    "none": r"ValueError: TypeError: state_dict must be a state dict, not None",
     "no tensor": r"'layers.0.linear.bias' of stage 0 is a tensor, not 3",
     "of the stage, missing": r"the state dict has no 'layers.0.norm.weight'",
     "of the stage, unknown": r"has no \['other'\]",
