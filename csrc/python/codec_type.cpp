@@ -8,6 +8,7 @@
 #include "csrc/codec/packer.h"
 #include "csrc/codec/unpacker.h"
 #include "csrc/python/arguments.h"
+#include "csrc/python/docstrings.h"
 #include "csrc/structure/attributes.h"
 
 namespace pipecodec::python {
@@ -295,46 +296,11 @@ PyCFunction method(Function function) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
-constexpr const char* kSend = R"(_send($self, obj, token, device=None)
---
-
-Pack a value; a backward pass through the tunnel reaches ``token`` (with zeros) as well.
-
-Args:
-    obj: the value.
-    token: a float32 tensor that the tunnel's gradient must reach even if no leaf depends on it,
-        such as the one that ``receive`` returned; or None.
-    device: the frame's device; None: that of the value's first tensor.
-
-Raises:
-    UnsupportedTypeError: part of the value cannot cross; the message says where.
-    FrameCapacityError, StructureChangedError: the value does not fit the boundary's static sizes.
-)";
-
-constexpr const char* kReceive = R"(_receive($self, tensors, reuse=True, known=None)
---
-
-Unpack a value, and return it with the token that ties it to the tunnel.
-
-The value's tensors are no views, so they may be changed in place. With ``reuse`` a large leaf
-shares the memory of its slot, and a single differentiable leaf of a multiple of 16 bytes that of
-the tunnel; without it no leaf shares memory with a received tensor.
-
-``known`` is the frame as this process made it, on the CPU; the one in ``tensors``, which may be on
-another device by now, is not read then.
-
-The token is an empty float32 tensor. Hand it to the next ``send``, or join it to the loss: then a
-backward pass reaches the tunnel even where the value's own leaves are not used.
-
-Raises:
-    FrameError: the tensors do not match their frame.
-)";
-
 PyMethodDef codec_methods[] = {
-    {"pack", method(codec_pack), METH_FASTCALL | METH_KEYWORDS, nullptr},
-    {"unpack", method(codec_unpack), METH_FASTCALL | METH_KEYWORDS, nullptr},
+    {"pack", method(codec_pack), METH_FASTCALL | METH_KEYWORDS, kCodecPack},
+    {"unpack", method(codec_unpack), METH_FASTCALL | METH_KEYWORDS, kCodecUnpack},
     {"check", codec_check, METH_NOARGS, nullptr},
-    {"reset", codec_reset, METH_NOARGS, nullptr},
+    {"reset", codec_reset, METH_NOARGS, kReset},
     {"_send", method(codec_send), METH_FASTCALL | METH_KEYWORDS, kSend},
     {"_receive", method(codec_receive), METH_FASTCALL | METH_KEYWORDS, kReceive},
     {nullptr, nullptr, 0, nullptr},
@@ -355,8 +321,8 @@ PyGetSetDef codec_attributes[] = {
 };
 
 PyMethodDef module_functions[] = {
-    {"pack", method(module_pack), METH_FASTCALL | METH_KEYWORDS, nullptr},
-    {"unpack", method(module_unpack), METH_FASTCALL | METH_KEYWORDS, nullptr},
+    {"pack", method(module_pack), METH_FASTCALL | METH_KEYWORDS, kPack},
+    {"unpack", method(module_unpack), METH_FASTCALL | METH_KEYWORDS, kUnpack},
     {nullptr, nullptr, 0, nullptr},
 };
 
