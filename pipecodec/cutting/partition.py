@@ -26,6 +26,7 @@ from .balance import Balance, choose_cuts, given_cuts
 from .describe import alike, crossing, crossing_bytes, fingerprint, makers
 from .layers import called_modules, layer_lists, names_above_split
 from .observations import Observation, Observations
+from .order import sort_independent
 from .outputs import keep_outputs
 from .plan import call_name, make_plan
 from .recompute import recompute as recomputing
@@ -126,6 +127,7 @@ def partition(
             for tape in tapes:
                 guard_unseen(tape)
                 keep_outputs(tape, outputs)
+                sort_independent(tape)
             first = (
                 choose_cuts(model, tapes[0], layers, count, balance)
                 if split is None

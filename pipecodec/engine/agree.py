@@ -20,9 +20,8 @@ _VALUE = 2000
 """Characters of a setting that a message shows."""
 
 _ADVICE = {
-    OBSERVED_MODEL: "build one model on all ranks and cut it with one batch, and where its code "
-    "loops over a set, whose order differs between processes, start all with the same "
-    "PYTHONHASHSEED (PYTHONHASHSEED=0 torchrun train.py)"
+    OBSERVED_MODEL: "build one model on all ranks and cut it with one batch; if its code loops "
+    "over a set, whose order differs between processes, loop over sorted(...) instead"
 }
 
 
