@@ -68,5 +68,7 @@ def test_page_of_this_repository_has_these_cells() -> None:
 
 @pytest.mark.slow
 def test_a_python_that_is_not_here_is_named() -> None:
-    with pytest.raises(environment.CannotRunError, match=r"no python2\.5 with its headers here"):
+    with pytest.raises(
+        environment.CannotRunError, match=r"not run: no python2\.5 with its headers"
+    ):
         environment.interpreter("2.5")

@@ -17,6 +17,8 @@ from torch.utils import _pytree as pytree
 from pipecodec.stages import run_local
 from pipecodec.stages.split_graph import is_split_graph, partition_graph
 
+from .simdev import TORCH
+
 pytestmark = [
     # torch's own, when it copies an exported program
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -242,8 +244,9 @@ def test_stages_that_come_out_of_order():
 
 def exported(model, batch, cuts, **options):
     """Split an exported program by hand: each stage begins at a module of `cuts`."""
+    without_guards = {"check_guards": False} if TORCH >= (2, 9) else {}
     program = torch.export.export(model, (), batch, strict=False, **options).module(
-        check_guards=False
+        **without_guards
     )
     stages, missing, stage = {}, list(cuts), 0
     for node in program.graph.nodes:

@@ -52,7 +52,7 @@ def main() -> int:
         try:
             environment = Environment(folder, interpreter(python), torch, sdist)
         except CannotRunError as error:
-            problem = f"cannot run here: {error}"
+            problem = str(error)
         for cell in group:
             text = problem or run(environment, cell, options.all)
             failed |= re.search(r"\d (failed|error)", text) is not None
@@ -80,7 +80,7 @@ def run(environment: Environment, cell: Cell, everything: bool) -> str:
         environment.alone(f"transformers=={cell.transformers}")
         environment.alone(f"deepspeed=={cell.deepspeed}")
     except CannotRunError as error:
-        return f"cannot run here: {error}"
+        return str(error)
     counts: Counter[str] = Counter()
     for arguments in [[]] if everything else cell.runs():
         said = environment.pytest(arguments)
