@@ -17,8 +17,6 @@ from torch.utils import _pytree as pytree
 from pipecodec.stages import run_local
 from pipecodec.stages.split_graph import is_split_graph, partition_graph
 
-from .simdev import TORCH
-
 pytestmark = [
     # torch's own, when it copies an exported program
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
@@ -244,9 +242,8 @@ def test_stages_that_come_out_of_order():
 
 def exported(model, batch, cuts, **options):
     """Split an exported program by hand: each stage begins at a module of `cuts`."""
-    without_guards = {"check_guards": False} if TORCH >= (2, 9) else {}
     program = torch.export.export(model, (), batch, strict=False, **options).module(
-        **without_guards
+        check_guards=False
     )
     stages, missing, stage = {}, list(cuts), 0
     for node in program.graph.nodes:
