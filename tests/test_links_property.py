@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 import pipecodec
 
 from .ranks_in_one_process import Ranks
+from .simdev import TORCH
 from .tensor_stages import TensorStages, tensor_stages
 from .test_rank_liveness_property import OWNERS
 
 EXAMPLES = settings(max_examples=100, deadline=None)
 CHUNKS = 2
+# In older torch, whose schedules pipecodec refuses, the split pass counts some gradients twice.
+SPLIT = st.booleans() if TORCH >= (2, 13) else st.just(False)
 
 
 def gradients(part: pipecodec.Partition) -> list[Any]:
@@ -45,7 +48,7 @@ def in_one_process(model: TensorStages, given: int) -> tuple[list[Any], list[Any
     model=tensor_stages(),
     owners=OWNERS,
     inputs=st.integers(1, 2),
-    split=st.booleans(),
+    split=SPLIT,
     turned=st.booleans(),
 )
 @EXAMPLES

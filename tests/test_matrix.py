@@ -40,19 +40,20 @@ def test_page_has_a_row_for_each_cell(tmp_path, monkeypatch: pytest.MonkeyPatch)
     page = tmp_path / "page.md"
     page.write_text(f"before\n{table.BEGIN}old\n{table.END}after\n")
     monkeypatch.setattr(table, "PAGE", page)
-    table.write({PINNED: Outcome("5 passed", 3, "2026-01-02")})
+    table.write({PINNED: Outcome("5 passed", 3, "2026-01-02", "1a2b3c4")})
     text = page.read_text()
     assert text.startswith(f"before\n{table.BEGIN}| Python")
     assert text.endswith(f"{table.END}after\n")
     rows = text.splitlines()
-    assert sum(row.endswith("| not run |  |") for row in rows) == len(cells()) - 1
+    assert sum(row.endswith("| not run |  |  |") for row in rows) == len(cells()) - 1
     assert rows[4] == f"| {' | '.join(f'**{it}**' for it in asdict(PINNED).values())} " + (
-        "| 5 passed | 2026-01-02 |"
+        "| 5 passed | 2026-01-02 | 1a2b3c4 |"
     )
 
 
 def test_outcomes_are_kept(tmp_path) -> None:
-    outcomes = {Cell("3.10", "2.8.0", "0.19.8", "5.0.0"): Outcome("1 failed", 60, "2026-01-02")}
+    cell = Cell("3.10", "2.8.0", "0.19.8", "5.0.0")
+    outcomes = {cell: Outcome("1 failed", 60, "2026-01-02", "1a2b3c4-dirty")}
     table.save(tmp_path / "file", outcomes)
     assert table.load(tmp_path / "file") == outcomes
     assert table.load(tmp_path / "none") == {}
@@ -66,7 +67,23 @@ def test_page_of_this_repository_has_these_cells() -> None:
     assert rows == [tuple(asdict(cell).values()) for cell in cells()]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "ERROR: Could not find a version that satisfies the requirement torch==9.0.0 (from "
+        "versions: 2.14.0, 2.14.1)\nERROR: No matching distribution found for torch==9.0.0\n",
+        "ERROR: Cannot install torch==9.0.0 because these package versions have conflicting "
+        "dependencies.\nERROR: ResolutionImpossible: for help visit https://pip.pypa.io\n",
+    ],
+)
+def test_pips_words_for_a_version_that_it_does_not_install(said: str) -> None:
+    found = environment.MISSING.search(f"WARNING: a new release is available\n{said}")
+    assert found is not None and found[1] == "torch==9.0.0"
+
+
 @pytest.mark.slow
 def test_a_python_that_is_not_here_is_named() -> None:
-    with pytest.raises(environment.CannotRunError, match=r"no python2\.5 with its headers here"):
+    with pytest.raises(
+        environment.CannotRunError, match=r"not run: no python2\.5 with its headers"
+    ):
         environment.interpreter("2.5")

@@ -125,7 +125,8 @@ def test_the_comparison_sees_faults() -> None:
 
     def nudge(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
         calls.append(module)
-        return output if len(calls) < 2 else output.nextafter(output + 1)
+        plain = output.detach()
+        return output if len(calls) < 2 else output + (plain.nextafter(plain + 1) - plain)
 
     calls: list[torch.nn.Module] = []
     with layer.register_forward_hook(nudge):

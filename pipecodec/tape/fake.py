@@ -212,8 +212,10 @@ def _known_buffers(
 
 def _fake(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
     """Return a fake tensor on the CPU over the memory of one on meta."""
+    with unset_fake_temporarily():  # in the mode it would be a fake one, on meta
+        memory = tensor.detach()
     with mode:
-        fake = FakeTensor(mode, tensor.detach(), torch.device("cpu"))
+        fake = FakeTensor(mode, memory, torch.device("cpu"))
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(fake, tensor.requires_grad)
         return fake.requires_grad_(tensor.requires_grad)

@@ -43,7 +43,7 @@ def main() -> int:
         print(*asked, sep="\n")
         return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
-    sdist = build_sdist()
+    sdist, commit = build_sdist(), code()
     failed = False
     for (python, torch), group in itertools.groupby(asked, lambda cell: (cell.python, cell.torch)):
         folder = FOLDER / f"python{python}-torch{torch}"
@@ -52,11 +52,11 @@ def main() -> int:
         try:
             environment = Environment(folder, interpreter(python), torch, sdist)
         except CannotRunError as error:
-            problem = f"cannot run here: {error}"
+            problem = str(error)
         for cell in group:
             text = problem or run(environment, cell, options.all)
             failed |= re.search(r"\d (failed|error)", text) is not None
-            keep(cell, text, started)
+            keep(cell, text, started, commit)
             started = time.monotonic()
         if not options.keep:
             for part in ("venv", "source"):
@@ -66,12 +66,12 @@ def main() -> int:
     return int(failed)
 
 
-def keep(cell: Cell, text: str, started: float) -> None:
+def keep(cell: Cell, text: str, started: float, commit: str) -> None:
     """Print a row, and put it among the results."""
     seconds = round(time.monotonic() - started)
     print(f"{cell}: {text} ({seconds} s)", flush=True)
     today = datetime.now(tz=timezone.utc).date().isoformat()
-    save(RESULTS, load(RESULTS) | {cell: Outcome(text, seconds, today)})
+    save(RESULTS, load(RESULTS) | {cell: Outcome(text, seconds, today, commit)})
 
 
 def run(environment: Environment, cell: Cell, everything: bool) -> str:
@@ -80,7 +80,7 @@ def run(environment: Environment, cell: Cell, everything: bool) -> str:
         environment.alone(f"transformers=={cell.transformers}")
         environment.alone(f"deepspeed=={cell.deepspeed}")
     except CannotRunError as error:
-        return f"cannot run here: {error}"
+        return str(error)
     counts: Counter[str] = Counter()
     for arguments in [[]] if everything else cell.runs():
         said = environment.pytest(arguments)
@@ -89,6 +89,12 @@ def run(environment: Environment, cell: Cell, everything: bool) -> str:
             return f"1 error: {said}"
         counts.update({name: int(number) for number, name in found})
     return ", ".join(f"{counts[name]} {name}" for name in COUNTED if counts[name])
+
+
+def code() -> str:
+    """Return the commit of the clone, with "-dirty" where a file differs from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout[:-1]
 
 
 def build_sdist() -> Path:

@@ -37,8 +37,12 @@ SETTINGS = {
 }
 
 
+# pip's words where the index has no such version, and where a constraint forbids it.
+MISSING = re.compile(r"^ERROR: (?:No matching distribution found for|Cannot install) (\S+)", re.M)
+
+
 class CannotRunError(Exception):
-    """A combination cannot be tried on this machine; the text says why."""
+    """A combination cannot be tried; the text is its row: why it was not run, or which error."""
 
 
 class Environment:
@@ -103,9 +107,12 @@ class Environment:
     def _run(self, command: Sequence[str | Path]) -> str:
         ended = self._call(command, self.folder)
         if ended.returncode:
-            said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR: ")]
-            where = f"{Path(command[-1]).name} failed, see {self._log.relative_to(ROOT)}"
-            raise CannotRunError(said[0].removeprefix("ERROR: ").rstrip(".") if said else where)
+            missing = MISSING.search(ended.stderr)
+            raise CannotRunError(
+                f"not run: pip found no {missing[1]} to install"
+                if missing
+                else f"1 error: {Path(command[-1]).name} failed, see {self._log.relative_to(ROOT)}"
+            )
         return ended.stdout
 
     def _call(
@@ -134,4 +141,4 @@ def interpreter(version: str) -> Path:
         lines = ended.stdout.splitlines()
         if lines[:1] == [version] and (Path(lines[1]) / "Python.h").exists():
             return Path(path)
-    raise CannotRunError(f"no python{version} with its headers here")
+    raise CannotRunError(f"not run: no python{version} with its headers")

@@ -16,11 +16,15 @@ BEGIN, END = "<!-- python -m tests.matrix --write: -->\n", "<!-- end -->\n"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one cell: ``text`` has pytest's counts, or why it could not be run."""
+    """What became of one cell: ``text`` has pytest's counts, or why it could not be run.
+
+    ``commit`` is that of the code, "-dirty" where it was changed.
+    """
 
     text: str
     seconds: int
     date: str
+    commit: str
 
 
 def load(file: Path) -> dict[Cell, Outcome]:
@@ -38,15 +42,17 @@ def save(file: Path, outcomes: dict[Cell, Outcome]) -> None:
 def write(outcomes: dict[Cell, Outcome]) -> None:
     """Put the table of all cells into the page."""
     lines = [
-        "| Python | torch | DeepSpeed | transformers | tests | date |\n|---|---|---|---|---|---|\n"
+        "| Python | torch | DeepSpeed | transformers | tests | date | commit |\n"
+        "|---|---|---|---|---|---|---|\n"
     ]
     for cell in cells():
-        outcome = outcomes.get(cell, Outcome("not run", 0, ""))
+        outcome = outcomes.get(cell, Outcome("not run", 0, "", ""))
         versions = [
             f"**{value}**" if value != asdict(PINNED)[name] or cell == PINNED else value
             for name, value in asdict(cell).items()
         ]
-        lines.append(f"| {' | '.join([*versions, outcome.text, outcome.date])} |\n")
+        said = [outcome.text, outcome.date, outcome.commit]
+        lines.append(f"| {' | '.join([*versions, *said])} |\n")
     head, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, tail = rest.partition(END)
     PAGE.write_text(f"{head}{BEGIN}{''.join(lines)}{END}{tail}")
