@@ -162,17 +162,27 @@ def test_labels_of_a_model_that_makes_its_loss_are_an_input_alone() -> None:
     assert torch.equal(pack({**GIVEN, "labels": LABELS})[1].value, LABELS)
 
 
+class OwnLoss(nn.Module):
+    def forward(self, given: Any, labels: Tensor | None = None) -> Any:
+        return given
+
+
 @pytest.mark.parametrize("batch", [{**GIVEN, "labels": LABELS}, (GIVEN, LABELS)])
-def test_labels_that_nobody_would_take_are_refused(batch: Any) -> None:
+def test_labels_that_the_last_stage_would_not_get_are_refused(batch: Any) -> None:
     """A last stage with ``labels=None`` trained without them, on a loss of its own."""
-    part = partition_modules([First(), Last()], INPUTS, ["given", None])
-    first = DeepSpeedPipeStageWrapper(
-        First(), 0, "submod_0", 2, part.liveness, part.stage_id_2_arg_names, packed_batches=True
-    )
-    pack = packing_batch_fn(first, INPUTS, CPU, own_loss=True)
-    with pytest.raises(ValueError, match=r"the batch has labels, which nobody .* \['input_ids', "):
-        pack(batch)
-    assert pack(GIVEN)[1] is None
+    inputs = ["input_ids", "attention_mask", "step"]
+    for stage, refused in ((OwnLoss(), True), (Last(), False)):
+        part = partition_modules([First(), stage], inputs, ["given", None])
+        last = DeepSpeedPipeStageWrapper(
+            stage, 1, "submod_1", 2, part.liveness, part.stage_id_2_arg_names
+        )
+        pack = packing_batch_fn(None, inputs, CPU, last=last, own_loss=True)
+        if refused:
+            with pytest.raises(ValueError, match=r"the last stage would run .* \['input_ids', "):
+                pack(batch)
+        else:
+            assert pack(batch) == ((), None)
+        assert pack(GIVEN) == ((), None)
 
 
 def test_says_that_the_last_stage_lacks_an_input() -> None:

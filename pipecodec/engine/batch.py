@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import bug
+from ..stages.signature import forward_parameters
 from ..stages.stage import Absent, bind_inputs
 from .loss import Labels
 from .same_batches import SameBatches
@@ -62,23 +64,25 @@ def packing_batch_fn(
     batch, where values are a mapping by name, a tuple or list by position (all inputs, or all that
     are needed), or one value; None: ``split_batch``. Labels may be nested like values; their
     tensors go to ``device``. With ``own_loss`` the model makes its loss: labels are an input of it,
-    also those of a pair, and nothing else; labels that it does not take are a ``ValueError``,
-    since it would train without them. ``same`` compares the batches of both stages.
+    also those of a pair, and nothing else; labels that are no input, though the last stage's
+    forward has them, are a ``ValueError``: it would train without them. ``same`` compares the
+    batches of both stages.
     """
     own = None if last is None else last.last_batches
+    missed = last is not None and _LABELS not in inputs and _takes_labels(last.mod)
 
     def pack(batch: Any) -> tuple[Any, Any]:
         values, labels = split_batch(batch, inputs) if batch_fn is None else batch_fn(batch)
+        if own_loss and missed and labels is not None:
+            raise ValueError(
+                f"the batch has labels, and the last stage would run without them: its forward has "
+                f"labels, which are none of the partition's inputs, {list(inputs)}; name them in "
+                f"inputs= of partition_modules, or pass loss_fn="
+            )
         packed: tuple[torch.Tensor, ...] = ()
         taken = None
         if first is not None or own is not None:
             by_name = _bound(values, inputs, _needed(first, needed))
-            if own_loss and labels is not None and _LABELS not in inputs:
-                raise ValueError(
-                    f"the batch has labels, which nobody would take: without loss_fn= the loss is "
-                    f"the model's own, and its inputs are {list(inputs)}; name labels in inputs= "
-                    f"when the model is partitioned, pass loss_fn=, or leave them out"
-                )
             if own_loss and labels is not None and by_name.get(_LABELS) is Absent.ABSENT:
                 by_name[_LABELS] = labels
             if same is not None:
@@ -95,6 +99,10 @@ def packing_batch_fn(
         return packed, labels
 
     return pack
+
+
+def _takes_labels(module: nn.Module) -> bool:
+    return any(parameter.name == _LABELS for parameter in forward_parameters(module))
 
 
 def _bound(values: Any, inputs: Sequence[str], needed: Sequence[str]) -> dict[str, Any]:
