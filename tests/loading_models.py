@@ -15,6 +15,9 @@ import pipecodec
 
 transformers = pytest.importorskip("transformers")
 
+# transformers asks for the address of experts, with torch before 2.11.
+asks_for_addresses = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+
 _VOCABULARY = 61
 _COMMON = {
     "vocab_size": _VOCABULARY,

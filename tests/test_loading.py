@@ -11,6 +11,7 @@ from pipecodec import load_stage, run_local
 
 from .loading_models import (
     FAMILIES,
+    asks_for_addresses,
     batch,
     build,
     on_meta,
@@ -20,6 +21,8 @@ from .loading_models import (
     tensors_of,
     transformers,
 )
+
+pytestmark = asks_for_addresses
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ from torch import nn
 
 from pipecodec import materialize_stage, partition_modules
 
-from .loading_models import batch, build, partition, same_bits, tensors_of
+from .loading_models import asks_for_addresses, batch, build, partition, same_bits, tensors_of
+
+pytestmark = asks_for_addresses
 
 FAMILIES = ["mixtral", "qwen3 tied", "t5"]
 
