@@ -110,7 +110,7 @@ def test_metadata(wheel: Path) -> None:
     assert said["License-Expression"] == "Apache-2.0"
     assert "Typing :: Typed" in said.get_all("Classifier", [])
     assert f"# {said['Name']}" in str(said.get_payload())  # README
-    assert "torch<2.15,>=2.9" in said.get_all("Requires-Dist", [])
+    assert "torch<2.16,>=2.9" in said.get_all("Requires-Dist", [])
 
 
 def test_wheel_that_is_handed_on_names_its_torch(unpacked: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # The lowest and the newest of each range in pyproject.toml. The pinned DeepSpeed is both.
 OTHERS = {
-    "torch": ("2.9.0", "2.14.1"),
+    "torch": ("2.9.0", "2.14.1", "2.15.0"),
     "python": ("3.10", "3.11", "3.12", "3.13", "3.14"),
     "deepspeed": (),
     "transformers": ("5.0.0", "5.24.0"),
