@@ -11,7 +11,6 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from torch.distributed import distributed_c10d
@@ -20,7 +19,10 @@ __all__ = ["shut", "sockets_to"]
 
 _SELF = Path("/proc/self")
 _GLOO_THREAD = "gloo_tcp_loop"
-_ATTEMPTS = 20
+_EPOLL = "anon_inode:[eventpoll]"
+_ATTEMPTS = 100
+_BETWEEN = 1e-3
+"""Seconds between two looks at a thread of Gloo, which is awake for each message."""
 _SEEN = 0.05
 """Seconds in which Gloo's thread sees that a connection has ended."""
 
@@ -80,24 +82,20 @@ def _gloo_sockets() -> set[int]:
     for task in (_SELF / "task").iterdir():
         with contextlib.suppress(OSError):
             if (task / "comm").read_text().strip() == _GLOO_THREAD:
-                found.update(_polled(_awaited(task)))
+                found.update(_polled(task))
     return found
 
 
-def _awaited(task: Path) -> int:
-    """Return the first argument of the system call that a thread is in."""
+def _polled(task: Path) -> list[int]:
+    """Return the descriptors that a thread polls; none if it is never seen to wait for them."""
     for _ in range(_ATTEMPTS):
-        call = (task / "syscall").read_text().split()
-        if len(call) > 1:  # else it is running
-            return int(call[1], 16)
-        os.sched_yield()
-    raise OSError("the thread does not wait")
-
-
-def _polled(epoll: int) -> Iterator[int]:
-    for line in (_SELF / "fdinfo" / str(epoll)).read_text().splitlines():
-        if line.startswith("tfd:"):
-            yield int(line.split()[1])
+        with contextlib.suppress(OSError, IndexError):  # running, or in another system call
+            awaited = str(int((task / "syscall").read_text().split()[1], 16))
+            if os.readlink(_SELF / "fd" / awaited) == _EPOLL:
+                lines = (_SELF / "fdinfo" / awaited).read_text().splitlines()
+                return [int(line.split()[1]) for line in lines if line.startswith("tfd:")]
+        time.sleep(_BETWEEN)
+    return []
 
 
 def _descriptors() -> list[int]:
