@@ -118,7 +118,7 @@ def architectures() -> list[str]:
 
 
 CUDA = with_cuda()
-LAYERS = ("frame", "structure", "device", "codec", "python") + ("cuda",) * CUDA
+LAYERS = ("frame", "structure", "device", "codec", "ring", "python") + ("cuda",) * CUDA
 SOURCES = [
     path.relative_to(ROOT).as_posix()
     for layer in LAYERS

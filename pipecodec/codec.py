@@ -162,8 +162,11 @@ class TunnelCodec(Codec):
     ``note_unused`` is called with the indices of the received leaves that nobody used, and the
     tunnel. With None the gradient alone says it, in its tail, which is read on the CPU only. A lone
     leaf's has no tail and is zeros; with ``mark_unused`` True one on the CPU says it in their
-    place. ``in_flight``, where it is a deque, takes (tunnel, weak reference to the tensor) of every
-    value sent, but for those sent again.
+    place. ``announce`` is called with the tensors of every value sent, but for those sent again,
+    and with the frame's bytes that the host wrote; a receiver that has them in a tensor on the CPU,
+    of the frame's size, gives it as ``known`` and reads no frame of a device. ``in_flight``, where
+    it is a deque, takes (tunnel, weak reference to the tensor) of every value sent, but for those
+    sent again.
     """
 
     def pack(self, obj: Any, device: torch.device | str | int | None = None) -> tuple[Tensor, ...]:

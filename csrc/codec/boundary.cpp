@@ -68,6 +68,12 @@ Ref send(Packer& packer, PyObject* value, PyObject* token, PyObject* device) {
                      device::wrap(std::move(sent.slots[static_cast<size_t>(i)])).release());
   }
   PyTuple_SET_ITEM(made.get(), 1 + slots, sent.frame.release());
+  if (packer.announce && !again) {
+    const Ref announce = Ref::borrow(packer.announce.get());  // the call may replace it
+    const Ref bytes = Ref::steal(PyBytes_FromStringAndSize(reinterpret_cast<const char*>(sent.bytes.data()),
+                                                           static_cast<Py_ssize_t>(sent.bytes.size())));
+    Ref::steal(PyObject_CallFunctionObjArgs(announce.get(), made.get(), bytes.get(), nullptr));
+  }
   return made;
 }
 

@@ -51,6 +51,7 @@ class CachedFrame {
                        at::Device device, size_t capacity);
 
   PyObject* frame() const { return frame_.get(); }
+  const std::vector<uint8_t>& bytes() const { return bytes_; }  // those that the host writes
   size_t used() const { return header_.used; }
   size_t payload_begin() const { return header_.payload_begin(); }
 

@@ -215,7 +215,7 @@ std::optional<Sent> Packer::send_known(PyObject* value, std::optional<at::Device
     if (!plan->payload.empty() && where != plan->device) continue;
     const std::shared_ptr<CachedFrame> known = cache_.use(i);
     const size_t capacity = capacity_for(known->used());
-    Sent sent{{}, {}, {}, plan->tunnel};
+    Sent sent{{}, {}, {}, plan->tunnel, {}};
     sent.leaves.reserve(plan->tunnel.leaves());
     std::vector<at::Tensor> payload;
     for (size_t k = 0; k < leaves; ++k) {
@@ -243,6 +243,7 @@ std::optional<Sent> Packer::send_known(PyObject* value, std::optional<at::Device
     } else {
       sent.frame = known->renew(plan->matcher->values(), bytes, where, capacity);
     }
+    if (announce) sent.bytes = known->bytes();
     if (by_device) add_payload(sent.frame, known->payload_begin(), payload, plan->payload);
     return sent;
   }
@@ -258,7 +259,9 @@ Sent Packer::send_any(PyObject* value, std::optional<at::Device> device) {
   frame::Header header = assemble(*encoder, routed.payload, routed.payload_spans, where);
   const size_t capacity = capacity_for(header.used);
   const std::shared_ptr<CachedFrame> known = cache_.find(encoder->structure, header);
-  Sent sent{frame_for(known, *encoder, header, where, capacity), {}, {}, {}};
+  const std::shared_ptr<CachedFrame> frame = known ? known : cache_.add(header);
+  Sent sent{frame_for(frame, *encoder, header, where, capacity), {}, {}, {}, {}};
+  if (announce) sent.bytes = frame->bytes();
   if (header.used != encoder->structure.size()) {
     add_payload(sent.frame, header.payload_begin(), routed.payload, routed.payload_spans);
   }

@@ -34,6 +34,7 @@ struct Sent {
   std::vector<at::Tensor> leaves;
   std::vector<at::Tensor> slots;  // uint8
   Tunnel tunnel;
+  std::vector<uint8_t> bytes;  // of the frame, as far as the host knows them, if the packer announces it
 };
 
 class Packer {
@@ -75,6 +76,7 @@ class Packer {
   Stats stats;
 
   const std::shared_ptr<Ends> ends = make_ends();
+  structure::Ref announce;   // called with the tensors sent and their frame's bytes, or null
   structure::Ref in_flight;  // deque of (Tunnel, weak reference to the tensor sent), or null
   bool settled = false;      // a value was sent since the last reset
 

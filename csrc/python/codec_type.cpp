@@ -188,6 +188,12 @@ int codec_set_mark_unused(PyObject* self, PyObject* value, void*) {
   return 0;
 }
 
+PyObject* codec_announce(PyObject* self, void*) { return shared_or_none(state(self).announce); }
+
+int codec_set_announce(PyObject* self, PyObject* value, void*) {
+  return replace(state(self).announce, value);
+}
+
 PyObject* codec_in_flight(PyObject* self, void*) { return shared_or_none(state(self).in_flight); }
 
 int codec_set_in_flight(PyObject* self, PyObject* value, void*) {
@@ -211,6 +217,7 @@ int codec_traverse(PyObject* self, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(self));
   Py_VISIT(state(self).ends->donate_gradient.get());
   Py_VISIT(state(self).ends->note_unused.get());
+  Py_VISIT(state(self).announce.get());
   Py_VISIT(state(self).in_flight.get());
   return 0;
 }
@@ -218,6 +225,7 @@ int codec_traverse(PyObject* self, visitproc visit, void* arg) {
 int codec_clear(PyObject* self) {
   replace(state(self).ends->donate_gradient, nullptr);
   replace(state(self).ends->note_unused, nullptr);
+  replace(state(self).announce, nullptr);
   return replace(state(self).in_flight, nullptr);
 }
 
@@ -316,6 +324,7 @@ PyGetSetDef codec_attributes[] = {
     {"donate_gradient", codec_donate_gradient, codec_set_donate_gradient, nullptr, nullptr},
     {"note_unused", codec_note_unused, codec_set_note_unused, nullptr, nullptr},
     {"mark_unused", codec_mark_unused, codec_set_mark_unused, nullptr, nullptr},
+    {"announce", codec_announce, codec_set_announce, nullptr, nullptr},
     {"in_flight", codec_in_flight, codec_set_in_flight, nullptr, nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };

@@ -13,6 +13,7 @@
 #include "csrc/frame/internal.h"
 #include "csrc/frame/outline.h"
 #include "csrc/python/codec_type.h"
+#include "csrc/python/ring_types.h"
 #include "csrc/structure/attributes.h"
 #include "csrc/structure/known.h"
 #include "csrc/structure/registered.h"
@@ -84,6 +85,8 @@ PYBIND11_MODULE(_C, m) {
     python::add_to_module(m.ptr());
     return structure::Ref::borrow(Py_None);
   });
+
+  python::add_rings(m);
 
   py::class_<codec::Tunnel>(m, "Tunnel")
       .def("unused",

@@ -1,0 +1,70 @@
+"""The two ends of a road, whatever carries its messages."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+__all__ = ["Buffer", "End", "Receiver", "Sender", "shut_all"]
+
+Buffer = bytes | bytearray | memoryview
+
+_open: weakref.WeakSet[End] = weakref.WeakSet()
+
+
+class Sender(Protocol):
+    """The end that messages enter."""
+
+    def post(self, *parts: Buffer) -> None:
+        """Send one message, the parts behind each other. They are copied; nobody is waited for.
+
+        Raises ``ConnectionError`` where nobody will receive it, and ``TimeoutError`` where the
+        receiver took nothing for so long that there is no more room.
+        """
+
+    def finish(self) -> None:
+        """Wait until all messages have left this process, which may end then."""
+
+    def shut(self) -> None:
+        """End the road: nothing is sent any more."""
+
+
+class Receiver(Protocol):
+    """The end that messages leave, in the order in which they entered."""
+
+    def take(self) -> bytearray:
+        """Wait for the next message, and return it.
+
+        Raises ``ConnectionError`` where none will come, and ``TimeoutError`` where none came.
+        """
+
+    def shut(self) -> None:
+        """End the road: whoever waits for a message in this process gets a ``ConnectionError``."""
+
+
+class End:
+    """One end of a road, which ``shut_all`` shuts. ``name`` and ``peer`` stand in messages."""
+
+    def __init__(self, name: str, peer: int) -> None:
+        self.name, self.peer = name, peer
+        _open.add(self)
+
+    def shut(self) -> None:
+        """End the road."""
+        raise NotImplementedError
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Let errors of this end say which road it is, and who is at its other end."""
+        try:
+            yield
+        except (ConnectionError, TimeoutError) as error:
+            raise type(error)(f"{self.name}, rank {self.peer}: {error}") from None
+
+
+def shut_all() -> None:
+    """Shut all ends in this process, as where communication ends after an error."""
+    for end in list(_open):
+        end.shut()
