@@ -76,7 +76,7 @@ class Codec(_C.Codec):
     def __new__(
         cls,
         capacity: int | None = None,
-        read: Literal["auto", "always", "verified"] = "auto",
+        read: Literal["auto", "always", "verified", "ahead"] = "auto",
         values: Literal["dynamic", "static"] = "dynamic",
         transport: Literal["slots", "tunnel"] = "slots",
         differentiable: Differentiable = "auto",

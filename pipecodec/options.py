@@ -25,11 +25,11 @@ class BoundaryOptions:
     capacity: int | None = None
     differentiable: Differentiable = "auto"
     dynamic_shape: bool = False
-    read: Literal["auto", "always", "verified"] = "auto"
+    read: Literal["auto", "always", "verified", "ahead"] = "auto"
     values: Literal["dynamic", "static"] = "dynamic"
 
     def __post_init__(self) -> None:
-        one_of("read", self.read, "auto", "always", "verified")
+        one_of("read", self.read, "auto", "always", "verified", "ahead")
         one_of("values", self.values, "dynamic", "static")
         if isinstance(self.differentiable, str):
             one_of("differentiable", self.differentiable, "auto", "by-dtype")
@@ -48,10 +48,18 @@ class BoundaryOptions:
                 'with dynamic_shape=True every frame is read: leave out read="verified"'
             )
 
+        if self.read == "ahead":
+            object.__setattr__(self, "dynamic_shape", True)
+
     @property
     def reading(self) -> Literal["auto", "always", "verified"]:
         """How frames are read: each one, where shapes may change from frame to frame."""
-        return "always" if self.dynamic_shape else self.read
+        return "always" if self.dynamic_shape or self.read == "ahead" else self.read
+
+    @property
+    def ahead(self) -> bool:
+        """Whether an engine sends frames ahead of their tensors, from host to host."""
+        return self.dynamic_shape and self.read in ("auto", "ahead")
 
     def may_not_read(self, device: torch.device) -> bool:
         """Return whether frames on this device may go unread until they are checked."""

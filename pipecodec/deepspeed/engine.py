@@ -116,7 +116,7 @@ def pipeline_module(
     capacity: int | None = None,
     differentiable: Literal["auto", "by-dtype"] = "auto",
     dynamic_shape: bool = False,
-    read: Literal["auto", "always", "verified"] = "auto",
+    read: Literal["auto", "always", "verified", "ahead"] = "auto",
     values: Literal["dynamic", "static"] = "dynamic",
     schedule: Literal["1f1b", "dualpipev"] = "1f1b",
 ) -> Any:
@@ -183,6 +183,11 @@ def build_pipeline(
         _check_topology(topology)
         function("loss_fn", loss_fn)
         options = allow_observed_sizes(part, make_options(), shapes_once=schedule == "dualpipev")
+        if options.read == "ahead" and not packed_batches:
+            raise ValueError(
+                'read="ahead" needs pipecodec.deepspeed.initialize, which takes the place of the '
+                "engine's exchange of sizes; call it, or set dynamic_shape=True"
+            )
         one_of("differentiable", options.differentiable, "auto", "by-dtype")
         one_of("schedule", schedule, "1f1b", "dualpipev")
         refuse_other_precision(part, settings_of(config))

@@ -9,18 +9,12 @@ from typing import Any, NamedTuple
 import torch
 
 from .. import _C
+from ..engine.boundary_roads import BoundaryRoads
 from ..engine.stage_module import StageModule
-from ..engine.unused_roads import (
-    FIRST_TAG,
-    InGradients,
-    InMessages,
-    InOneProcess,
-    Road,
-    host_group,
-)
+from ..engine.unused_roads import InGradients, InMessages, InOneProcess, Road
 from ..errors import bug
 
-__all__ = ["Flags", "carry_flags"]
+__all__ = ["Flags", "carry_flags", "owners_of", "read_from_gradients"]
 
 
 class Flags(NamedTuple):
@@ -32,16 +26,16 @@ class Flags(NamedTuple):
     schedule_failed: Callable[[], None]
 
 
-def carry_flags(engine: Any, stages: Sequence[StageModule]) -> Flags:
+def carry_flags(engine: Any, stages: Sequence[StageModule], opened: BoundaryRoads) -> Flags:
     """Let a leaf that nobody used in a micro-batch have no gradient in the stage that sent it.
 
-    A collective call. The graph behind such a leaf is left out of the backward pass, as if it had
-    never been sent: its parameters keep their ``.grad``, and no hook of it is called.
+    The flags take the backward roads of ``opened``, if gradients do not say it. The graph behind
+    such a leaf is left out of the backward pass, as if it had never been sent: its parameters keep
+    their ``.grad``, and no hook of it is called.
     """
     by_phase = sorted(stages, key=lambda stage: stage.stage_id)  # DualPipeV has two, in this order
-    owners = _owners(engine, by_phase[0].total_stages)
-    read = _read_from_gradients(engine)
-    group = None if read else host_group()
+    owners = owners_of(engine, by_phase[0].total_stages)
+    read = read_from_gradients(engine)
     roads: dict[int, Road] = {}
 
     def road(boundary: int) -> Road:
@@ -51,8 +45,9 @@ def carry_flags(engine: Any, stages: Sequence[StageModule]) -> Flags:
             elif read:
                 roads[boundary] = InGradients()
             else:
-                peer = {owners[boundary - 1], owners[boundary]} - {engine.global_rank}
-                roads[boundary] = InMessages(peer.pop(), FIRST_TAG + boundary, group)
+                roads[boundary] = InMessages(
+                    opened.backward_senders.get(boundary), opened.backward_receivers.get(boundary)
+                )
         return roads[boundary]
 
     for stage in by_phase:
@@ -88,6 +83,7 @@ def carry_flags(engine: Any, stages: Sequence[StageModule]) -> Flags:
     def finish() -> None:
         for each in roads.values():
             each.finish()
+        opened.finish()
 
     def close() -> None:
         for each in roads.values():
@@ -96,12 +92,12 @@ def carry_flags(engine: Any, stages: Sequence[StageModule]) -> Flags:
     return Flags(before_backward, after_backward, finish, close)
 
 
-def _read_from_gradients(engine: Any) -> bool:
+def read_from_gradients(engine: Any) -> bool:
     """Return whether the host may read this engine's gradients without waiting for a device."""
     return engine.device.type == "cpu"  # type: ignore[no-any-return]
 
 
-def _owners(engine: Any, stages: int) -> list[int]:
+def owners_of(engine: Any, stages: int) -> list[int]:
     """Return the rank of each stage, in this rank's pipeline."""
     ranks = [engine.grid.stage_to_global(stage) for stage in range(engine.num_stages)]
     return ranks + ranks[::-1] if stages > len(ranks) else ranks

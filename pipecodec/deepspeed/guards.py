@@ -47,8 +47,9 @@ def protect_frames(
     one_of("schedule", schedule, "1f1b", "dualpipev")
     if dynamic_shape and schedule == "dualpipev":
         raise ValueError(
-            "DualPipeV exchanges the shapes of a boundary's tensors once, so dynamic_shape=True "
-            "cannot hold with schedule='dualpipev'; pad to one shape, or use schedule='1f1b'"
+            "DualPipeV exchanges the shapes of a boundary's tensors once, so neither "
+            "dynamic_shape=True nor read='ahead' can hold with schedule='dualpipev'; pad to one "
+            "shape, or use schedule='1f1b'"
         )
     refuse_settings(settings)
     pipeline = settings.get("pipeline", {})

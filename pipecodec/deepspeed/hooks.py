@@ -58,7 +58,9 @@ class Hooks:
     batch that it could not be run with. ``evaluation(args, kwargs)`` and ``evaluating()`` give
     those of ``eval_batch``. ``before_batch`` gets the name of the method, other lists get nothing.
     ``reset`` follows the engine's own reset. ``instructions`` are those of DeepSpeed's schedules.
-    The last three take the place of methods of their names, which they call themselves.
+    ``save_checkpoint``, ``load_checkpoint`` and ``clip_fp32_gradients`` take the place of methods
+    of their names, which they call themselves. ``sizes`` are a function that takes the place of
+    ``_recv_tensor_meta``, and one that takes that of ``_send_tensor_meta``.
     """
 
     call: Callable[[str, tuple[Any, ...], dict[str, Any]], AbstractContextManager[None]]
@@ -75,6 +77,7 @@ class Hooks:
     save_checkpoint: Action
     load_checkpoint: Action
     clip_fp32_gradients: Action | None
+    sizes: tuple[Action, Action] | None
 
 
 def install(engine: Any, hooks: Hooks) -> None:
@@ -91,6 +94,8 @@ def install(engine: Any, hooks: Hooks) -> None:
             if each.instead or any((*each.before, *each.after, *each.failed))
         },
     }
+    if hooks.sizes is not None:
+        engine._recv_tensor_meta, engine._send_tensor_meta = hooks.sizes
     if hooks.clip_fp32_gradients is not None:
         engine.clip_fp32_gradients = hooks.clip_fp32_gradients
 

@@ -11,20 +11,23 @@ from ..arguments import flag, function, one_of, seconds
 from ..engine import failure
 from ..engine.agree import agree
 from ..engine.batch import packing_batch_fn
+from ..engine.boundary_roads import BoundaryRoads, open_boundaries
 from ..engine.check import frame_check
 from ..engine.process_groups import align_group_names
 from ..engine.same_batches import SameBatches
 from ..engine.stage_module import StageModule
 from ..engine.tie_check import steps_between_checks
+from ..engine.unused_roads import host_group
 from ..options import BoundaryOptions
 from ..stages.partition import check_part
+from .ahead import frames_ahead
 from .batch_check import check_data_iter, drop_wrong_batches
 from .checkpoint_load import loading
 from .checkpoint_save import saving
 from .clipping import allow_empty_grad_norm, tag_gradients, tag_parameters_for_grad_norm
 from .engine import build_pipeline
 from .first_step import undo_first_step
-from .flags import carry_flags
+from .flags import carry_flags, owners_of, read_from_gradients
 from .gradients import donate_gradients
 from .guards import say_default_clipping
 from .hooks import Around, Hooks, install
@@ -60,7 +63,7 @@ def initialize(
     capacity: int | None = None,
     differentiable: Literal["auto", "by-dtype"] = "auto",
     dynamic_shape: bool = False,
-    read: Literal["auto", "always", "verified"] = "auto",
+    read: Literal["auto", "always", "verified", "ahead"] = "auto",
     values: Literal["dynamic", "static"] = "dynamic",
     schedule: Literal["1f1b", "dualpipev"] = "1f1b",
     correct_clipping: bool = True,
@@ -216,7 +219,8 @@ def _hooks(
     unread = options.may_not_read(engine.device)
     tied = isinstance(engine.module, TiedWeights)
     phases = Phases(engine, stages)
-    flags = carry_flags(engine, stages)
+    roads = _roads(engine, part, options)
+    flags = carry_flags(engine, stages, roads)
     sums = sum_tied_gradients(engine, presence) if tied else None
     shared = SharedErrors(engine) if share_errors else None
     before_collectives = [
@@ -264,4 +268,14 @@ def _hooks(
         after_step=[tie_check(engine, check_ties_every) if tied else None],
         save_checkpoint=saving(engine, part),
         load_checkpoint=loading(engine, part),
+        sizes=frames_ahead(engine, stages, roads) if options.ahead else None,
     )
+
+
+def _roads(engine: Any, part: Partition, options: BoundaryOptions) -> BoundaryRoads:
+    """Open the roads that this engine's boundaries need; a collective call."""
+    backward = not read_from_gradients(engine)
+    if not (options.ahead or backward):
+        return BoundaryRoads({}, {}, {}, {})
+    owners = owners_of(engine, len(part.stages))
+    return open_boundaries(owners, None, host_group(), forward=options.ahead, backward=backward)

@@ -38,7 +38,7 @@ class DeepSpeedPipeStageWrapper(StageModule):
         capacity: int | None = None,
         differentiable: Differentiable = "auto",
         dynamic_shape: bool = False,
-        read: Literal["auto", "always", "verified"] = "auto",
+        read: Literal["auto", "always", "verified", "ahead"] = "auto",
         values: Literal["dynamic", "static"] = "dynamic",
         recomputes: bool = False,
         options: BoundaryOptions | None = None,

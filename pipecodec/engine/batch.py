@@ -125,4 +125,6 @@ def _packed(first: StageModule, by_name: Mapping[str, Any]) -> tuple[torch.Tenso
     batches = first.batches
     if batches is None:
         raise bug("stage 0 was made for batches that are not packed")
-    return batches.pack(tuple(by_name[name] for name in batches.names), first.recomputes)
+    packed = batches.pack(tuple(by_name[name] for name in batches.names))
+    first.expect(packed[-1] if packed[-1].is_cpu else None)
+    return packed

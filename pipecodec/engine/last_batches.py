@@ -34,7 +34,7 @@ class LastBatches:
 
     def pack(self, by_name: Mapping[str, Any], device: torch.device) -> PackedInputs:
         """Return the inputs of a batch whose values are ``by_name``, for ``take``."""
-        packed = self._batches.pack(tuple(by_name[name] for name in self._names), recomputes=True)
+        packed = self._batches.pack(tuple(by_name[name] for name in self._names))
         frame = packed[-1] if packed[-1].is_cpu else None
         return PackedInputs(tuple(t.to(device, copy=True) for t in packed), frame)
 

@@ -12,6 +12,7 @@ Between two stages one micro-batch goes this way; the numbers are cited below.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -95,6 +96,8 @@ class StageModule(nn.Module):
         self.batches: PackedBatches | None = None
         self.ending: Ending | None = None
         self.last_batches: LastBatches | None = None
+        self._expected: deque[torch.Tensor | None] = deque()
+        self._again: dict[int, torch.Tensor] = {}
         self.incoming: TunnelCodec | None = None
         self.outgoing: TunnelCodec | None = None
         if stage_id > 0:
@@ -137,10 +140,17 @@ class StageModule(nn.Module):
         self.register_parameter(f"filler{len(self._parameters)}", filler)
         return filler
 
+    def expect(self, frame: torch.Tensor | None) -> None:
+        """Know the frame, on the CPU, of the tensors that come after those expected already.
+
+        So no device is read for it. None: it is not known.
+        """
+        self._expected.append(frame)
+
     def start_batch(self) -> None:
-        """Forget batches that were packed and not taken, and values that were sent."""
-        if self.batches is not None:
-            self.batches.clear()
+        """Forget tensors that were expected and not taken, and values that were sent."""
+        self._expected.clear()
+        self._again.clear()
         if self.ending is not None:
             self.ending.clear()
         if self.last_batches is not None:
@@ -175,7 +185,7 @@ class StageModule(nn.Module):
     ) -> tuple[dict[str, Any], torch.Tensor]:
         """Return the received values, by name, and the token."""
         if self.incoming is not None:
-            known = None if self.batches is None else self.batches.next_frame()
+            known = self._known_frame(args)
             values, token = self.incoming.receive(args, not self.recomputes, known)
             return {**self._stage.bind(values), **kwargs}, token
         batch: list[Any] = []
@@ -185,6 +195,18 @@ class StageModule(nn.Module):
         names = self._inputs if given == len(self._inputs) else self._stage.live
         env = self._stage.bind(bind_inputs(names, batch, kwargs))
         return env, torch.zeros(0, device=_device(env), requires_grad=True)
+
+    def _known_frame(self, tensors: Sequence[Any]) -> torch.Tensor | None:
+        """Return a copy on the CPU of the frame among these tensors, if there is one."""
+        if not self.recomputes:
+            return self._expected.popleft() if self._expected else None
+        place = tensors[-1].data_ptr() if tensors else 0
+        if _C.in_backward():
+            return self._again.pop(place, None)
+        known = self._expected.popleft() if self._expected else None
+        if known is not None:
+            self._again[place] = known
+        return known
 
     def _run(self, env: dict[str, Any], token: torch.Tensor) -> Any:
         if torch.is_grad_enabled() and not token.requires_grad:

@@ -6,6 +6,7 @@ wait for that, so flags go from host to host, a few bytes for each boundary and 
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -16,11 +17,10 @@ from torch.distributed import distributed_c10d
 
 from .. import _C
 from ..codec import TunnelCodec
+from ..errors import bug
+from .boundary_roads import ChunkReceiver, ChunkSender
 
-__all__ = ["FIRST_TAG", "InGradients", "InMessages", "InOneProcess", "Road", "host_group"]
-
-FIRST_TAG = 0x70636463
-"""Tag of the first boundary's messages, unlike an engine's tags in the same group."""
+__all__ = ["InGradients", "InMessages", "InOneProcess", "Road", "host_group"]
 
 
 class Road(Protocol):
@@ -83,51 +83,37 @@ class InGradients:
 
 
 class InMessages:
-    """Carries the flags of a boundary to another rank, in messages."""
+    """Carries the flags of a boundary to another rank, in messages from host to host.
 
-    PENDING = 32
-    """Messages that may be on their way before one is waited for; the peer takes each at once."""
+    One end is the ``sender``, the other the ``receiver``. ``chunk`` is the micro-batch whose
+    backward pass begins next.
+    """
 
-    def __init__(self, peer: int, tag: int, group: Any) -> None:
-        self.peer, self.tag, self.group = peer, tag, group
-        self.sending: deque[tuple[Any, bytearray]] = deque()
+    def __init__(self, sender: ChunkSender | None, receiver: ChunkReceiver | None) -> None:
+        self._sender, self._receiver = sender, receiver
+        self.chunk = 0
 
     def tell(self, receiver: TunnelCodec) -> None:
         """Send the words of this codec."""
         receiver.note_unused = self._post
 
     def _post(self, unused: list[int], tunnel: _C.Tunnel) -> None:
-        if len(self.sending) >= self.PENDING:
-            self.sending.popleft()[0].wait()
-        flags = _room(tunnel)
-        for index in unused:
-            flags[index] = 1
-        message = torch.frombuffer(flags, dtype=torch.uint8)
-        self.sending.append((dist.isend(message, self.peer, self.group(), self.tag), flags))
+        if self._sender is None:
+            raise bug("word of unused leaves at the end that receives it")
+        self._sender.post(self.chunk, struct.pack(f"<{len(unused)}Q", *unused))
 
     def take(self, tunnel: _C.Tunnel, gradient: Any) -> Sequence[int]:
         """Receive the next word, and wait for it."""
-        flags = _room(tunnel)
-        message = torch.frombuffer(flags, dtype=torch.uint8)
-        dist.recv(message, self.peer, self.group(), self.tag)
-        return [index for index, flag in enumerate(flags) if flag]
+        if self._receiver is None:
+            raise bug("word of unused leaves is taken at the end that sends it")
+        word = self._receiver.take(self.chunk)
+        return struct.unpack(f"<{len(word) // 8}Q", word)
 
     def finish(self) -> None:
-        """Wait for the messages of a batch, all taken before ranks meet at its end.
-
-        torch's profiler writes down when each ends, and would do so in memory that it has freed if
-        it was stopped before.
-        """
-        while self.sending:
-            self.sending.popleft()[0].wait()
+        """Whoever opened the roads waits for their messages."""
 
     def close(self) -> None:
-        """Forget messages that were not taken: it would keep the connections of this rank open."""
-        self.sending.clear()
-
-
-def _room(tunnel: _C.Tunnel) -> bytearray:
-    return bytearray(-(-len(tunnel) // 16) * 16)
+        """Nothing is kept."""
 
 
 def host_group() -> Any:

@@ -35,7 +35,7 @@ def build_stage(
     capacity: int | None = None,
     differentiable: Literal["auto", "by-dtype"] = "auto",
     dynamic_shape: bool = False,
-    read: Literal["auto", "always", "verified"] = "auto",
+    read: Literal["auto", "always", "verified", "ahead"] = "auto",
     values: Literal["dynamic", "static"] = "dynamic",
     share_errors: bool = True,
     stall_timeout: float | None = None,

@@ -10,12 +10,9 @@ from typing import Any
 
 from .. import _C
 from ..codec import TunnelCodec
-from ..engine.unused_roads import FIRST_TAG, InMessages, Road
+from ..engine.unused_roads import InMessages, Road
 
-__all__ = ["BetweenRanks", "WithinRank", "note_chunk"]
-
-_BEHIND_OTHERS = 2**16
-"""How far these tags lie behind the first one, so that no other word has one of them."""
+__all__ = ["WithinRank", "note_chunk"]
 
 
 class WithinRank:
@@ -45,22 +42,9 @@ class WithinRank:
         self._posted.clear()
 
 
-class BetweenRanks(InMessages):
-    """Carries such flags to another rank, in messages with a tag for each micro-batch.
-
-    ``boundaries`` is the number of all boundaries, of which ``boundary`` is one, from 1.
-    """
-
-    def __init__(self, peer: int, boundary: int, boundaries: int, group: Any) -> None:
-        super().__init__(peer, FIRST_TAG, group)
-        self._first, self._boundaries = FIRST_TAG + _BEHIND_OTHERS + boundary, boundaries
-
-    def note(self, chunk: int) -> None:
-        """Let messages be those of the backward pass of this micro-batch."""
-        self.tag = self._first + chunk * self._boundaries
-
-
 def note_chunk(road: Road, chunk: int) -> None:
     """Let the flags that go this road next be those of this micro-batch."""
-    if isinstance(road, (WithinRank, BetweenRanks)):
+    if isinstance(road, WithinRank):
         road.note(chunk)
+    elif isinstance(road, InMessages):
+        road.chunk = chunk

@@ -14,17 +14,18 @@ import torch.distributed as dist
 from .. import _C
 from ..arguments import described
 from ..engine.agree import OBSERVED_MODEL, agree
+from ..engine.announcements import AnnouncementsIn, AnnouncementsOut
+from ..engine.boundary_roads import open_boundaries
 from ..engine.failure import SharedCalls
-from ..engine.unused_roads import InGradients, Road
+from ..engine.unused_roads import InGradients, InMessages, Road
 from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
-from .chunk_roads import BetweenRanks, WithinRank
+from .chunk_roads import WithinRank
 from .host_group import host_group
 from .links import RankLink
 from .own_tensors import own_parameters
 from .placement import found_owners, name_of, refuse_other_owners
-from .sizes import Announcements
 from .stage_run import StageRun
 from .tied_weights import TiedWeights
 
@@ -188,6 +189,13 @@ class Pipeline:
         own = [stage.stage_index for stage in self.stages]
         owners = found_owners(own, len(self.part.stages), self.group)
         self._host = host_group(self.group)
+        self._opened = open_boundaries(
+            owners,
+            self.group,
+            lambda: self._host,
+            forward=True,
+            backward=self.device.type != "cpu",
+        )
         part = self.part
         plan = rank_liveness(part.liveness, part.stage_id_2_arg_names, owners, part.outputs)
         options = self.settings.options
@@ -198,10 +206,12 @@ class Pipeline:
                     self._roads[boundary] = self._road(boundary, owners)
             index = stage.stage_index
             run = StageRun(self.part, index, plan, options, self._roads, self._links)
+            said = self._opened.forward_receivers.get(index)
+            say = self._opened.forward_senders.get(index + 1)
             stage.connect(
                 run,
-                self._sizes(index, owners),
-                self._sizes(index + 1, owners),
+                None if said is None else AnnouncementsIn(said),
+                None if say is None else AnnouncementsOut(say),
                 alone=len(self.stages) == 1,
             )
         self.owners = owners
@@ -233,21 +243,16 @@ class Pipeline:
             return WithinRank()
         if self.device.type == "cpu":
             return InGradients()
-        (peer,) = ends - {dist.get_rank()}
-        return BetweenRanks(peer, boundary, len(owners) - 1, lambda: self._host)
-
-    def _sizes(self, boundary: int, owners: Sequence[int]) -> Announcements | None:
-        """Return the way of a boundary's sizes, if it is one between two ranks."""
-        ends = {*owners[boundary - 1 : boundary + 1]} if 0 < boundary < len(owners) else set()
-        if len(ends) < 2:
-            return None
-        (peer,) = ends - {dist.get_rank()}
-        return Announcements(boundary, peer, self._host)
+        return InMessages(
+            self._opened.backward_senders.get(boundary),
+            self._opened.backward_receivers.get(boundary),
+        )
 
     def _end(self, training: bool) -> None:
         """Let no rank step, or give outputs out, before all ended the batch without an error."""
         for road in self._roads.values():
             road.finish()
+        self._opened.finish()
         if self.settings.options.may_not_read(self.device):
             for stage in self.stages:
                 for codec in stage.run.codecs():

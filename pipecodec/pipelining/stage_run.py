@@ -68,6 +68,7 @@ class StageRun:
         self,
         chunk: int,
         arrived: Sequence[torch.Tensor],
+        frame: torch.Tensor | None,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         module: Module,
@@ -76,15 +77,16 @@ class StageRun:
         """Run a micro-batch.
 
         ``arrived`` are the tensors of the boundary before the stage, whose memory becomes that
-        of the values; ``args`` and ``kwargs`` the inputs that this rank was given, and
-        ``module`` calls the stage's module. Returns the tensors for the next stage, or the last
-        stage's value; the tensors whose gradients come in; and those whose gradients go out.
+        of the values, and ``frame`` is theirs on the CPU, if it is known; ``args`` and ``kwargs``
+        are the inputs that this rank was given, and ``module`` calls the stage's module. Returns
+        the tensors for the next stage, or the last stage's value; the tensors whose gradients come
+        in; and those whose gradients go out.
         """
         entered: list[torch.Tensor] = []
         if self.boundary_in is None:
             env, token = self._batch(args, kwargs), torch.zeros(0, device=device)
         else:
-            env, token = self.boundary_in.receive(arrived)
+            env, token = self.boundary_in.receive(arrived, frame)
             entered.append(arrived[0])
             self._refuse_late(env, args, kwargs)
         for link in self.links_in:

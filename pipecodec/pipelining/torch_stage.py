@@ -22,11 +22,11 @@ from torch.distributed.pipelining import PipelineStage
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import _C
+from ..engine.announcements import Announced, AnnouncementsIn, AnnouncementsOut
 from ..errors import bug
 from .loss import LastValue
 from .own_tensors import own_parameters
 from .pipeline import Pipeline, Settings
-from .sizes import Announcements, Expected
 from .split_backward import first_part
 from .stage_run import StageRun
 from .torch_schedule import attach_if_made
@@ -60,11 +60,13 @@ class CodecStage(PipelineStage):
         self._gradients: dict[int, torch.Tensor] = {}
         self._output_gradients: list[torch.Tensor] = []
         self._dynamic = settings.options.dynamic_shape
-        self._sizes_in: Announcements | None = None
-        self._sizes_out: Announcements | None = None
-        self._known: list[torch.Tensor] | None = None
+        self._ahead = settings.options.ahead
+        self._said: AnnouncementsIn | None = None
+        self._say: AnnouncementsOut | None = None
+        self._known: Announced | None = None
         self._announced = False
-        self._late: deque[tuple[int, Expected]] = deque()
+        self._late: deque[int] = deque()
+        self._frames: dict[int, torch.Tensor | None] = {}
 
     @property
     def num_stages(self) -> int:
@@ -102,24 +104,26 @@ class CodecStage(PipelineStage):
     def connect(
         self,
         run: StageRun,
-        sizes_in: Announcements | None,
-        sizes_out: Announcements | None,
+        said: AnnouncementsIn | None,
+        say: AnnouncementsOut | None,
         *,
         alone: bool,
     ) -> None:
-        """Be set up: with the work of the stage, and the ways of sizes to other ranks.
+        """Be set up: with the work of the stage, and what other ranks say and are told of sizes.
 
         ``alone`` tells that this rank has no other stage.
         """
         self._run, self._alone = run, alone
-        self._sizes_in, self._sizes_out = sizes_in, sizes_out
+        self._said, self._say = said, say
+        if self._ahead and say is not None and run.boundary_out is not None:
+            run.boundary_out.codec.announce = say.say
 
     def start(self, call: str, chunks: int, *, anew: bool) -> None:
         """Begin the batch of a ``call``; ``anew`` where sizes may differ from the last batch's."""
         self.chunks, self._ended = chunks, 0
         # Gloo ends a process that gets another size than it expects, as in another call.
         self._tag = zlib.crc32(call.encode()) >> 1
-        for kept in (self._arrived, self._sent, self._gradients):
+        for kept in (self._arrived, self._sent, self._gradients, self._frames):
             kept.clear()
         self._late.clear()
         for way in self.run.ways_out():
@@ -157,18 +161,21 @@ class CodecStage(PipelineStage):
         """Receive into memory of the micro-batch's own, which values may keep."""
         if self.is_first:
             return []
-        if self._sizes_in is None:
-            raise bug("a stage that receives before it was set up")
         if self._dynamic and self._alone:
             # Not waited for here: a schedule of one stage sends a gradient together with this.
-            self._late.append((fwd_chunk_id, self._sizes_in.expect()))
+            self._late.append(fwd_chunk_id)
             return []
+        return self._receive_ops(self._memory(fwd_chunk_id))
+
+    def _memory(self, chunk: int) -> list[torch.Tensor]:
+        """Return memory for a micro-batch's tensors, whose sizes the other rank says."""
+        if self._said is None:
+            raise bug("a stage that receives before it was set up")
         if self._known is None or self._dynamic:
-            self._known = self._sizes_in.expect().tensors(torch.device("meta"))
-        # Not empty_like, which takes Python's road for tensors on meta: 16 times as long.
-        tensors = [torch.empty(t.shape, dtype=t.dtype, device=self.device) for t in self._known]
-        self._arrived[fwd_chunk_id] = tensors
-        return self._receive_ops(tensors)
+            self._known = self._said.take(chunk)
+        self._frames[chunk] = self._known.frame
+        self._arrived[chunk] = self._known.tensors(self.device)
+        return self._arrived[chunk]
 
     def get_fwd_send_ops(self, fwd_chunk_id: int) -> list[dist.P2POp]:
         """Send the codec's tensors, after their sizes if the peer does not know them."""
@@ -177,8 +184,9 @@ class CodecStage(PipelineStage):
         tunnel, *others = (tensor.detach() for tensor in self._sent.pop(fwd_chunk_id))
         # A module may write into a buffer that it returned, while it is on its way.
         sent = [tunnel, *(t.clone() if _C.use_count(t) > 1 else t for t in others)]
-        if self._sizes_out is not None and (self._dynamic or not self._announced):
-            self._sizes_out.send(sent)
+        if self._say is not None and (not self._announced or self._dynamic) and not self._ahead:
+            self._say.chunk = fwd_chunk_id
+            self._say.say(sent)
             self._announced = True
         return [
             self._op(dist.isend, tensor, self.stage_index + 1, self._downstream) for tensor in sent
@@ -225,9 +233,12 @@ class CodecStage(PipelineStage):
         arrived = self._arrived.pop(fwd_chunk_id, [])
         if arrived:
             arrived[0].requires_grad_(self.has_backward)
+        if self._say is not None:
+            self._say.chunk = fwd_chunk_id
         output, left, entered = self.run.forward(
             fwd_chunk_id,
             arrived,
+            self._frames.pop(fwd_chunk_id, None),
             args,
             kwargs or {},
             self._call,
@@ -372,11 +383,8 @@ class CodecStage(PipelineStage):
     def _receive_late(self, chunk: int) -> None:
         """Receive the micro-batches up to this one whose sizes were not known before."""
         while chunk not in self._arrived and self._late:
-            late, expected = self._late.popleft()
-            tensors = expected.tensors(self.device)
             for work in [
                 each.op(each.tensor, each.peer, each.group, each.tag)
-                for each in self._receive_ops(tensors)
+                for each in self._receive_ops(self._memory(self._late.popleft()))
             ]:
                 work.wait()
-            self._arrived[late] = tensors

@@ -91,9 +91,14 @@ class WayIn(_Way):
         super().__init__(name, names, options, road)
         road.tell(self.codec)
 
-    def receive(self, tensors: Sequence[torch.Tensor]) -> tuple[dict[str, Any], torch.Tensor]:
-        """Return the values by name, in the memory of ``tensors``, and the token."""
-        values, token = self.codec.receive(tensors)
+    def receive(
+        self, tensors: Sequence[torch.Tensor], frame: torch.Tensor | None = None
+    ) -> tuple[dict[str, Any], torch.Tensor]:
+        """Return the values by name, in the memory of ``tensors``, and the token.
+
+        ``frame`` is the last of the tensors on the CPU, if it is known there.
+        """
+        values, token = self.codec.receive(tensors, True, frame)
         return dict(zip(self.names, values, strict=True)), token
 
     def before_backward(self, chunk: int) -> None:
