@@ -14,11 +14,21 @@ from torch import nn
 
 import pipecodec
 
-from .breaking_models import containers, data, held, inputs, memory, modes, modules, sizes
+from .breaking_models import (
+    containers,
+    data,
+    held,
+    inputs,
+    memory,
+    modes,
+    modules,
+    sharing,
+    sizes,
+)
 from .breaking_models.case import CASES, RIGHT, WIDTH, Base
 from .breaking_models.check import outcomes, quiet
 
-FILES = (containers, data, held, inputs, memory, modes, modules, sizes)
+FILES = (containers, data, held, inputs, memory, modes, modules, sharing, sizes)
 
 
 @pytest.fixture(autouse=True)

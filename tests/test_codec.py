@@ -257,7 +257,7 @@ def test_capacity_is_agreed_with_the_first_frame() -> None:
     assert codec.pack(["x" * 300])[-1].numel() == 512
     with pytest.raises(
         FrameCapacityError,
-        match=r"^boundary 1→2: this frame needs \d+ bytes, .* agreed on 512; give .*capacity=768",
+        match=r"^boundary 1→2: this frame needs \d+ bytes, .* agreed on 512; set capacity=768",
     ):
         codec.pack(["x" * 600])
     assert codec.unpack(codec.pack(["x"])) == ["x"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipecodec.deepspeed.engine import deepspeed_pipe_engine
-from pipecodec.deepspeed.guards import protect_frames, say_default_clipping
+from pipecodec.deepspeed.guards import protect_frames, say_default_clipping, settings_of
 
 
 class Topology:
@@ -126,3 +126,19 @@ def test_says_that_deepspeed_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "deepspeed.runtime.pipe.dualpipev", None)
     with pytest.raises(RuntimeError, match=r"needs DeepSpeed 0\.19\.8 or newer, this is 0\.\d+"):
         deepspeed_pipe_engine(None, [], config={}, topology=Topology(pipe=2), loss_fn=None)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        ("[1]", TypeError, r"content of \S*ds\.json must be a dict of settings, not a list"),
+        ("{", ValueError, r"the file \S*ds\.json is no JSON"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(
+    tmp_path: Path, content: str, error: type[Exception], message: str
+) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text(content)
+    with pytest.raises(error, match=message):
+        settings_of(str(file))

@@ -1,13 +1,19 @@
 """A model without memory runs on real inputs: branches on inputs are the real model's."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+import pipecodec
 from pipecodec.errors import PartitionError
 from pipecodec.tape.fake import run_fake
 from pipecodec.tape.no_memory import has_no_memory
+from pipecodec.tape.place import is_inner
+
+from .breaking_models.case import Base
 
 
 class Model(nn.Module):
@@ -117,6 +123,46 @@ def test_a_branch_on_a_value_of_a_parameter_is_torchs_error():
     with pytest.raises(PartitionError, match=r"test_fake.py:\d+: the model asks for a value"):
         run_fake(model, lambda _: bool(model.leaf(torch.ones(4)).sum() > 0))
     assert model.leaf.weight.is_meta
+
+
+class Asks(Base):
+    def _glue(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class LeafAsks(Base):
+    class Layer(nn.Linear):
+        def forward(self, x):
+            y = super().forward(x)
+            return y if y.sum().item() > 0 else -y
+
+    layer = Layer
+
+
+@pytest.mark.parametrize("model", [Asks, LeafAsks])
+def test_partition_names_the_line_of_a_model_on_meta(model):
+    with torch.device("meta"):
+        model = model()
+    with pytest.raises(
+        PartitionError, match=r"^tests/test_fake.py:\d+: the model asks for a value"
+    ):
+        pipecodec.partition(model, (torch.ones(2, 8),), n_stages=2)
+
+
+def test_a_folder_named_torch_is_a_place_of_the_model():
+    assert not is_inner("/home/me/torch/pipecodec/model.py")
+    assert is_inner(torch.nn.modules.linear.__file__) and is_inner(copy.__file__)
+    assert is_inner(pipecodec.cutting.untouched.__file__)
+
+
+def test_the_library_of_python_is_no_place_of_the_model():
+    class Copies(Base):
+        def _glue(self, x):
+            return copy.deepcopy(x.detach()) + x
+
+    part = pipecodec.partition(Copies(), (torch.ones(2, 8),), n_stages=2)
+    assert part.cut is not None
+    assert all("test_fake.py:" in place for place in part.cut.makers.values()), part.cut.makers
 
 
 def test_writing_an_unknown_value_into_an_input_is_an_error_with_its_line():

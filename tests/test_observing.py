@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -23,10 +24,20 @@ def test_a_batch_of_another_kind_is_refused_until_it_was_observed() -> None:
     bare = {"x": batch()["x"], "mask": None, "labels": None}
     with pytest.raises(PartitionError, match=r"the input 'mask' is None.*in examples="):
         pipecodec.run_local(part, **bare)
-    with pytest.raises(PartitionError, match="dtype|float32"):
-        pipecodec.run_local(part, **{**batch(), "mask": batch()["mask"].float()})
+    floats = {**batch(), "mask": batch()["mask"].float()}
+    advice = r"pass it as torch.bool \(.to\(torch.bool\)\)"
+    with pytest.raises(PartitionError, match=rf"'mask' has .* torch.float32, .*{advice}; if"):
+        pipecodec.run_local(part, **floats)
     both = pipecodec.partition(model, kwargs=batch(), examples=[bare], n_stages=2)
     assert cut_of(both).observations == 2
+    with pytest.raises(PartitionError, match=rf"of the 2 .*{advice}.* If the model takes it"):
+        pipecodec.run_local(both, **floats)
+    assert_same(
+        model, pipecodec.partition(model, kwargs=batch(), examples=[floats], n_stages=2), floats
+    )
+    low = {**batch(), "x": batch()["x"].bfloat16()}
+    with pytest.raises(PartitionError, match=r"examples\[0\]: .* 'x' is torch.bfloat16, and"):
+        pipecodec.partition(model, kwargs=batch(), examples=[low], n_stages=2)
     assert_same(model, both, batch(3, 4))
     assert_same(model, both, {**bare, "x": torch.randn(4, 3, WIDTH)})
 
@@ -43,7 +54,8 @@ def test_another_precision_is_refused() -> None:
     part = pipecodec.partition(model, kwargs=batch(), n_stages=2)
     inputs = {name: v.bfloat16() if v.is_floating_point() else v for name, v in batch().items()}
     model.bfloat16()
-    with pytest.raises(PartitionError, match="float32"):
+    advice = r"pass it as torch.float32 .*, or cut the model .*model\.to\(torch.bfloat16\) before"
+    with pytest.raises(PartitionError, match=rf"'x' has a tensor of torch.bfloat16, .*{advice}"):
         pipecodec.run_local(part, **inputs)
     low = pipecodec.partition(model, kwargs=inputs, n_stages=2)
     assert_same(model, low, inputs)
@@ -70,10 +82,11 @@ def test_the_model_is_left_as_it_was() -> None:
             self.norm = nn.BatchNorm1d(WIDTH)
             self.calls = 0
             self.last: Tensor | None = None
+            self.kept = {"deep": [SimpleNamespace(last=None)]}
 
         def forward(self, x: Tensor, mask: Any = None, labels: Any = None) -> dict[str, Any]:
             x = self.norm(x.flatten(0, 1)).view_as(x)
-            self.last = x.detach()
+            self.last = self.kept["deep"][0].last = x.detach()
             return super().forward(x, mask, labels)
 
     model = Counting()
@@ -99,7 +112,7 @@ def test_the_model_is_left_as_it_was() -> None:
     assert torch.autograd.Function.apply == apply
     assert torch.equal(model.embed.weight.grad, torch.ones(WIDTH, WIDTH))
     assert model.head.weight.grad is None
-    assert model.last is None
+    assert model.last is None and model.kept == {"deep": [SimpleNamespace(last=None)]}
     after = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].tolist()
     assert torch.equal(states[0], after[0])
     assert states[1:] == after[1:]
@@ -116,19 +129,22 @@ def test_state_that_stages_do_not_keep_is_told() -> None:
     assert any("sets last_logits between its layers" in note for note in cut_of(part).notes)
 
 
-def test_a_model_that_goes_another_way_in_its_second_call_is_refused() -> None:
+@pytest.mark.parametrize("kept", ["scaled", "_scaled", "kept"])
+def test_a_model_that_goes_another_way_in_its_second_call_is_refused(kept: str) -> None:
     class Once(Chain):
         def __init__(self) -> None:
             super().__init__()
-            self.scaled = False
+            self.scaled = self._scaled = False
+            self.kept = SimpleNamespace(kept=False)
 
         def forward(self, x: Tensor, mask: Any = None, labels: Any = None) -> dict[str, Any]:
-            if not self.scaled:
+            owner = self.kept if kept == "kept" else self
+            if not getattr(owner, kept):
                 x = x / 2
-                self.scaled = True
+                setattr(owner, kept, True)
             return super().forward(x, mask, labels)
 
-    with pytest.raises(PartitionError, match="when the same batch comes again: .* sets scaled"):
+    with pytest.raises(PartitionError, match=f"when the same batch comes again: .* sets {kept} "):
         pipecodec.partition(Once(), kwargs=batch(), n_stages=2)
 
 

@@ -8,6 +8,10 @@
 
 namespace pipecodec::codec {
 
+// Where a boundary's options are given; the end of a remedy that names one.
+inline constexpr char kOnAllRanks[] =
+    " on all ranks, in pipecodec.deepspeed.initialize, pipecodec.pipelining.build_stage or pipecodec.Codec";
+
 [[noreturn]] inline void raise(PyObject* type, const std::string& message) {
   PyErr_SetString(type, message.c_str());
   throw structure::PythonError();

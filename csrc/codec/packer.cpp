@@ -342,8 +342,8 @@ size_t Packer::capacity_for(size_t used) {
     raise(structure::known().capacity_error,
           name_ + ": this frame needs " + std::to_string(used) + " bytes, the boundary agreed on " +
               std::to_string(*capacity_) +
-              "; give its codec capacity=" + std::to_string(frame::round_up(used, frame::kCapacityStep)) +
-              " or more on all ranks, or set dynamic_shape=True there");
+              "; set capacity=" + std::to_string(frame::round_up(used, frame::kCapacityStep)) +
+              " or more, or dynamic_shape=True" + kOnAllRanks);
   }
   return *capacity_;
 }
@@ -355,7 +355,8 @@ void Packer::check_signature(const Encoder& encoder, const Routed& routed) {
   raise(structure::known().structure_changed,
         name_ + ": " + change +
             ", and with static shapes all micro-batches have the first one's sizes; pad to one shape, or set "
-            "dynamic_shape=True on all ranks");
+            "dynamic_shape=True" +
+            kOnAllRanks);
 }
 
 }  // namespace pipecodec::codec

@@ -171,7 +171,8 @@ Routed Router::route(Encoder& encoder, at::Device device, const frame::Root& roo
                 "reset() on this boundary's codecs on all ranks (DeepSpeed's engine.reset_activation_shape() "
                 "and "
                 "pipecodec.pipelining.reset(stages) do), and if it requires one at some times only, set "
-                "differentiable=\"by-dtype\" or dynamic_shape=True");
+                "differentiable=\"by-dtype\" or dynamic_shape=True" +
+                kOnAllRanks);
     }
     frame::Route way = frame::Route::RawSlot;
     if (decided[i]) {

@@ -152,7 +152,8 @@ void Verifier::refuse(std::shared_ptr<Expected> expected, const std::string& cod
   const bool in_graph = expected->in_graph;
   if (in_graph) expected->flag.zero_();  // one error for each mismatch
   const device::HostFrame& taken_for = expected->frame.bytes;
-  const std::string wrong = "; values computed from it are wrong. Give the boundary's codec read=\"always\"";
+  const std::string wrong =
+      std::string("; values computed from it are wrong. Set read=\"always\"") + kOnAllRanks + ",";
   for (size_t i = 0; i < unread.size(); ++i) {
     const device::HostFrame received = device::read_frame(unread[i]);
     if (std::memcmp(received.data, taken_for.data, taken_for.size) == 0) continue;

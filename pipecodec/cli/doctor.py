@@ -34,6 +34,20 @@ __all__ = ["doctor"]
     metavar="N",
     help="Number of stages.  [default: 2, or those of a graph that is split already]",
 )
+@click.option(
+    "--micro-batches",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Micro-batches of the schedule whose bubble is told.  [default: 4 for each stage]",
+)
+@click.option(
+    "--optimizer",
+    default="adamw",
+    show_default=True,
+    metavar="NAME",
+    help="Optimizer whose memory is told: sgd, adamw, lion, ..., or the number of its states.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout, and nothing else.")
 @click.option(
     "--html",
@@ -42,7 +56,14 @@ __all__ = ["doctor"]
     help="Write a page with a picture of the pipeline, too.",
 )
 @debug_option
-def doctor(function: str, stages: int | None, as_json: bool, html: Path | None) -> int:
+def doctor(
+    function: str,
+    stages: int | None,
+    micro_batches: int | None,
+    optimizer: str,
+    as_json: bool,
+    html: Path | None,
+) -> int:
     """Cut a model into stages, run them, and report all that crosses and all that will fail.
 
     FUNCTION takes nothing and returns (model, kwargs): a torch.nn.Module, and a batch as
@@ -57,10 +78,12 @@ def doctor(function: str, stages: int | None, as_json: bool, html: Path | None) 
         html = html.absolute()  # the model's code may go to another folder
         _check_folder(html)
     with own_stdout() as output:
+        states = _optimizer(optimizer)
         with _progress() as step:
             step(f"loading {function}")
             model, batch = model_and_batch(find(function), function)
-            report = _report(model, batch, stages, step)
+            settings = {"micro_batches": micro_batches, "optimizer": states}
+            report = _report(model, batch, stages, settings, step)
         if html is not None:
             _write(html, report, function)
         if as_json:
@@ -71,8 +94,23 @@ def doctor(function: str, stages: int | None, as_json: bool, html: Path | None) 
     return FAILED if report.errors else OK
 
 
+def _optimizer(text: str) -> str | int:
+    from ..report.memory import check_optimizer
+
+    given = int(text) if text.isascii() and text.isdigit() else text
+    try:
+        check_optimizer(given)
+    except ValueError as error:
+        raise Unusable(f"--optimizer {text}: {error}") from error
+    return given
+
+
 def _report(
-    model: Any, batch: dict[str, Any], stages: int | None, step: Callable[[str], None]
+    model: Any,
+    batch: dict[str, Any],
+    stages: int | None,
+    settings: dict[str, Any],
+    step: Callable[[str], None],
 ) -> Report:
     import pipecodec
 
@@ -86,7 +124,7 @@ def _report(
         if stages not in (None, len(part.stages)):
             raise Unusable(f"--stages {stages}: the graph is split into {len(part.stages)} already")
         step("running the stages")
-        return pipecodec.doctor(part, **batch)
+        return pipecodec.doctor(part, **settings, **batch)
     except (KeyboardInterrupt, Unusable):
         raise
     except PartitionError as error:

@@ -149,7 +149,7 @@ def _place(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({os.path.basename(error.filename)}:{error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
     others = [each for each in frames if not each.filename.startswith((here, "<"))]
     own = [each for each in others if not re.search(r"site-packages|/lib/python3", each.filename)]
     return (

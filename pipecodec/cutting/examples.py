@@ -12,7 +12,7 @@ from ..tape.batch import Batch
 from ..tape.no_memory import without_memory
 from ..tape.structure import tensors_in
 
-__all__ = ["Place", "Resized", "Sizes", "other_padding", "other_sizes", "sizes_of"]
+__all__ = ["Place", "Resized", "Sizes", "other_dtype", "other_padding", "other_sizes", "sizes_of"]
 
 _MASK = "attention_mask"
 
@@ -130,3 +130,18 @@ def other_padding(batch: Batch) -> Batch | None:
     if bool((mask == other).all()):
         other[0, -1] = 0
     return batch.with_input(_MASK, other)
+
+
+def other_dtype(batch: Batch, other: Batch) -> str:
+    """Return a sentence about the first tensor that is of another dtype than in the first batch."""
+    places = [dict(tensors_in(each.inputs)) for each in (batch, other)]
+    for path, tensor in places[1].items():
+        first = places[0].get(path)
+        if first is not None and first.dtype is not tensor.dtype:
+            name = ".".join(map(str, path))
+            return (
+                f"; its input {name!r} is {tensor.dtype}, and {first.dtype} in the first batch: "
+                f"pass it as {first.dtype} (.to({first.dtype})), or cut the model in the precision "
+                f"in which it takes both"
+            )
+    return ""

@@ -24,6 +24,7 @@ from ..tape.unseen import guard_unseen
 from .assemble import assemble
 from .balance import Balance, choose_cuts, given_cuts
 from .describe import alike, crossing, crossing_bytes, fingerprint, makers
+from .examples import other_dtype
 from .layers import called_modules, layer_lists, names_above_split
 from .observations import Observation, Observations
 from .order import sort_independent
@@ -252,8 +253,17 @@ def _observe(
         observations.found.clear()
         observations.notes.clear()
         observations.limits.clear()
-        for each in (batch, *others):
-            observations.add_kinds(each)
+        observations.add_kinds(batch)
+        for i, other in enumerate(others):
+            try:
+                observations.add_kinds(other)
+            except PartitionError:
+                raise
+            except Exception as error:
+                raise PartitionError(
+                    f"the model itself raises {type(error).__name__} for examples[{i}]: {error}"
+                    f"{other_dtype(batch, other)}"
+                ) from error
     return observations.found
 
 

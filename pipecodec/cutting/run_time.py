@@ -6,13 +6,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import torch
 from torch import nn
 
 from ..errors import PartitionError
+from ..tape.compare import equal
+from ..tape.observe import form_of
 
-__all__ = ["miscounted", "other_input", "other_mode", "other_way", "tapped", "wrong_precision"]
+__all__ = [
+    "BOTH",
+    "miscounted",
+    "other_input",
+    "other_mode",
+    "other_way",
+    "tapped",
+    "wrong_precision",
+]
 
 _OBSERVE = "pass such a batch in examples= to pipecodec.partition"
+
+BOTH = "; if the model takes both as it is, pass such a batch in examples="
 
 
 def other_way(place: str, label: str, expected: Any, found: Any) -> NoReturn:
@@ -25,6 +38,16 @@ def other_way(place: str, label: str, expected: Any, found: Any) -> NoReturn:
 
 def other_input(place: str, form: Any, value: Any) -> NoReturn:
     """Raise for an input of another kind than the observed one."""
+    dtypes = _dtypes(form, form_of(value))
+    if dtypes is not None:
+        expected, found = dtypes
+        again = ""
+        if expected.is_floating_point and found.is_floating_point:
+            again = f", or cut the model in that precision (model.to({found}) before partition)"
+        raise PartitionError(
+            f"{place} has a tensor of {found}, which was {expected} when the model was observed; "
+            f"pass it as {expected} (.to({expected})){again}{BOTH} to pipecodec.partition"
+        )
     raise PartitionError(
         f"{place} is {_short(value)}, but was {_formed(form)} when the model was observed; "
         f"{_OBSERVE}"
@@ -83,6 +106,26 @@ def tapped(module: nn.Module, wanted: Sequence[tuple[str, int]]) -> Iterator[dic
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _dtypes(form: Any, other: Any) -> tuple[torch.dtype, torch.dtype] | None:
+    """Return the first two dtypes that differ, if two forms differ in dtypes alone."""
+    pairs: list[tuple[torch.dtype, torch.dtype]] = []
+    same = _match_dtypes(form, other, pairs)
+    return pairs[0] if same and pairs else None
+
+
+def _match_dtypes(one: Any, other: Any, pairs: list[tuple[torch.dtype, torch.dtype]]) -> bool:
+    if len(one) != len(other) or one[0] != other[0]:
+        return False
+    if one[0] == "tensor":
+        pairs += [(one[2], other[2])] if one[2] is not other[2] else []
+        return bool(one[1] == other[1])
+    if len(one) == 2:
+        return equal(one[1], other[1])
+    return one[1] == other[1] and all(
+        _match_dtypes(a, b, pairs) for a, b in zip(one[2], other[2], strict=True)
+    )
 
 
 def _formed(form: Any) -> str:

@@ -17,6 +17,7 @@ from ..tape.structure import copied
 from ..tape.tape import Method, Step
 from .code import Code
 from .dispatch import OBSERVATION, choosing, dispatching
+from .run_time import BOTH
 
 __all__ = ["CutStage", "StageCode", "make_stage", "place", "place_used"]
 
@@ -124,9 +125,11 @@ class ManyWays(CutStage):
                 reasons.append(_reason(error))
                 if not self.code.repeatable:
                     break
+        dtypes = any(".to(torch." in reason for reason in reasons)
+        remedy = "If the model takes it as it is, pass such" if dtypes else "Pass such"
         raise PartitionError(
             f"the batch is like none of the {len(self.code.ways)} that were observed: "
-            f"{'; '.join(dict.fromkeys(reasons))}. Pass such a batch in examples= to "
+            f"{'; '.join(dict.fromkeys(reasons))}. {remedy} a batch in examples= to "
             f"pipecodec.partition"
         )
 
@@ -157,7 +160,7 @@ class ManyWays(CutStage):
 
 
 def _reason(error: PartitionError) -> str:
-    return str(error).split("; pass such")[0]
+    return str(error).split(BOTH)[0].split("; pass such")[0]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import random
 import sys
 from collections import deque
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..tape.kept import contents, mutables_in
 from ..tape.no_memory import without_memory
 from ..tape.structure import tensors_in
 from ..tape.writing import written_by
@@ -29,6 +29,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     attributes = [(module, _attributes(module)) for module in model.modules()]
+    kept = [pair for module in model.modules() for pair in _kept(module)]
     parameters = _CopyOnWrite(model)
     for parameter, _ in gradients:
         parameter.grad = None
@@ -41,6 +42,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     finally:
         for module, known in attributes:
             _put_back(module, known)
+        for value, items in kept:
+            _put_items_back(value, items)
         parameters.put_back()
         with torch.no_grad():
             for buffer, value in buffers:
@@ -91,33 +94,39 @@ def _tensors(model: nn.Module) -> list[torch.Tensor]:
     return [*model.buffers(), *(value for value in values if isinstance(value, torch.Tensor))]
 
 
-def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Return the attributes of a module, each with a copy if it is a container."""
-    return {
-        name: (value, _items(value)) for name, value in vars(module).items() if name != "training"
-    }
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name != "training"}
 
 
-def _put_back(module: nn.Module, known: dict[str, tuple[Any, Any]]) -> None:
+def _kept(module: nn.Module) -> list[tuple[Any, list[tuple[Any, Any]]]]:
+    """Return the containers and objects in a module's attributes, each with its items."""
+    attributes = list(_attributes(module).items())
+    return [(value, contents(value)) for _, value in mutables_in(attributes)]
+
+
+def _put_back(module: nn.Module, known: dict[str, Any]) -> None:
     for name in [name for name in vars(module) if name not in known and name != "training"]:
         del vars(module)[name]
-    for name, (value, items) in known.items():
-        vars(module)[name] = value
-        if items is None or _same_items(value, items):
-            continue
-        value.clear()
-        value.extend(items) if isinstance(value, (list, deque)) else value.update(items)
+    vars(module).update(known)
 
 
-def _items(value: Any) -> Any:
-    """Return a copy of a container's items, or None."""
-    copies = ((dict, dict), ((list, deque), list), (set, set))
-    return next((copy(value) for kind, copy in copies if isinstance(value, kind)), None)
-
-
-def _same_items(value: Any, items: Any) -> bool:
+def _put_items_back(value: Any, items: list[tuple[Any, Any]]) -> None:
+    now = contents(value)
+    if len(now) == len(items) and all(
+        a is c and b is d for (a, b), (c, d) in zip(now, items, strict=True)
+    ):
+        return
     if isinstance(value, dict):
-        return list(value) == list(items) and all(value[key] is items[key] for key in items)
-    if isinstance(value, (list, deque)):
-        return len(value) == len(items) and all(map(operator.is_, value, items))
-    return bool(value == items)
+        value.clear()
+        value.update(items)
+    elif isinstance(value, (list, deque)):
+        value.clear()
+        value.extend(item for _, item in items)
+    elif isinstance(value, set):
+        value.clear()
+        value.update(item for _, item in items)
+    else:
+        for name, _ in now:
+            object.__delattr__(value, name)
+        for name, item in items:
+            object.__setattr__(value, name, item)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import PartitionError
 from ..tape.arguments import tensors_of
 from ..tape.tape import Fact, Tape
-from .plan import Plan
+from .plan import Plan, called
 
 __all__ = ["check_writes"]
 
@@ -16,7 +16,7 @@ def check_writes(tape: Tape, plan: Plan) -> None:
     Two values over one memory are two tensors after a cut. A buffer that a stage writes to, and a
     module that writes its buffers, belong to one stage.
     """
-    problems = [*_shared_memory(tape, plan), *_state(plan)]
+    problems = [*_shared_memory(tape, plan), *_state(tape, plan)]
     if problems:
         raise PartitionError("; ".join(dict.fromkeys(problems)))
 
@@ -46,21 +46,26 @@ def _shared_memory(tape: Tape, plan: Plan) -> list[str]:
     return problems
 
 
-def _state(plan: Plan) -> list[str]:
-    writers: set[str] = set()
+def _state(tape: Tape, plan: Plan) -> list[str]:
     users: dict[str, set[int]] = {}
     places: dict[str, str] = {}
+    keepers: dict[str, list[str]] = {}
+    for name, leaves in tape.keepers.items():
+        for leaf in leaves:
+            keepers.setdefault(leaf, []).append(name)
     for k, piece in enumerate(plan.pieces):
         for step in piece:
-            called = [str(step.target)] if step.is_module else []
-            for name in [*tensors_of(step.args), *called]:
+            used = [*tensors_of(step.args), *step.writes_held]
+            for target in called(step):
+                parts = target.split(".")
+                above = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+                used += [target, *(name for leaf in above for name in keepers.get(leaf, ()))]
+            for name in used:
                 users.setdefault(name, set()).add(k)
-            for name in step.writes_held:
-                writers.add(name)
-                places[name] = step.place
+            places.update(dict.fromkeys(step.writes_held, step.place))
     return [
         f"{places[name]} writes into {name}, which stages {sorted(users[name])} use; each would "
         f"have a copy of its own, so put the cut where one stage has all of it"
-        for name in sorted(writers)
+        for name in sorted(places)
         if len(users[name]) > 1
     ]

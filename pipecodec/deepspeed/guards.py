@@ -92,17 +92,22 @@ def settings_of(config: Any) -> Mapping[str, Any]:
     instance("config", config, (str, os.PathLike), must)
     import hjson  # type: ignore[import-untyped]  # DeepSpeed needs it
 
-    if os.path.exists(config):
-        with open(config, encoding="utf-8") as file:
-            settings: dict[str, Any] = hjson.load(file)
-        return settings
+    found = os.path.exists(config)
     try:
-        settings = hjson.loads(base64.urlsafe_b64decode(config).decode())
-    except ValueError:
+        if found:
+            with open(config, encoding="utf-8") as file:
+                settings = hjson.load(file)
+        else:
+            settings = hjson.loads(base64.urlsafe_b64decode(config).decode())
+    except ValueError as error:
+        if found:
+            raise ValueError(f"config: the file {config} is no JSON: {error}") from None
         raise ValueError(
             f"config is no mapping, no file, and no JSON in base64: {config}"
         ) from None
-    return settings
+    instance(f"config: the content of {config}", settings, Mapping, "a dict of settings")
+    contents: Mapping[str, Any] = settings
+    return contents
 
 
 def comparable(config: Any) -> dict[str, str]:

@@ -36,6 +36,7 @@ from .last_inputs import comparison, take_inputs
 from .loss_scale import scale_gradients
 from .outputs import give_outputs
 from .parameter_groups import groups_of_this_rank
+from .passed_on import check_passed_on, checked_scheduler
 from .phases import Phases
 from .presence import Presence, clipping_on_idle_ranks
 from .put_back import put_unused_back
@@ -135,6 +136,7 @@ def initialize(
         flag("correct_clipping", correct_clipping)
         flag("share_errors", share_errors)
         seconds("stall_timeout", stall_timeout)
+        check_passed_on(kwargs)
         if topology is None:
             topology = pipelines_over_all_ranks(len(part.stages), schedule)
         return {
@@ -165,6 +167,7 @@ def initialize(
     stages = [m for m in module.modules() if isinstance(m, StageModule)]
     given = [kwargs.get(name) for name in ("optimizer", "model_parameters", "lr_scheduler")]
     kwargs.update(groups_of_this_rank(stages, parameters, *given))
+    kwargs["lr_scheduler"] = checked_scheduler(kwargs.get("lr_scheduler"))
     align_group_names()  # an optimizer may have made groups, and so may a scheduler
     initialized: tuple[Any, ...] = deepspeed.initialize(model=module, config=config, **kwargs)
     align_group_names()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..arguments import whole_number
+
 __all__ = ["check_ties", "checksum", "local_part", "steps_between_checks"]
 
 _CHUNK = 1 << 23
@@ -22,9 +24,8 @@ _MIX = (-0xAE502812AA7333, -0x3B314601E57A13AD)
 
 def steps_between_checks(every: Any) -> int:
     """Return ``every``; ``ValueError`` if it is no number of steps."""
-    if not isinstance(every, int) or every < 0:
-        raise ValueError(f"check_ties_every={every!r}: give a number of steps, or 0 for never")
-    return every
+    whole_number("check_ties_every", every, "a number of steps, or 0 for never", 0)
+    return int(every)
 
 
 def check_ties(

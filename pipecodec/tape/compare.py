@@ -106,6 +106,9 @@ class _Match:
             a.writes_gradient = a.writes_gradient or b.writes_gradient
             a.writes = tuple(dict.fromkeys([*a.writes, *writes]))
             a.writes_held = tuple(dict.fromkeys((*a.writes_held, *b.writes_held)))
+        for name, leaves in self.other.keepers.items():
+            known = self.one.keepers.get(name, ())
+            self.one.keepers[name] = tuple(dict.fromkeys((*known, *leaves)))
         for theirs, key in self.keys.items():
             fact = self.other.facts[theirs]
             mine = None if key is None else self.one.facts[key]

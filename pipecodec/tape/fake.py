@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from ..errors import PartitionError
 from ..loading.initial import determined
 from ..loading.slots import slots as slots_of
 from .no_memory import without_memory
+from .place import is_inner, told
 
 __all__ = ["FakeRun", "run_fake"]
 
@@ -36,11 +36,6 @@ Line = tuple[str, int, str]
 
 _fake_lines: WeakKeyDictionary[nn.Module, set[Line]] = WeakKeyDictionary()
 """The lines of a model that make a tensor of zeros, or the like, for values of parameters."""
-
-_INNER = (
-    os.path.dirname(os.path.abspath(torch.__file__)) + os.sep,
-    os.path.dirname(os.path.abspath(__file__)) + os.sep,
-)
 
 
 def run_fake(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> Result:
@@ -152,8 +147,8 @@ class FakeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
                         raise _Written(made)
                     file, number = _line()
                     raise PartitionError(
-                        f"{file}:{number}: {func} writes a value that depends on a parameter into "
-                        f"an input or a buffer, but the model has no memory, so the value is "
+                        f"{told(file, number)}: {func} writes a value that depends on a parameter "
+                        f"into an input or a buffer, but the model has no memory, so the value is "
                         f"unknown; write into a copy, or observe the model with memory"
                     )
 
@@ -238,9 +233,9 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 def _line() -> tuple[str, int]:
-    """Return the file and line of the innermost call that is neither torch's nor this package's."""
+    """Return the file and line of the innermost call of the model, or of its caller."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INNER):
+    while frame.f_back is not None and is_inner(frame.f_code.co_filename):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
 
@@ -248,8 +243,8 @@ def _line() -> tuple[str, int]:
 def _innermost(error: BaseException) -> str:
     """Return the line of the model's code, or that of its caller, from which an error came."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_INNER)]
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else "the model"
+    own = [frame for frame in frames if not is_inner(frame.filename)]
+    return told(own[-1].filename, own[-1].lineno or 0) if own else "the model"
 
 
 def _as_it_is(func: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,12 +11,13 @@ from torch import nn
 from ..errors import PartitionError
 from .arguments import Const, Value, tensors_of
 from .batch import Batch
+from .kept import Items, contents, mutables_in
 from .leaves import intercepted
 from .no_memory import run_model
 from .numbers import TracedFloat, TracedInt, plain
 from .recorder import Recorder
 from .structure import open_up, take, tensors_in
-from .tape import Out, Tape, step_of
+from .tape import Out, Tape, memory_of, step_of
 
 if TYPE_CHECKING:
     from .fake import FakeRun
@@ -70,6 +71,7 @@ def _observe(
             result = batch.call(model)
         finally:
             recorder.recording = False
+    recorder.at_end()
     if modules != list(map(id, model.modules())):
         raise PartitionError(
             f"{type(model).__name__} replaces modules of its own while it runs, so stages would "
@@ -84,7 +86,8 @@ def _observe(
     _drop_traced(model, glue)
     for name, value in _glue_state(model, glue).items():
         if name not in before or before[name] != value:
-            _refuse_lost_state(model, tape, name)
+            if not isinstance(value, Items):
+                _refuse_lost_state(model, tape, name)
             tape.notes.append(
                 f"the model sets {name} between its layers; stages compute with the new value, but "
                 f"do not keep it on the module"
@@ -152,17 +155,21 @@ def _glue_state(model: nn.Module, glue: set[str]) -> dict[str, Any]:
 
 def _attributes(model: nn.Module, glue: set[str]) -> Iterator[tuple[str, Any]]:
     for prefix in sorted(glue):
-        module = model.get_submodule(prefix)
-        for values in (vars(module), module._buffers):
-            for name, value in values.items():
-                if name.startswith("_"):
-                    continue
-                if isinstance(value, torch.Tensor):
-                    yield f"{prefix}.{name}".lstrip("."), id(value)
-                elif isinstance(value, (int, float, str)) and name != "training":
-                    yield f"{prefix}.{name}".lstrip("."), plain(value)
-                elif isinstance(value, (list, set)):
-                    yield f"{prefix}.{name}".lstrip("."), (id(value), len(value))
+        own = contents(model.get_submodule(prefix))
+        for name, value in own:
+            if isinstance(value, torch.Tensor):
+                yield f"{prefix}.{name}".lstrip("."), _same_view(value)
+            elif isinstance(value, (int, float, str)) and name != "training":
+                yield f"{prefix}.{name}".lstrip("."), plain(value)
+        for path, value in mutables_in(own):
+            yield f"{prefix}{path}".lstrip("."), Items(value)
+
+
+def _same_view(tensor: torch.Tensor) -> Any:
+    """Return an object that is equal for two views of the same items: ``to`` may change nothing."""
+    if tensor.layout is not torch.strided:
+        return id(tensor)
+    return memory_of(tensor), tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype
 
 
 def _drop_traced(model: nn.Module, glue: set[str]) -> None:

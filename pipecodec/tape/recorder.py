@@ -13,11 +13,11 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import PartitionError
 from .ambient import ambient_now
-from .arguments import Held, Value, keys_of
+from .arguments import Value, keys_of
 from .numbers import TracedFloat, TracedInt, plain, traced
 from .place import code_frames, place
 from .structure import tensors_in
-from .tape import Out, Step, Tape
+from .tape import Out, Step, Tape, version_of
 from .values import Values
 from .writing import written_by
 
@@ -97,6 +97,7 @@ class Recorder(TorchFunctionMode):
         self.watch: Callable[..., Any] | None = None
         self.in_leaf: Callable[[], AbstractContextManager[None]] = nullcontext
         self.values = Values(model, self.tape)
+        self.at_end: Callable[[], None] = _nothing
         self.known_arithmetic: dict[Any, Any] = {}
 
     def add(self, step: Step) -> None:
@@ -170,7 +171,9 @@ class Recorder(TorchFunctionMode):
         step.args = self.values.encode_call(args, kwargs)
         written = written_by(function, args, kwargs)
         self._note_writes(step, written)
+        before = [(tensor, version_of(tensor)) for _, tensor in tensors_in((args, kwargs))]
         result = function(*args, **kwargs)
+        self._note_writes(step, [t for t, version in before if version_of(t) != version])
         step.writes_gradient = any(tensor.requires_grad for _, tensor in tensors_in(written))
         known = id(result) in self.values.keys or id(result) in self.values.held
         if isinstance(result, torch.Tensor) and known and not step.mutates:
@@ -195,11 +198,12 @@ class Recorder(TorchFunctionMode):
     def _note_writes(self, step: Step, targets: Any) -> None:
         for _, tensor in tensors_in(targets):
             template = self.values.refer(tensor)
-            if isinstance(template, Value):
+            if isinstance(template, Value) and template.key not in step.writes:
                 step.writes += (template.key,)
                 self.values.note_write(template.key)
-            elif isinstance(template, Held):
-                step.writes_held += (template.name,)
+            held = self.values.held_by_memory(tensor)
+            if held is not None and held not in step.writes_held:
+                step.writes_held += (held,)
 
     def _sized(self, step: Step, result: Any) -> Any:
         def number(path: tuple[Any, ...], value: int) -> TracedInt | TracedFloat:

@@ -12,7 +12,18 @@ from .ambient import Ambient
 from .arguments import Argument, Node, keys_of
 from .structure import take
 
-__all__ = ["Fact", "Forward", "Method", "Out", "Step", "Tape", "sizes_at", "step_of"]
+__all__ = [
+    "Fact",
+    "Forward",
+    "Method",
+    "Out",
+    "Step",
+    "Tape",
+    "memory_of",
+    "sizes_at",
+    "step_of",
+    "version_of",
+]
 
 
 class Fact(NamedTuple):
@@ -62,7 +73,7 @@ class Step:
     writes_gradient: bool = False
     """Whether a tensor that the step writes into requires a gradient afterwards."""
     writes_held: tuple[str, ...] = ()
-    """The model's tensors, or the module, that the step writes into."""
+    """What the step writes into: the model's tensors, a module, or things that leaves keep."""
     place: str = ""
     needs: tuple[str, ...] = ()
     """The modules and tensors that a method uses."""
@@ -134,6 +145,8 @@ class Tape:
     result_keys: list[Any] | None = None
     """The type and keys of the result, if it is a mapping."""
     notes: list[str] = field(default_factory=list)
+    keepers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The name of a tensor of the model, or of a container in an attribute -> who keeps it."""
 
     varied: set[int] = field(default_factory=set)
     """The numbers that had several values in the observations."""
@@ -172,14 +185,18 @@ def fact_of(value: Any) -> Any:
     """Return the ``Fact`` of a tensor, a number as it is, and None for anything else."""
     if not isinstance(value, torch.Tensor):
         return value if isinstance(value, (int, float)) else None
-    strided = value.layout is torch.strided
     return Fact(
         value.dtype,
         tuple(int(n) for n in value.shape),
         value.numel() * value.element_size(),
         value.requires_grad,
-        value.untyped_storage()._cdata if strided else id(value),
+        memory_of(value),
     )
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    """Return a number that tells which tensors share their memory."""
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
 
 
 def sizes_at(tensor: torch.Tensor, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -190,3 +207,8 @@ def sizes_at(tensor: torch.Tensor, axes: tuple[int, ...]) -> tuple[int, ...]:
 def step_of(function: Callable[..., Any], args: list[Argument]) -> Step:
     """Return a step that calls `function` with `args`."""
     return Step(function, Node(tuple, [Node(tuple, args, tuple), Node(dict, [], dict)]))
+
+
+def version_of(tensor: torch.Tensor) -> int | None:
+    """Return the number of writes that torch counted; None for an inference tensor."""
+    return None if tensor.is_inference() else tensor._version

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import PartitionError
 from .arguments import Argument, Const, Device, Held, Node, Sub, Training, Value
+from .kept import leaf_above
 from .numbers import TracedFloat, TracedInt, plain
 from .place import place
 from .structure import (
@@ -22,7 +23,7 @@ from .structure import (
     open_up,
     tensors_in,
 )
-from .tape import Fact, Method, Out, Step, Tape
+from .tape import Fact, Method, Out, Step, Tape, memory_of
 
 __all__ = ["Values"]
 
@@ -41,6 +42,7 @@ class Values:
         self.model, self.tape = model, tape
         self.module_names = {id(module): name for name, module in model.named_modules()}
         self.held = held_tensors(model)
+        self.held_at = held_memory(model, self.held)
         self.keys: dict[int, int] = {}
         self.inside: dict[int, tuple[Step, Any, Any]] = {}
         self.alive: list[Any] = []
@@ -62,6 +64,20 @@ class Values:
         fact = self.tape.facts[key]
         if isinstance(fact, Fact):
             self.written.add(fact.memory)
+
+    def held_by_memory(self, tensor: torch.Tensor) -> str | None:
+        """Return the name of the model's tensor over whose memory a tensor lies, if any."""
+        found = self.held_at.get(memory_of(tensor))
+        return None if found is None else found[0]
+
+    def held_by_leaves(self, glue: Set[str]) -> Iterator[tuple[str, str]]:
+        """Yield (leaf, name) for each of the model's tensors that a leaf holds."""
+        for name, module in self.model.named_modules(remove_duplicate=False):
+            if name not in glue:
+                for tensor in _tensors_of(module):
+                    held = self.held_by_memory(tensor)
+                    if held is not None:
+                        yield leaf_above(name, glue), held
 
     def encode(self, value: Any, above: tuple[int, ...] = ()) -> Argument:
         """Return the template of an argument."""
@@ -201,6 +217,23 @@ def held_tensors(model: nn.Module) -> dict[int, str]:
             if isinstance(value, torch.Tensor):
                 held.setdefault(id(value), f"{prefix}.{name}".lstrip("."))
     return held
+
+
+def held_memory(model: nn.Module, held: dict[int, str]) -> dict[int, tuple[str, Any]]:
+    """Return for the memory of each of the model's tensors the first name of one there.
+
+    The tensor beside it shares the memory and keeps it alive, so that no other gets its number.
+    """
+    found: dict[int, tuple[str, Any]] = {}
+    for module in model.modules():
+        for tensor in _tensors_of(module):
+            found.setdefault(memory_of(tensor), (held[id(tensor)], tensor.detach()))
+    return found
+
+
+def _tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    for values in (module._parameters, module._buffers, vars(module)):
+        yield from (value for value in values.values() if isinstance(value, torch.Tensor))
 
 
 def _varies(template: Argument) -> bool:

@@ -295,8 +295,10 @@ class SharedBatchNorm(Base):
         return self.norm(x)
 
 
-@case()
+@case(refused=r"writes into head\.weight, which stages \[0, 2\] use")
 class ParameterClamped(Base):
+    """The first stage would clamp a copy of the last one's weight."""
+
     def forward(self, x: torch.Tensor) -> Any:
         with torch.no_grad():
             self.head.weight.clamp_(-0.1, 0.1)

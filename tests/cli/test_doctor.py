@@ -52,6 +52,29 @@ def test_stages() -> None:
     assert len(json.loads(invoke("doctor", f"{HERE}:fine", "--json").stdout)["stages"]) == 2
 
 
+def test_micro_batches_and_optimizer() -> None:
+    usual = json.loads(invoke("doctor", f"{HERE}:fine", "--json").stdout)
+    given = ("--micro-batches=16", "--optimizer=sgd")
+    other = json.loads(invoke("doctor", f"{HERE}:fine", "--json", *given).stdout)
+    assert [each["schedule"]["micro_batches"] for each in (usual, other)] == [8, 16]
+    assert [each["optimizer"] for each in (usual, other)] == ["adamw", "sgd"]
+    states = invoke("doctor", f"{HERE}:fine", "--json", "--optimizer", "3").stdout
+    assert json.loads(states)["optimizer"] == "3 states"
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--optimizer=adan", "--optimizer adan: optimizer is one of 'sgd',"),
+        ("--optimizer=-1", "--optimizer -1: optimizer is one of 'sgd',"),
+        ("--micro-batches=0", "Invalid value for '--micro-batches': 0 is not in the range"),
+    ],
+)
+def test_settings_of_the_report_that_are_wrong(option: str, sentence: str) -> None:
+    code, said = error_of(f"{HERE}:fine", option)
+    assert code == 2 and sentence in said
+
+
 def test_json_is_all_of_stdout() -> None:
     ended = invoke("doctor", f"{HERE}:loud", "--json")
     assert ended.exit_code == 0

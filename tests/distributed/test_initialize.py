@@ -113,7 +113,8 @@ def test_change_of_shape_is_named_on_every_rank_before_anything_is_sent() -> Non
         assert (
             "boundary 0→1: hidden is float32 [5, 8] now and was float32 [4, 8] in the first "
             "micro-batch, and with static shapes all micro-batches have the first one's sizes; pad "
-            "to one shape, or set dynamic_shape=True on all ranks"
+            "to one shape, or set dynamic_shape=True on all ranks, in "
+            "pipecodec.deepspeed.initialize, pipecodec.pipelining.build_stage or pipecodec.Codec"
         ) in message
 
 

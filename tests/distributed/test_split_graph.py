@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipecodec.demo.launch import Rank
-from tests.test_split_graph import gpt2, pipe_of
+from tests.split_graphs import gpt2, pipe_of
 
 from .engines import Grid, engine_for
 from .harness import values

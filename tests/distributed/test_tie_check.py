@@ -88,7 +88,7 @@ def numbers(rank: Rank, given: list[int]) -> str:
     [
         ([1, 1, 2], "ranks differ in check_ties_every: 1 on ranks 0, 1; 2 on rank 2; "
                     "give all ranks the same"),
-        ([-1, -1, -1], "check_ties_every=-1: give a number of steps, or 0 for never"),
+        ([-1, -1, -1], "check_ties_every must be a number of steps, or 0 for never, not -1"),
     ],
 )  # fmt: skip
 def test_every_rank_gives_the_same_number(given: list[int], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ CONFIG = {
     "gradient_accumulation_steps": 2,
     "gradient_clipping": 0.0,
 }
+FROM_PARSER = argparse.Namespace(deepspeed_config="ds.json")
 SET_UP: list[tuple[dict[str, Any], str]] = [
     ({"part": 3}, "TypeError: part must be a Partition, as pipecodec.partition and"),
     ({"config": None}, "TypeError: config must be DeepSpeed's configuration, a dict or the path"),
@@ -33,6 +35,36 @@ SET_UP: list[tuple[dict[str, Any], str]] = [
     ({"stall_timeout": "9"}, "ValueError: stall_timeout must be a positive number of seconds, or"),
     ({"optimizer": "adam"}, "TypeError: optimizer must be an optimizer, or a function of the para"),
     ({"optimizer": lambda _: 3}, "TypeError: optimizer must be an optimizer, or a function of"),
+    (
+        {"lr_scheduler": 3},
+        "TypeError: lr_scheduler must be a scheduler with a method step, or a fun",
+    ),
+    (
+        {"lr_scheduler": 0},
+        "TypeError: lr_scheduler must be a scheduler with a method step, or a fun",
+    ),
+    ({"lr_scheduler": lambda _: 3}, "TypeError: lr_scheduler must be a scheduler with a method st"),
+    ({"training_data": 3}, "TypeError: training_data must be a dataset with a length and numbered"),
+    (
+        {"training_data": {}},
+        "TypeError: training_data must be a dataset with a length and numbered",
+    ),
+    ({"collate_fn": "x"}, "TypeError: collate_fn must be a function, or None, not 'x'"),
+    ({"args": 3}, "TypeError: args must be the arguments of a parser, not 3"),
+    ({"args": FROM_PARSER}, "ValueError: args names a deepspeed_config; pass it as config=, and"),
+    ({"distributed_port": "1"}, "ValueError: distributed_port must be a number of a port, not '1'"),
+    ({"dist_init_required": "no"}, "ValueError: dist_init_required must be one of True, False,"),
+    ({"mesh_param": 3}, "TypeError: mesh_param must be a pair of sizes, not 3"),
+    ({"mpu": object()}, "ValueError: mpu must be None, not an object: the partition's stages and"),
+    (
+        {"config_params": {}},
+        "ValueError: config_params must be None, not a dict: it is an old name",
+    ),
+    (
+        {"check_ties_every": True},
+        "ValueError: check_ties_every must be a number of steps, or 0 for",
+    ),
+    ({"model": None}, "TypeError: initialize has no argument 'model'; it takes those of its own"),
     ({"model_parameters": [3]}, "TypeError: model_parameters must be parameters, (name, parameter"),
 ]
 
