@@ -55,7 +55,10 @@ class Codec(_C.Codec):
             was read, and compared with it on its device by one launch; ``check`` says whether all
             did. Values computed from one that did not are wrong. Up to 1024 frames, 16 MiB at
             most, are kept until that is known. "auto": "verified" on devices other than the CPU,
-            where reading costs nothing.
+            where reading costs nothing. "ahead": a frame travels from host to host, so that no
+            device is waited for, whatever changes in it: ``pack`` makes it on the CPU, and the
+            tensors beside it are the leaves, on their devices. Pipeline engines send the frames of
+            such a boundary as soon as a stage's forward returns; see docs/ahead.md.
         values: "dynamic": numbers may differ from frame to frame, so one that holds any is read.
             "static": they may not, and are compared like the structure.
         transport: "slots": every tensor is passed on as it is, beside the frame. "tunnel":
@@ -92,7 +95,8 @@ class Codec(_C.Codec):
             read=read,
             values=values,
         )
-        return (TunnelCodec if transport == "tunnel" and cls is Codec else cls).of(options, name)
+        kind = TunnelCodec if transport == "tunnel" else AheadCodec if read == "ahead" else Codec
+        return (kind if cls is Codec else cls).of(options, name)  # type: ignore[return-value]
 
     @classmethod
     def of(cls, options: BoundaryOptions, name: str) -> Self:
@@ -130,6 +134,14 @@ class Codec(_C.Codec):
                 expected one: something wrote into one after it arrived.
         """
         super().check()
+
+
+class AheadCodec(Codec):
+    """A codec of ``read="ahead"``: its frames lie on the CPU, beside leaves of any device."""
+
+    def pack(self, obj: Any, device: torch.device | str | int | None = None) -> tuple[Tensor, ...]:
+        """Pack a value; ``device`` has no say."""
+        return super().pack(obj, "cpu")
 
 
 class TunnelCodec(Codec):

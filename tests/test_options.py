@@ -18,7 +18,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"differentiable": "no"}, "differentiable must be one of 'auto', 'by-dtype', not 'no'"),
     ({"differentiable": 3}, "differentiable must be 'auto', 'by-dtype' or a set of paths, not 3"),
     ({"dynamic_shape": 1}, "dynamic_shape must be True or False, not 1"),
-    ({"read": "never"}, "read must be one of 'auto', 'always', 'verified', not 'never'"),
+    ({"read": "never"}, "read must be one of 'auto', 'always', 'verified', 'ahead', not 'never'"),
     ({"values": None}, "values must be one of 'dynamic', 'static', not None"),
     ({"dynamic_shape": True, "read": "verified"}, "with dynamic_shape=True every frame is read"),
 ]

@@ -1,0 +1,106 @@
+"""Stages between which length, number of tensors, a text and a number differ in each micro-batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pipecodec
+
+__all__ = ["BATCHES", "MICRO_BATCHES", "ROWS", "batches", "loss_fn", "partition", "trained"]
+
+BATCHES, MICRO_BATCHES, ROWS, WIDTH = 3, 4, 2, 4
+LONGEST = MICRO_BATCHES * BATCHES + 1
+
+
+class First(nn.Linear):
+    """Cuts each micro-batch to its own length, of which the other values are made."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> dict[str, Any]:
+        longest = int(lengths.max())
+        hidden = super().forward(x[:, :longest]).tanh()
+        return {
+            "hidden": hidden,
+            "parts": {f"part {i}": hidden * (i + 1) for i in range(longest % 3)},
+            "text": "of length " + "i" * longest,
+            "scale": longest / 7,
+            "mask": torch.arange(longest) < lengths[:, None],
+        }
+
+
+class Middle(nn.Linear):
+    """Changes the text and the number, and drops a tensor."""
+
+    def forward(self, hidden: Tensor, parts: dict[str, Tensor], text: str, scale: float) -> Any:
+        hidden = super().forward(hidden).tanh() * scale
+        for part in parts.values():
+            hidden = hidden + part
+        kept = dict(list(parts.items())[1:])
+        return {"hidden": hidden, "parts": kept, "text": text + "!", "scale": scale + len(text)}
+
+
+class Last(nn.Linear):
+    """Uses every value that arrives."""
+
+    def forward(
+        self, hidden: Tensor, parts: dict[str, Tensor], text: str, scale: float, mask: Tensor
+    ) -> Tensor:
+        out = super().forward(hidden) * mask[..., None] / (scale + text.count("i"))
+        for name, part in parts.items():
+            out = out + part * int(name[-1])
+        return out.sum(1)
+
+
+def partition() -> Any:
+    torch.manual_seed(3)
+    stages = [First(WIDTH, WIDTH), Middle(WIDTH, WIDTH), Last(WIDTH, WIDTH)]
+    return pipecodec.partition_modules(stages)
+
+
+def loss_fn(output: Tensor, labels: Tensor) -> Tensor:
+    return ((output - labels) ** 2).mean()
+
+
+def batches() -> list[list[tuple[Tensor, Tensor, Tensor]]]:
+    """Return (x, lengths, labels) of all micro-batches; every one is longer than the last."""
+    generator = torch.Generator().manual_seed(5)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return [
+        [
+            (
+                drawn(ROWS, LONGEST, WIDTH),
+                torch.tensor([1, 1 + batch * MICRO_BATCHES + number]),
+                drawn(ROWS, WIDTH),
+            )
+            for number in range(MICRO_BATCHES)
+        ]
+        for batch in range(BATCHES)
+    ]
+
+
+def trained() -> tuple[list[list[Tensor]], list[Tensor]]:
+    """Return the weights of each stage after training in one process, and evaluated losses."""
+    part = partition()
+    parameters = [parameter for stage in part.stages for parameter in stage.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    evaluated = []
+    for batch in batches():
+        for x, lengths, labels in batch:
+            (loss_fn(_run(part, x, lengths), labels) / MICRO_BATCHES).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            evaluated += [loss_fn(_run(part, x, lengths), labels) for x, lengths, labels in batch]
+    return [list(stage.parameters()) for stage in part.stages], evaluated
+
+
+def _run(part: Any, x: Tensor, lengths: Tensor) -> Any:
+    first, middle, last = part.stages
+    values = first(x, lengths)
+    mask = values.pop("mask")
+    return last(**middle(**values), mask=mask)
