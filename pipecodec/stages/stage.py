@@ -13,7 +13,10 @@ __all__ = ["Absent", "Stage", "bind_inputs", "canonical_names", "check_no_whole_
 
 _CANONICAL = re.compile(r"submod_\d+(\.|@|$)")  # an @ begins the mark of an entry
 
-_NAME_IT = "name it in inputs= when the model is partitioned"
+_NAME_IT = (
+    "give partition a batch that has it, as kwargs= or in examples=, or name it in inputs= of "
+    "partition_modules"
+)
 
 
 class Absent(Enum):
