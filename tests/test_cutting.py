@@ -110,13 +110,25 @@ def test_calls_of_one_module_are_numbered() -> None:
         ({"n_stages": 2, "balance": [1]}, "one positive weight for each of n_stages"),
         ({"n_stages": 2, "balance": "size"}, "not 'size'"),
         ({"n_stages": 2, "verify": True}, "not True"),
-        ({"n_stages": 40}, "too few for 40 stages"),
+        ({"n_stages": 40}, "calls 7 layers .*, too few for 40 stages; ask for at most 7"),
         ({"n_stages": 2, "outputs": ["nothing"]}, "no 'nothing'; it has 'loss', 'logits'"),
     ],
 )
 def test_wrong_arguments_are_told(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         pipecodec.partition(Chain(), kwargs=batch(), **arguments)
+
+
+def test_a_whole_batch_as_one_argument_is_told() -> None:
+    dicts = r"'x', is given as a dict of its arguments \('x', 'mask', .*\); pass that dict as "
+    with pytest.raises(TypeError, match=dicts + "kwargs="):
+        pipecodec.partition(Chain(), args=(batch(),), n_stages=2)
+    part = pipecodec.partition(Chain(), kwargs=batch(), n_stages=2)
+    for run in (pipecodec.run_local, pipecodec.doctor):
+        with pytest.raises(TypeError, match=dicts + r"\*\*batch"):
+            run(part, batch())
+        with pytest.raises(TypeError, match=r"'kwargs' is not .*; pass the dict as \*\*kwargs"):
+            run(part, kwargs=batch())
 
 
 def test_a_batch_that_does_not_fit_is_told() -> None:

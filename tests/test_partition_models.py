@@ -15,6 +15,7 @@ import torch
 import pipecodec
 
 pytest.importorskip("transformers")
+from transformers import AutoModelForSequenceClassification
 
 from .models.block_residuals import VOCABULARY, BlockResiduals
 from .models.build import Case, Inputs, build
@@ -62,6 +63,27 @@ def test_a_model_in_three_stages(mapping: str, model_type: str) -> None:
     case = build(mapping, model_type, DROPOUT)
     case.model(**case.inputs(*case.sizes[1], 2, False))  # as a model that ran before
     first = case.inputs(*case.sizes[0], 1, True)
+    outcome = cut_and_compare(case, first, (), half_of_uses(case))
+    assert outcome.verdict == "right", outcome.text
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("mapping", "model_type"), [("masked-lm", "bert"), ("causal-lm", "llama")])
+def test_a_head_that_classifies_sequences(mapping: str, model_type: str) -> None:
+    language = build(mapping, model_type, DROPOUT)
+    config = language.model.config
+    config.num_labels, config.pad_token_id = 3, 0
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    assert type(model).__name__.endswith("ForSequenceClassification")
+
+    def inputs(batch: int, length: int, seed: int, padded: bool) -> dict[str, Any]:
+        values = language.inputs(batch, length, seed, padded)
+        return values | {"labels": values["input_ids"][:, 0] % 3}
+
+    case = Case(model, inputs, language.sizes)
+    first = inputs(*case.sizes[0], 1, True)
     outcome = cut_and_compare(case, first, (), half_of_uses(case))
     assert outcome.verdict == "right", outcome.text
 

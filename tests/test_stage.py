@@ -225,7 +225,11 @@ def test_inputs_by_position_and_name():
     [
         ((1, 2), {}, r"2 inputs are given, but the model takes \['a'\]"),
         ((1,), {"a": 2}, "input 'a' is given twice"),
-        ((), {"labels": 2}, r"'labels' is not an input .* \['a'\]; name it in inputs="),
+        (
+            (),
+            {"labels": 2},
+            r"'labels' is not an input .* \['a'\]; give partition a batch .* inputs= of",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit(args, kwargs, reason):

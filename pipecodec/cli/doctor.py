@@ -130,7 +130,7 @@ def _report(
     except PartitionError as error:
         reason, *_ = str(error).split(" / ")
         if f"too few for {count} stages" in reason:
-            raise Unusable(f"--stages {count}: {reason.partition(';')[0]}") from error
+            raise Unusable(f"--stages {count}: {reason.partition(', or name')[0]}") from error
         raise Failed(f"the model cannot be cut: {error}") from error
     except BaseException as error:  # such as SystemExit
         raise Failed(f"the model {said(error)}") from error

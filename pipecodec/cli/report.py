@@ -11,7 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..report import Boundary, Crossing, Problem, Report
-from ..report.text import crossing_cells, messages, schedule_lines, size, stage_cells
+from ..report.text import (
+    boundary_notes,
+    crossing_cells,
+    messages,
+    schedule_lines,
+    size,
+    stage_cells,
+)
 from .terminal import printable
 
 __all__ = ["show"]
@@ -87,7 +94,9 @@ def _boundary(boundary: Boundary) -> Group:
     for crossing in boundary.crossings:
         if crossing in shown:
             table.add_row(*(_text(cell) for cell in crossing_cells(crossing)))
-    return Group(title, Padding(table, (0, 0, 0, 2)), *_rest(boundary.crossings, len(shown)))
+    rest = _rest(boundary.crossings, len(shown))
+    notes = [_indented(note, 2, "dim") for note in boundary_notes(boundary)]
+    return Group(title, Padding(table, (0, 0, 0, 2)), *rest, *notes)
 
 
 def _rest(crossings: Sequence[Crossing], shown: int) -> list[Padding]:

@@ -13,9 +13,21 @@ from ..tape.tape import Method, Step, Tape
 from .layers import names_above_split
 from .plan import called, calls_of
 
-__all__ = ["Balance", "choose_cuts", "given_cuts"]
+__all__ = ["Balance", "TooFewLayersError", "choose_cuts", "given_cuts"]
 
 Balance = Literal["parameters", "time"] | Sequence[float]
+
+
+class TooFewLayersError(PartitionError):
+    """Refuses more stages than there are layers with which a stage can begin."""
+
+    def __init__(self, layers: int, n_stages: int) -> None:
+        super().__init__(
+            f"the model calls {layers} layers between which it can be cut, too few for {n_stages} "
+            f"stages; ask for at most {layers}, or name the modules with which stages begin in "
+            f"split="
+        )
+        self.layers = layers
 
 
 def given_cuts(model: nn.Module, tape: Tape, split: Sequence[str]) -> list[Step]:
@@ -51,8 +63,8 @@ def choose_cuts(
     """Return the calls at which `n_stages` stages begin.
 
     The largest stage, in parameters or in measured time, is as small as it can be; with weights,
-    stage k's share of the parameters is near ``weights[k]``. Raises PartitionError where there are
-    not enough layers.
+    stage k's share of the parameters is near ``weights[k]``. Raises TooFewLayersError where there
+    are not enough layers.
     """
     weights = [1.0] * n_stages if isinstance(balance, str) else [float(w) for w in balance]
     steps = [step for step in tape.steps if called(step)]
@@ -61,10 +73,7 @@ def choose_cuts(
     # Positions in `steps` at which a stage may begin.
     starts = [0, *(i for i, step in enumerate(steps) if i and known & set(called(step)))]
     if len(starts) < n_stages:
-        raise PartitionError(
-            f"the model calls {len(starts)} layers between which it can be cut, too few for "
-            f"{n_stages} stages; name others in split="
-        )
+        raise TooFewLayersError(len(starts), n_stages)
     bounds = [*starts, len(steps)]
     sums = [sum(costs[a:b]) for a, b in pairwise(bounds)]
     return [steps[starts[i]] for i in _least_maximum(sums, weights)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -17,12 +18,13 @@ from ..logger import get_logger
 from ..stages.cut import Cut
 from ..stages.partition import Partition, partition_modules
 from ..stages.split_graph import is_split_graph, partition_graph
+from ..stages.stage import check_no_whole_batch
 from ..tape.batch import Batch
 from ..tape.no_memory import has_no_memory
 from ..tape.tape import Step, Tape
 from ..tape.unseen import guard_unseen
 from .assemble import assemble
-from .balance import Balance, choose_cuts, given_cuts
+from .balance import Balance, TooFewLayersError, choose_cuts, given_cuts
 from .describe import alike, crossing, crossing_bytes, fingerprint, makers
 from .examples import other_dtype
 from .layers import called_modules, layer_lists, names_above_split
@@ -118,7 +120,7 @@ def partition(
         ways = layer_lists(model, called_modules(model, batch))
     else:
         ways = [names_above_split(model, split)]
-    reasons: list[str] = []
+    errors: list[PartitionError] = []
     limited: tuple[Partition, list[Observation]] | None = None
     for layers in ways:
         observations = Observations(model, layers)
@@ -138,14 +140,17 @@ def partition(
             cuts = [given_cuts(model, tape, begins) for tape in tapes]
             part = _cut(model, tapes, cuts, begins, recompute, observations)
         except PartitionError as error:
-            reasons.append(str(error))
+            errors.append(error)
             continue
         if not observations.limits:
             return _verified(model, part, observed, verify, outputs)
         limited = limited or (part, observed)  # other layers may allow more
     if limited is not None:
         return _verified(model, *limited, verify, outputs)
-    raise PartitionError(" / ".join(dict.fromkeys(reasons)))
+    few = [error for error in errors if isinstance(error, TooFewLayersError)]
+    if len(few) == len(errors):
+        raise PartitionError(str(max(few, key=lambda error: error.layers)))
+    raise PartitionError(" / ".join(dict.fromkeys(map(str, errors))))
 
 
 def _split_already(
@@ -227,6 +232,8 @@ def _weights(balance: Any) -> str:
 def _batch(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Batch:
     hint = "; pass it as kwargs=" if isinstance(args, Mapping) else "; pass (value,) for one"
     given = items("args", args, "a tuple of the model's positional arguments", hint)
+    if len(given) == 1 and not kwargs:
+        check_no_whole_batch(list(inspect.signature(model.forward).parameters), given[0], "kwargs=")
     instance("kwargs", kwargs, (Mapping, type(None)), "a dict of the model's keyword arguments")
     for name in kwargs or {}:
         instance("kwargs", name, str, "a dict whose keys are the names of arguments")

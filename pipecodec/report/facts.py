@@ -49,7 +49,9 @@ class Crossing:
     travels: str
     """"tunnel" (with all other leaves that have gradients), "frame", "own message", "number" or
     "static number" (equal in all batches given), "structure", "cannot", "unknown", or "own batch":
-    an input that the last stage takes from the batch of its own rank, and that does not cross."""
+    an input that the last stage takes unchanged. On DeepSpeed's engine it takes it from the batch
+    that its own rank loads, and nothing crosses; on torch's schedules, where the first rank alone
+    is given the batch, the input crosses to it, and messages and bytes do not count it."""
     gradient: bool
     used: bool | None
     """Whether the loss gives it a gradient; None where that is unknown, or it requires none."""
@@ -63,7 +65,8 @@ class Crossing:
     """Whether it differs between the batches given: shape and dtype of a tensor, any other value
     itself. None with one batch."""
     rules: tuple[str, ...]
-    """Rules of the engine that it breaks in a plain tuple, and that are met here."""
+    """Rules of DeepSpeed's engine that it would break if it were sent by hand, in a plain tuple;
+    as pipecodec sends it, it breaks none."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Boundary:
     tuple_messages: tuple[int, int] | None
     """Messages of a plain tuple of all tensors."""
     tuple_rules: tuple[str, ...]
-    """Rules that such a tuple breaks as a whole."""
+    """Rules of DeepSpeed's engine that such a tuple would break as a whole."""
     sent_bytes: int | None
     """If masks, positions and rotary tables are sent; None for hand-made stages."""
     recomputed_bytes: int | None

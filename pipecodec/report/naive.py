@@ -21,7 +21,7 @@ _SENDABLE = {
 
 
 def leaf_rules(leaf: Leaf, used: bool | None, varies: bool | None) -> tuple[str, ...]:
-    """Return the rules of the engine that a leaf breaks as an item of a plain tuple.
+    """Return the rules of the engine that a leaf breaks if it is sent in a plain tuple.
 
     docs/symptoms/index.md has the engine's errors, each of them seen.
     """
@@ -62,7 +62,7 @@ def is_float(leaf: Leaf) -> bool:
 
 
 def tuple_rules(leaves: Sequence[Leaf], following: Sequence[Leaf] | None) -> tuple[str, ...]:
-    """Return the rules that a plain tuple breaks as a whole.
+    """Return the rules of the engine that all leaves together break as a plain tuple.
 
     `following` are the leaves at the next boundary: the engine receives their gradients into the
     buffers of these leaves, found by index among the floats, whatever the dtype, if they are large

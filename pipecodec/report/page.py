@@ -8,7 +8,7 @@ from .facts import Boundary, Problem, Report
 from .picture import drawn, picture, safe
 from .skips import skips
 from .style import STYLE
-from .text import crossing_cells, messages, schedule_lines, size, stage_cells
+from .text import boundary_notes, crossing_cells, messages, schedule_lines, size, stage_cells
 
 __all__ = ["as_html"]
 
@@ -154,6 +154,7 @@ def _boundary(boundary: Boundary) -> Iterator[str]:
     yield f"<details{is_open}><summary>{_count(count, 'value')}</summary>"
     yield from _table(f"Values from stage {k} to stage {k + 1}.", head, rows, {2})
     yield "</details>"
+    yield from (f'<p class="soft">{safe(note)}.</p>' for note in boundary_notes(boundary))
 
 
 def _table(

@@ -7,9 +7,21 @@ from collections.abc import Iterator, Sequence
 
 from .facts import Boundary, Crossing, Problem, Report, StageReport
 
-__all__ = ["as_text", "crossing_cells", "messages", "schedule_lines", "size", "stage_cells"]
+__all__ = [
+    "as_text",
+    "boundary_notes",
+    "crossing_cells",
+    "messages",
+    "schedule_lines",
+    "size",
+    "stage_cells",
+]
 
 
+OWN_BATCH = (
+    "own batch: DeepSpeed's engine loads the batch on the last rank too, so nothing is sent; "
+    "torch's schedules send it from the first rank, beside the bytes above"
+)
 WIDTH = 110
 
 
@@ -88,6 +100,7 @@ def _boundary(boundary: Boundary) -> Iterator[str]:
         yield from (f"  {line}" for line in _table(rows, right={2}))
     else:
         yield "  nothing crosses"
+    yield from (line for note in boundary_notes(boundary) for line in _wrapped(note, 2))
     yield from _prices(boundary)
     places = {c.maker: None for c in boundary.crossings if c.maker is not None}
     if places:
@@ -98,7 +111,7 @@ def _boundary(boundary: Boundary) -> Iterator[str]:
         for rule in crossing.rules:
             rules.setdefault(rule, []).append(crossing.path)
     if rules or boundary.tuple_rules:
-        yield "  rules of the engine that a plain tuple breaks, met here"
+        yield "  by hand, as a plain tuple on DeepSpeed's engine, these would fail; here they cross"
         for rule, paths in rules.items():
             yield from _wrapped(f"{rule}: {_listed(paths)}", 4)
         for rule in boundary.tuple_rules:
@@ -115,6 +128,12 @@ def messages(boundary: Boundary) -> str:
     if boundary.tuple_messages is not None:
         text += "; a plain tuple of its tensors: {} and {}".format(*boundary.tuple_messages)
     return text
+
+
+def boundary_notes(boundary: Boundary) -> Iterator[str]:
+    """Yield the sentences below a boundary's table: words in it that engines differ in."""
+    if any(each.travels == "own batch" for each in boundary.crossings):
+        yield OWN_BATCH
 
 
 def _prices(boundary: Boundary) -> Iterator[str]:

@@ -9,9 +9,14 @@ from typing import Any
 
 from .liveness import Arg, OptionalArg, arg_name
 
-__all__ = ["Absent", "Stage", "bind_inputs", "canonical_names", "look_up"]
+__all__ = ["Absent", "Stage", "bind_inputs", "canonical_names", "check_no_whole_batch", "look_up"]
 
 _CANONICAL = re.compile(r"submod_\d+(\.|@|$)")  # an @ begins the mark of an entry
+
+_NAME_IT = (
+    "give partition a batch that has it, as kwargs= or in examples=, or name it in inputs= of "
+    "partition_modules"
+)
 
 
 class Absent(Enum):
@@ -27,17 +32,36 @@ def bind_inputs(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, 
     """
     if len(args) > len(names):
         raise TypeError(f"{len(args)} inputs are given, but the model takes {list(names)}")
+    if len(args) == 1 and not kwargs:
+        check_no_whole_batch(names, args[0], "**batch")
     values = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
         if name not in names:
+            way = f"pass the dict as **{name}" if _is_batch(names, value) else _NAME_IT
             raise TypeError(
-                f"{name!r} is not an input of the model, which takes {list(names)}; "
-                f"name it in inputs= when the model is partitioned"
+                f"{name!r} is not an input of the model, which takes {list(names)}; {way}"
             )
         if name in values:
             raise TypeError(f"input {name!r} is given twice, by position and by name")
         values[name] = value
     return [values.get(name, Absent.ABSENT) for name in names]
+
+
+def check_no_whole_batch(names: Sequence[str], value: Any, way: str) -> None:
+    """Raise TypeError if `value`, given by position alone, is a dict of the inputs `names`.
+
+    `way` tells how to pass such a dict.
+    """
+    if len(names) > 1 and _is_batch(names, value) and names[0] in value:
+        raise TypeError(
+            f"the model's first argument, {names[0]!r}, is given as a dict of its arguments "
+            f"({', '.join(map(repr, value))}); pass that dict as {way}, or by name where it is the "
+            f"value of that one argument"
+        )
+
+
+def _is_batch(names: Sequence[str], value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) > 0 and set(value) <= set(names)
 
 
 def canonical_names(liveness: Iterable[Sequence[str]]) -> bool:

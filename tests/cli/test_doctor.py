@@ -140,7 +140,8 @@ def test_too_many_stages() -> None:
     code, said = error_of(f"{HERE}:fine", "--stages=5")
     assert code == 2
     assert said == (
-        "--stages 5: the model calls 4 layers between which it can be cut, too few for 5 stages"
+        "--stages 5: the model calls 4 layers between which it can be cut, too few for 5 stages; "
+        "ask for at most 4"
     )
 
 

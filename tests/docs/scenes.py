@@ -94,6 +94,21 @@ if not dist.is_initialized():
 def loss_fn(output, target):
     return torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), target.flatten())
 """,
+    "training-loop": LLAMA
+    + """
+del batch["labels"]
+
+
+def cut():
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(model_config)
+    kwargs = {name: value[:1] for name, value in batch.items()}
+    return pipecodec.partition(model, kwargs=kwargs, n_stages=2)
+
+
+def loss_fn(output, target):
+    return torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), target.flatten())
+""",
     "rank-stages": """
 import torch.distributed.checkpoint
 
@@ -144,6 +159,11 @@ engine, *_ = pipecodec.deepspeed.initialize(
 AFTER = {
     "README.md": """
 assert value["step"] == 7
+""",
+    "docs/training-loop.md": """
+assert len(expected) == (16 if rank == 1 else 0)
+assert all(map(torch.equal, expected, again)) and len(again) == len(expected)
+assert len(expected_there) == 2 and expected_there == again_there, (expected_there, again_there)
 """,
     "docs/stages.md": """
 assert out.shape == (2, 8) and not out[0, 3:].any() and out[1, :5].all()

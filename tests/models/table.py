@@ -33,6 +33,9 @@ whose value has others. With a double dagger: in training, since the model itsel
 differentiated, or not twice, in evaluation.
 *Refused*: `partition` or a stage raised the error that is shown, in at least one of them.
 *Not built*: no small model was made, so nothing is known of the type.
+
+Heads that classify sequences have no table here. Two are tried by `tests/test_partition_models.py`
+and right: `BertForSequenceClassification` and `LlamaForSequenceClassification`.
 """
 
 SECTION = """
@@ -41,7 +44,8 @@ SECTION = """
 At the second cut of four, batch {batch}, length {length}, float32; `+g`: with a gradient. A naive
 wrapper sends the hidden states and every keyword argument that the first layer is called with,
 from stage to stage; that is also not enough where later layers are called with other values.
-Labels are among these values; on an engine the last stage takes them from its own batches.
+Labels are among these values; on DeepSpeed's engine the last stage takes them
+from its own batches.
 
 | model | values that cross | bytes | naive |
 |---|---|---|---|
