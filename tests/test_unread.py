@@ -221,3 +221,16 @@ def test_tensors_that_do_not_fit_are_named_in_a_capture_too(device: Device) -> N
         with pytest.raises(RuntimeError, match="no frame can be read"):
             receiver.unpack((*value, short))
     receiver.check()
+
+
+def test_a_frame_that_travels_ahead_is_never_on_the_device(device: Device) -> None:
+    sender, receiver = Codec(read="ahead"), Codec(read="ahead")
+    for number in range(3):  # other structures and numbers each time
+        value = {"x": torch.ones(9).to("sim"), "n": number, "rest": [None] * number}
+        device.reset()
+        *leaves, frame = sender.pack(value)
+        assert frame.is_cpu and [leaf.device.type for leaf in leaves] == ["sim"]
+        unpacked = receiver.unpack([*leaves, frame])
+        assert device.counts(*COUNTED) == NOTHING
+        assert unpacked["x"] is value["x"] and unpacked["n"] == number
+        assert unpacked["rest"] == value["rest"]

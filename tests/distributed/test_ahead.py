@@ -102,3 +102,32 @@ def test_no_stage_waits_for_its_device() -> None:
             assert unread["device to host"] == (rank == 0)
             more = {name: waited[name] - unread[name] for name in WAITS}
             assert set(more.values()) == {0 if rank == 0 else 1}
+
+
+def refused(rank: Rank) -> list[str]:
+    """Return the errors of settings that cannot hold."""
+    config = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 4}
+    part = varying.partition()
+    said = []
+    for make, given in (
+        (pipecodec.deepspeed.initialize, {"schedule": "dualpipev", "topology": pipelines(3)}),
+        (pipecodec.deepspeed.pipeline_module, {"topology": pipelines(3)}),
+    ):
+        try:
+            make(part, loss_fn=varying.loss_fn, config=config, read="ahead", **given)
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+def pipelines(stages: int) -> Any:
+    from deepspeed.runtime.pipe.topology import PipeDataParallelTopology
+
+    return PipeDataParallelTopology(num_pp=stages, num_dp=1)
+
+
+def test_settings_that_cannot_hold_are_refused() -> None:
+    for said in values(refused, 3):
+        assert len(said) == 2
+        assert "read='ahead' can hold with schedule='dualpipev'" in said[0]
+        assert 'read="ahead" needs pipecodec.deepspeed.initialize' in said[1]
