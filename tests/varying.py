@@ -66,10 +66,10 @@ class Last(nn.Linear):
         return out.sum(1)
 
 
-def partition() -> Any:
+def partition(middles: int = 1) -> Any:
     torch.manual_seed(3)
-    stages = [First(WIDTH, WIDTH), Middle(WIDTH, WIDTH), Last(WIDTH, WIDTH)]
-    return pipecodec.partition_modules(stages)
+    between = [Middle(WIDTH, WIDTH) for _ in range(middles)]
+    return pipecodec.partition_modules([First(WIDTH, WIDTH), *between, Last(WIDTH, WIDTH)])
 
 
 def loss_fn(output: Tensor, labels: Tensor) -> Tensor:

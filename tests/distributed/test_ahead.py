@@ -107,12 +107,12 @@ def test_no_stage_waits_for_its_device() -> None:
 def refused(rank: Rank) -> list[str]:
     """Return the errors of settings that cannot hold."""
     config = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 4}
-    part = varying.partition()
     said = []
-    for make, given in (
-        (pipecodec.deepspeed.initialize, {"schedule": "dualpipev", "topology": pipelines(3)}),
-        (pipecodec.deepspeed.pipeline_module, {"topology": pipelines(3)}),
+    for make, middles, given in (
+        (pipecodec.deepspeed.initialize, 4, {"schedule": "dualpipev"}),
+        (pipecodec.deepspeed.pipeline_module, 1, {"topology": pipelines(3)}),
     ):
+        part = varying.partition(middles)
         try:
             make(part, loss_fn=varying.loss_fn, config=config, read="ahead", **given)
         except ValueError as error:
