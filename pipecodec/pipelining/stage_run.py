@@ -68,11 +68,11 @@ class StageRun:
         self,
         chunk: int,
         arrived: Sequence[torch.Tensor],
-        frame: torch.Tensor | None,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         module: Module,
         device: torch.device,
+        frame: torch.Tensor | None = None,
     ) -> tuple[Any, list[torch.Tensor], list[torch.Tensor]]:
         """Run a micro-batch.
 

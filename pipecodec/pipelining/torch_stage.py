@@ -238,11 +238,11 @@ class CodecStage(PipelineStage):
         output, left, entered = self.run.forward(
             fwd_chunk_id,
             arrived,
-            self._frames.pop(fwd_chunk_id, None),
             args,
             kwargs or {},
             self._call,
             self.device,
+            self._frames.pop(fwd_chunk_id, None),
         )
         self.fwd_cache[fwd_chunk_id] = (tuple(left), entered)
         if isinstance(output, LastValue):
