@@ -23,7 +23,7 @@ _HEAD = struct.Struct("<QQ")
 _FIRST = 1024
 """Bytes of the first part of a message, which has one size: Gloo needs to know it beforehand."""
 
-_PENDING = 32
+_PENDING = 256
 """Messages on their way before one is waited for: Gloo keeps each until the peer takes it."""
 
 
