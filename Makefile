@@ -19,6 +19,7 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 CUDA_TORCH ?= 2.14.1
 SANITIZE := -fsanitize=address,undefined
+PROCESSES := tests/distributed tests/pipelining tests/test_examples.py
 FRAME_TESTS := $(addprefix tests/test_,frames.py codec.py golden_frames.py slots.py campaign.py describe.py memory.py types.py bugs.py tunnel.py)
 export OMP_NUM_THREADS ?= 1
 export DS_ACCELERATOR ?= cpu
@@ -27,7 +28,7 @@ export DS_BUILD_OPS := 0
 CPP := $(wildcard $(foreach depth,* */* */*/*,$(foreach kind,cpp h cu,csrc/$(depth).$(kind))))
 FORMATTED := $(CPP) $(wildcard tests/*/*.cpp tests/*/*.h)
 
-.PHONY: setup demo test quick check native pytest docs fuzz sanitize bench gpu matrix wheel cuda-link format clean
+.PHONY: setup demo test quick check native pytest processes others docs fuzz sanitize bench gpu matrix wheel cuda-link format clean
 
 setup: $(VENV)/.built
 
@@ -45,7 +46,10 @@ $(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(CPP)
 demo: setup
 	$(BIN)/pipecodec demo
 
-test: check native pytest
+# Tests of several processes beside all others: each alone leaves a core idle half of the time. Their output comes
+# when they have ended.
+test: check native
+	$(MAKE) --no-print-directory --output-sync=target -j2 processes others
 
 quick: check
 	$(BIN)/python -m pytest -m "not slow"
@@ -65,6 +69,12 @@ native: setup
 
 pytest: setup
 	$(BIN)/python -m pytest
+
+processes: setup
+	$(BIN)/python -m pytest $(PROCESSES)
+
+others: setup
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(PROCESSES))
 
 docs: setup
 	$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs build/site

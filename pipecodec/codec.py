@@ -96,7 +96,7 @@ class Codec(_C.Codec):
             values=values,
         )
         kind = TunnelCodec if transport == "tunnel" else AheadCodec if read == "ahead" else Codec
-        return (kind if cls is Codec else cls).of(options, name)  # type: ignore[return-value]
+        return (kind if cls is Codec else cls).of(options, name)
 
     @classmethod
     def of(cls, options: BoundaryOptions, name: str) -> Self:

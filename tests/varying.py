@@ -1,4 +1,4 @@
-"""Stages between which length, number of tensors, a text and a number differ in each micro-batch."""
+"""Stages whose lengths, numbers of tensors, texts and numbers differ in each micro-batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ from torch import Tensor, nn
 
 import pipecodec
 
-__all__ = ["BATCHES", "MICRO_BATCHES", "ROWS", "batches", "loss_fn", "partition", "trained"]
+__all__ = [
+    "BATCHES",
+    "LONGEST",
+    "MICRO_BATCHES",
+    "ROWS",
+    "WIDTH",
+    "First",
+    "Last",
+    "Middle",
+    "batches",
+    "loss_fn",
+    "partition",
+    "trained",
+]
 
 BATCHES, MICRO_BATCHES, ROWS, WIDTH = 3, 4, 2, 4
 LONGEST = MICRO_BATCHES * BATCHES + 1
@@ -19,14 +32,14 @@ class First(nn.Linear):
     """Cuts each micro-batch to its own length, of which the other values are made."""
 
     def forward(self, x: Tensor, lengths: Tensor) -> dict[str, Any]:
-        longest = int(lengths.max())
+        longest = max(lengths.tolist())
         hidden = super().forward(x[:, :longest]).tanh()
         return {
             "hidden": hidden,
             "parts": {f"part {i}": hidden * (i + 1) for i in range(longest % 3)},
             "text": "of length " + "i" * longest,
             "scale": longest / 7,
-            "mask": torch.arange(longest) < lengths[:, None],
+            "mask": torch.arange(longest).to(x.device) < lengths[:, None],
         }
 
 
@@ -83,23 +96,23 @@ def batches() -> list[list[tuple[Tensor, Tensor, Tensor]]]:
     ]
 
 
-def trained() -> tuple[list[list[Tensor]], list[Tensor]]:
-    """Return the weights of each stage after training in one process, and evaluated losses."""
+def trained() -> tuple[list[Any], list[Any]]:
+    """Return each stage's weights after training in one process, and the evaluated outputs."""
     part = partition()
     parameters = [parameter for stage in part.stages for parameter in stage.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
-    evaluated = []
+    outputs = []
     for batch in batches():
         for x, lengths, labels in batch:
             (loss_fn(_run(part, x, lengths), labels) / MICRO_BATCHES).backward()
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            evaluated += [loss_fn(_run(part, x, lengths), labels) for x, lengths, labels in batch]
-    return [list(stage.parameters()) for stage in part.stages], evaluated
+            outputs += [_run(part, x, lengths).tolist() for x, lengths, _ in batch]
+    return [[p.tolist() for p in stage.parameters()] for stage in part.stages], outputs
 
 
-def _run(part: Any, x: Tensor, lengths: Tensor) -> Any:
+def _run(part: Any, x: Tensor, lengths: Tensor) -> Tensor:
     first, middle, last = part.stages
     values = first(x, lengths)
     mask = values.pop("mask")

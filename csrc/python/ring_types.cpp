@@ -52,7 +52,20 @@ class Parts {
   std::vector<Py_buffer> views_;
 };
 
+// Between two looks at whether the user interrupts.
+constexpr Seconds kSlice(0.1);
+
 py::object take(Reader& reader, double timeout) {
+  const auto began = std::chrono::steady_clock::now();
+  while (!reader.ready()) {
+    {
+      const py::gil_scoped_release released;
+      reader.await(kSlice);
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    const bool early = std::chrono::steady_clock::now() - began < Seconds(timeout);
+    if (!early || reader.writer_ended()) break;
+  }
   py::object message;
   reader.take(
       [&](size_t size) {
@@ -61,7 +74,7 @@ py::object take(Reader& reader, double timeout) {
         if (!message) throw py::error_already_set();
         return reinterpret_cast<uint8_t*>(PyByteArray_AS_STRING(message.ptr()));
       },
-      Seconds(timeout),
+      reader.ready() ? Seconds(timeout) : Seconds(0),
       [](const std::function<void()>& wait) {
         const py::gil_scoped_release released;
         wait();

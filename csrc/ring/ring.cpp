@@ -28,7 +28,7 @@ struct Prefix {
 Clock::time_point after(Seconds timeout) {
   const auto most = std::chrono::hours(24 * 365);
   return Clock::now() +
-         (timeout > most ? Clock::duration(most) : std::chrono::duration_cast<Clock::duration>(timeout));
+         (!(timeout < most) ? Clock::duration(most) : std::chrono::duration_cast<Clock::duration>(timeout));
 }
 
 void wake(Count& count) {
@@ -203,6 +203,15 @@ bool Reader::ready() const {
   const Control& control = mapping_.control();
   return available() >= sizeof(Prefix) || control.written.ended.load() != 0 ||
          control.taken.ended.load() != 0;
+}
+
+void Reader::await(Seconds timeout) {
+  Count& count = mapping_.control().written;
+  const auto until = after(timeout);
+  for (int i = 0; i < kSpins && !ready(); ++i) pause();
+  while (!ready() && !writer_.ended() && Clock::now() < until) {
+    sleep_on(count, [&] { return ready(); });
+  }
 }
 
 void Reader::wait(Clock::time_point until) {

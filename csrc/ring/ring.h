@@ -129,6 +129,11 @@ class Reader {
   // True where the next message, or the end, is there.
   bool ready() const;
 
+  bool writer_ended() const { return writer_.ended(); }
+
+  // Waits until it is, or this time has passed.
+  void await(Seconds timeout);
+
   using Room = std::function<uint8_t*(size_t)>;
   using Unlocked = std::function<void(const std::function<void()>&)>;
 

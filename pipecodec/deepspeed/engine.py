@@ -134,8 +134,9 @@ def pipeline_module(
         capacity, differentiable, read, values: of every boundary's codec, see
             :class:`pipecodec.Codec`. Frames that are not read are checked in engines that
             :func:`initialize` made.
-        dynamic_shape: shapes and structures may differ from micro-batch to micro-batch. The engine
-            then sends their sizes with each, and waits for them.
+        dynamic_shape: shapes and structures may differ from micro-batch to micro-batch. In engines
+            of :func:`initialize` they travel ahead of each then, from host to host; without it, or
+            with ``read="always"``, the engine sends their sizes, and waits for them.
         schedule: "1f1b", that of DeepSpeed's ``PipelineEngine``, or "dualpipev".
 
     Raises:

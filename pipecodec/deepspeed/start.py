@@ -20,6 +20,8 @@ _ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 def starts_ranks(function: F) -> F:
     """Let ``function`` start torch.distributed first, from the environment, if nobody has.
 
+    Where the user has, DeepSpeed takes it over.
+
     The backend is that of DeepSpeed's accelerator: gloo on the CPU, NCCL on GPUs. DeepSpeed's
     shared-memory operator, which only its inference engine calls, is not compiled meanwhile. Raises
     ``ValueError`` if the environment does not say which rank this process is.
@@ -27,9 +29,13 @@ def starts_ranks(function: F) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        import deepspeed
+
         with _without_shared_memory_op():
             if not dist.is_initialized():
                 _start()
+            elif not deepspeed.comm.is_initialized():
+                deepspeed.init_distributed(verbose=False)  # takes over the groups that there are
             return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]

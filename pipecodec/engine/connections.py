@@ -15,6 +15,8 @@ from pathlib import Path
 
 from torch.distributed import distributed_c10d
 
+from ..roads import shut_all
+
 __all__ = ["shut", "sockets_to"]
 
 _SELF = Path("/proc/self")
@@ -31,8 +33,9 @@ def shut(store_port: int | None, keep: set[int]) -> None:
     """End all communication of ``torch.distributed`` in this process, which cannot be resumed.
 
     Shuts Gloo's connections, and those to the store at ``store_port`` except the descriptors in
-    ``keep``; aborts the groups that can be aborted, as those of NCCL can.
+    ``keep``, and the roads between hosts; aborts the groups that can be aborted, as those of NCCL.
     """
+    shut_all()
     _shut_gloo()
     for descriptor in sockets_to(store_port) - keep:
         with contextlib.suppress(OSError), _socket(descriptor) as connection:

@@ -12,9 +12,10 @@ group on the host.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -35,6 +36,9 @@ _COMMUNICATION = {"distributed_c10d.py", "_functional_collectives.py"}
 
 _WAITS = {"_batch_p2p", "_wait_batch_p2p"}
 """Functions of torch's schedules that communicate."""
+
+_ROADS = os.path.join("pipecodec", "roads", "")
+"""The folder of messages from host to host."""
 
 OF = " of "
 """Parts the name of a method from the arguments that all ranks give alike."""
@@ -163,23 +167,34 @@ def _lost_connection(error: BaseException) -> bool:
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
-        if isinstance(cause, RuntimeError) and _in_communication(cause):
+        if _on_a_road(cause) or (isinstance(cause, RuntimeError) and _in_communication(cause)):
             return True
         cause = cause.__cause__ or cause.__context__
     return False
 
 
-def _in_communication(error: BaseException) -> bool:
+def _on_a_road(error: BaseException) -> bool:
+    """Return whether an error is that of a message from host to host."""
+    code = _raised_in(error)
+    kinds = (ConnectionError, TimeoutError)
+    return isinstance(error, kinds) and code is not None and _ROADS in code.co_filename
+
+
+def _raised_in(error: BaseException) -> CodeType | None:
     trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return None if trace is None else trace.tb_frame.f_code
+
+
+def _in_communication(error: BaseException) -> bool:
     if isinstance(error, (dist.DistError, dist.DistNetworkError)):
         return True
     if "gloo/transport/" in summary(error):  # out of a backward pass that reduces gradients
         return True
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
+    code = _raised_in(error)
+    if code is None:
         return False
-    code = trace.tb_frame.f_code
     _, _, place = code.co_filename.replace("\\", "/").rpartition("/torch/distributed/")
     if place == "pipelining/schedules.py":  # which raises errors of its own too
         return code.co_name in _WAITS

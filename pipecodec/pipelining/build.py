@@ -67,8 +67,8 @@ def build_stage(
         group: the process group of one pipeline; None: all ranks.
         capacity, differentiable, read, values: of every boundary's codec, see
             :class:`pipecodec.Codec`.
-        dynamic_shape: sizes and structures may differ from micro-batch to micro-batch; the sizes
-            travel before each then, and are waited for.
+        dynamic_shape: sizes and structures may differ from micro-batch to micro-batch; they travel
+            ahead of each then, from host to host.
         share_errors: tell all ranks of an error on one.
         stall_timeout: seconds after which a rank that did not come to a step counts as failed;
             None: the timeout of the default process group.

@@ -108,7 +108,7 @@ class StageReport:
     gradient_bytes: int
     optimizer_bytes: int
     seconds: float | None
-    """Of its forward, the median of a few runs; None where nothing was run."""
+    """Of its forward, the least of a few runs; None where nothing was run."""
     share: float | None
     """Of the forward's time of all stages."""
 

@@ -15,7 +15,7 @@ from pipecodec.tape.no_memory import has_no_memory
 
 from .comparison import check
 from .engines import Grid, engine_for, join
-from .harness import values
+from .harness import TIMEOUT, values
 from .observed_models import LENGTH, MODELS, Observed
 from .reference import in_one_process
 from .training import on_engine
@@ -64,7 +64,7 @@ def test_ranks_that_loaded_their_stage_train_as_in_one_process(tmp_path: Path) -
     exact, tied = ["mixtral"], ["llama, tied"]
     cases = {name: saved(Loaded(name), tmp_path) for name in [*exact, *tied]}
     (whole,) = values(in_one_process, 1, cases)
-    ranks = values(on_engine, 3, cases)
+    ranks = values(on_engine, 3, cases, timeout=2 * TIMEOUT)
     for name in cases:
         check([rank[name] for rank in ranks], whole[name], within=1e-6 if name in tied else 0.0)
 

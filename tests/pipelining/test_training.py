@@ -18,6 +18,7 @@ from .training import on_schedule
         ("cases_values", 4),
         ("cases_modes", 2),
         ("cases_one_rank", 1),
+        ("cases_ahead", 3),
     ],
 )
 def test_trains_as_one_process_does(cases: str, world: int) -> None:
