@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..arguments import device_of
-from ..roads import Receiver, Sender, Wanted, open_roads
+from ..roads import Sender
 from ..roads.messages import MessageSender
 from .groups import faults, group_of, member, sends, timeout_of
-from .meeting import Meeting, host_group_of
+from .meeting import Ends, Meeting
 from .sending import Handle, OnTheirWay, Orders
 from .wire import DEVICE, END_MESSAGE, HOST, INSIDE, MOST_INSIDE, Decoder, Encoder, Incoming
 
@@ -27,26 +26,25 @@ __all__ = ["SHARED_MEMORY", "Channel"]
 SHARED_MEMORY = True
 """Whether messages may go through shared memory; tests take the other way too."""
 
-_FIRST_TAG = 0x70640000
-"""Tag of the first channel's messages: each pair of ranks has four for each of its channels."""
-
-_farewells: list[Sender] = []
-"""Closed ends whose last message the peer need not take: dropped, it would never be sent."""
+_farewells: list[object] = []
+"""Last messages of closed ends, which the peer need not take: dropped, they would not be sent."""
 
 
 class Channel:
     """Sends any value of the codec to another rank, and receives those that it sends.
 
-    Both ranks make it, with each other's global rank and the same group; no other rank takes part.
-    A rank that makes several with one other rank makes them in the order in which that one does,
-    and each carries its own values. Values arrive in the order in which they were sent, with the
-    same types, dtypes, shapes, strides and aliases; see :func:`pipecodec.pack`. Nothing is pickled.
+    Both ranks make it, with each other's global rank and the same group; no other rank takes part,
+    and neither waits before it sends or receives. A rank that makes several with one other rank
+    makes them in the order in which that one does, and each carries its own values.
+
+    Values arrive in the order in which they were sent, with the same types, dtypes, shapes, strides
+    and aliases; see :func:`pipecodec.pack`. Nothing is pickled.
 
     Structure, numbers and tensors on the CPU of 64 KiB or less together go through shared memory
     where both processes are on one machine, else in a message of ``group``. Other tensors go
     through ``group``, whose backend has to send them from the device on which they lie; one that
     cannot, as gloo from a GPU, gets copies on the CPU, and then the sender waits for its device. A
-    structure is sent again only after another one.
+    frame that equals the last one is not sent again, a structure of 512 bytes or more neither.
 
     No gradients flow: tensors arrive as their values and require none. The engines send values
     with gradients (:mod:`pipecodec.deepspeed`, :mod:`pipecodec.pipelining`).
@@ -64,10 +62,9 @@ class Channel:
             from, and of that the current one.
 
     Raises:
-        ValueError: ``peer`` is this rank, or either is not in ``group``; or both ends gave groups
-            of different ranks.
+        ValueError: ``peer`` is this rank, or either is not in ``group``. (Groups of different ranks
+            on the two are an error of the first use.)
         RuntimeError: torch.distributed is not initialized.
-        TimeoutError: the other rank did not make its end.
     """
 
     def __init__(
@@ -79,30 +76,23 @@ class Channel:
         if self.peer == own:
             raise ValueError(f"peer {own} is this rank itself: a channel has two ranks")
         self.device = None if device is None else device_of("device", device)
-        timeout = timeout_of(self._group)
-        meeting = Meeting(self.peer, timeout)
-        has_cpu = sends(self._group, "cpu")
-        self._host = host_group_of(self._group, self.peer, meeting, has_cpu, timeout)
-        self._tag = _FIRST_TAG + 4 * meeting.number
-        self._where = f"channel {meeting.number} of ranks {own} and {self.peer}"
-        (self._sender,), (self._receiver,) = self._open(meeting, timeout)
+        self._meeting = Meeting(self.peer, self._group, timeout_of(self._group), SHARED_MEMORY)
+        self._ends: Ends | None = None
+        self._tensor_tag = self._meeting.tag + 2
+        self._where = f"channel {self._meeting.number} of ranks {own} and {self.peer}"
         self._encoder, self._decoder = Encoder(self._where), Decoder(self._where)
         self._orders = Orders(self._group, self.peer)
         self._on_their_way = OnTheirWay()
         self._sending, self._receiving = threading.RLock(), threading.RLock()
         self._ended, self._closed = "", False
 
-    def _open(self, meeting: Meeting, timeout: float) -> tuple[list[Sender], list[Receiver]]:
-        wanted = [Wanted(f"channel {meeting.number}", self.peer)]
-        return open_roads(
-            wanted,
-            wanted,
-            meeting.exchange,
-            lambda: self._host,
-            timeout=timeout,
-            shared_memory=SHARED_MEMORY,
-            first_tag=self._tag,
-        )
+    def _open(self) -> Ends:
+        """Return the open ends; waits for the peer to make its own."""
+        if self._ended:
+            raise self._over()
+        if self._ends is None:
+            self._ends = self._meeting.ends()
+        return self._ends
 
     def send(self, obj: Any) -> None:
         """Send a value, and return once its tensors may be written to.
@@ -114,7 +104,7 @@ class Channel:
             CodecError: the value cannot be sent; the text has its path. Nothing was sent, and the
                 channel goes on.
             ConnectionError: the peer has ended or closed, or this end was closed.
-            TimeoutError: the peer receives nothing.
+            TimeoutError: the peer receives nothing, or did not make its end.
         """
         self.isend(obj).wait()
 
@@ -128,30 +118,28 @@ class Channel:
         it does too where 64 MiB of messages wait for the peer. Raises as ``send`` does.
         """
         with self._sending:
-            self._check()
+            ends = self._open()
             value = self._encoder.encode(obj)
             tensors, way, order = value.tensors, INSIDE, 0
             if value.device.type != "cpu" and sends(self._group, value.device.type):
                 way, order = DEVICE, self._orders.next
             elif value.device.type != "cpu":
                 way, tensors = HOST, [tensor.cpu() for tensor in tensors]
-            elif tensors and sum(map(len, tensors)) > MOST_INSIDE:
+            elif sum(map(len, tensors)) > MOST_INSIDE:
                 way = HOST
             try:
-                self._sender.post(*self._encoder.message(value, way, order))
-            except (ConnectionError, TimeoutError):
-                raise
-            except RuntimeError as error:
-                raise faults(self._where, error) from None
+                ends.sender.post(*self._encoder.message(value, way, order))
+            except (OSError, RuntimeError) as error:
+                raise self._fault(error) from None
             self._encoder.sent(value)
             if way == INSIDE or not tensors:
                 return Handle(self._where)
-            handle = self._start(tensors, way)
+            handle = self._start(tensors, way, ends)
             self._on_their_way.add(handle)
             return handle
 
-    def _start(self, tensors: list[Tensor], way: int) -> Handle:
-        group, tag = (self._host, self._tag + 2) if way == HOST else (self._group, 0)
+    def _start(self, tensors: list[Tensor], way: int, ends: Ends) -> Handle:
+        group, tag = (ends.host, self._tensor_tag) if way == HOST else (self._group, 0)
         works = []
         try:
             for tensor in tensors:
@@ -168,30 +156,29 @@ class Channel:
 
         Raises:
             ConnectionError: the peer has ended or closed, or this end was closed.
-            TimeoutError: none came within the group's timeout.
+            TimeoutError: none came within the group's timeout. Through shared memory the next call
+                waits anew; gloo has closed the connection.
             CodecError: this process cannot build the value, such as one of a class that it does not
                 have. The next call returns the value after it.
         """
         with self._receiving:
-            self._check()
+            ends = self._open()
             try:
-                message = self._receiver.take()
-            except (ConnectionError, TimeoutError):
-                raise
-            except RuntimeError as error:
-                raise faults(self._where, error) from None
+                message = ends.receiver.take()
+            except (OSError, RuntimeError) as error:
+                raise self._fault(error) from None
             incoming = self._decoder.open(message)
             if incoming is None:
                 self._ended = f"rank {self.peer} has closed it"
                 raise self._over()
             device = torch.device(incoming.device) if self.device is None else self.device
-            return self._decoder.build(incoming, self._tensors(incoming), device)
+            return self._decoder.build(incoming, self._tensors(incoming, ends), device)
 
-    def _tensors(self, incoming: Incoming) -> list[Tensor]:
+    def _tensors(self, incoming: Incoming, ends: Ends) -> list[Tensor]:
         """Return the tensors of a message: those inside it, or those that follow it."""
         if incoming.way == INSIDE:
             return incoming.inside
-        group, tag, device = self._host, self._tag + 2, torch.device("cpu")
+        group, tag, device = ends.host, self._tensor_tag, torch.device("cpu")
         if incoming.way == DEVICE:
             self._orders.receiving(incoming.order, len(incoming.sizes))
             group, tag, device = self._group, 0, torch.device(incoming.device)
@@ -218,29 +205,33 @@ class Channel:
         with self._sending:
             try:
                 if not self._ended:
+                    ends = self._open()
                     self._on_their_way.wait()
-                    self._sender.finish()
+                    ends.sender.finish()
+                    self._say_farewell(ends.sender)
             except RuntimeError as error:
                 raise faults(self._where, error) from None
             finally:
                 self._shut()
 
+    def _say_farewell(self, sender: Sender) -> None:
+        """Say that no value follows, where the peer does not notice it by itself."""
+        if isinstance(sender, MessageSender):
+            sender.post(END_MESSAGE)
+            _farewells.append(sender.leave())
+
     def _shut(self) -> None:
         """End the channel without waiting."""
-        self._closed = True
-        if isinstance(self._sender, MessageSender) and not self._ended:
-            with suppress(RuntimeError, OSError):
-                self._sender.post(END_MESSAGE)
-            _farewells.append(self._sender)
-        else:
-            self._sender.shut()
-        self._ended = self._ended or "this end was closed"
+        self._closed, self._ended = True, self._ended or "this end was closed"
         self._on_their_way.forget()
-        self._receiver.shut()
+        self._meeting.give_up()
 
-    def _check(self) -> None:
-        if self._ended:
-            raise self._over()
+    def _fault(self, error: Exception) -> Exception:
+        """Return an error of a road to be raised; behind a lost connection nothing follows."""
+        fault = faults(self._where, error)
+        if isinstance(fault, ConnectionError):
+            self._ended = self._ended or "its connection was lost, or the peer has closed it"
+        return fault
 
     def _over(self) -> ConnectionError:
         return ConnectionError(f"{self._where}: {self._ended}")

@@ -60,6 +60,8 @@ def timeout_of(group: Any) -> float:
 
 def faults(where: str, error: Exception) -> Exception:
     """Return a backend's error as one of Python's: ``TimeoutError`` or ``ConnectionError``."""
+    if isinstance(error, (TimeoutError, ConnectionError)):
+        return error
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     late = "timed out" in reason.lower() or "timeout" in reason.lower()
     kind = TimeoutError if late else ConnectionError

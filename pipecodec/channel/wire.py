@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +25,9 @@ __all__ = [
     "Outgoing",
 ]
 
-SAME, REST, WHOLE, END = range(4)
-"""The frame of a message: the last one again, all but its structure, all of it; or the last one."""
+SAME, REST, WHOLE, BEHIND, END = range(5)
+"""A message's frame: the last one again, all but its structure, all of it, or the last tensor; or
+no value follows."""
 
 INSIDE, HOST, DEVICE = range(3)
 """Where the tensors travel: in the message, or behind it from CPU to CPU, or between devices."""
@@ -51,7 +52,7 @@ def _codec(name: str) -> TunnelCodec:
     return TunnelCodec.of(options, name)
 
 
-def _used_and_shapes_end(frame: Buffer) -> tuple[int, int]:
+def _used_and_shapes_end(frame: Any) -> tuple[int, int]:
     used, structure, shapes, _ = _SECTIONS.unpack_from(frame, 8)
     return used, _HEADER + structure + shapes
 
@@ -59,7 +60,8 @@ def _used_and_shapes_end(frame: Buffer) -> tuple[int, int]:
 class Outgoing(NamedTuple):
     """A value to be sent: its frame, and 1-D uint8 tensors, all on ``device``.
 
-    The tensors may share memory with those of the value. ``size`` is that of the frame on a device.
+    The tensors may share memory with those of the value. A frame with many leaves inside is the
+    last tensor, and ``frame`` is empty. ``size`` is that of the frame on a device.
     """
 
     frame: bytes
@@ -85,6 +87,8 @@ class Encoder:
         frame = self._noted.pop()
         device = last.device
         if device.type == "cpu":
+            if len(frame) > MOST_INSIDE:
+                return Outgoing(b"", [*tensors, last[: len(frame)]], device, 0)
             return Outgoing(frame, tensors, device, 0)
         if len(frame) < _used_and_shapes_end(frame)[0]:
             tensors.append(last)  # the device alone has the bytes of the small leaves
@@ -109,10 +113,12 @@ class Encoder:
 
     def sent(self, value: Outgoing) -> None:
         """Remember that the receiver gets this value's message."""
-        self._last = value.frame
+        self._last = value.frame or self._last
 
     def _body(self, frame: bytes) -> tuple[int, list[Buffer]]:
         last = self._last
+        if not frame:
+            return BEHIND, []
         if frame == last:
             return SAME, []
         end = _used_and_shapes_end(frame)[1]
@@ -130,14 +136,15 @@ END_MESSAGE = _HEAD.pack(END, INSIDE, 0, 0, 0, 0, 0)
 class Incoming(NamedTuple):
     """A received message: where its tensors are, their sizes in bytes, and its value's frame.
 
-    ``device`` is the type of the device on which the sender has the value's tensors.
+    ``device`` is the type of the device on which the sender has the value's tensors. A frame that
+    is None is the last tensor.
     """
 
     way: int
     sizes: tuple[int, ...]
     device: str
     order: int
-    frame: Tensor
+    frame: Tensor | None
     size: int
     inside: list[Tensor]
 
@@ -175,7 +182,7 @@ class Decoder:
             for each in sizes:
                 inside.append(_bytes_of(message, at, each))
                 at += each
-        frame = torch.frombuffer(self._last, dtype=torch.uint8)
+        frame = None if kind == BEHIND else torch.frombuffer(self._last, dtype=torch.uint8)
         return Incoming(way, sizes, device, order, frame, size, inside)
 
     def build(self, incoming: Incoming, tensors: Sequence[Tensor], device: torch.device) -> object:
@@ -183,21 +190,22 @@ class Decoder:
 
         ``tensors`` are those of the message, on any device.
         """
-        slots = [tensor.to(device) for tensor in tensors]
-        used = _used_and_shapes_end(self._last)[0]
-        frame = incoming.frame
-        there: Tensor | None = slots.pop() if len(frame) < used else None
+        slots, frame, there = list(tensors), incoming.frame, None
+        if frame is None:
+            frame = slots.pop()
+        used = _used_and_shapes_end(frame.numpy())[0]
+        if len(frame) < used:
+            there = slots.pop().to(device)
+        slots = [tensor.to(device) for tensor in slots]
         if device.type == "cpu":
-            frame = frame if there is None else there
-            return self._codec.unpack((self._tunnel(device), *slots, frame))
+            return self._codec.unpack(
+                (self._tunnel(device), *slots, frame if there is None else there)
+            )
         known = torch.zeros(max(incoming.size, used), dtype=torch.uint8)
         known[: len(frame)] = frame
         if there is None:  # on a device whose leaves are all beside the frame nobody reads it
-            there = (
-                known.to(device)
-                if incoming.device == "cpu"
-                else torch.empty_like(known, device=device)
-            )
+            from_host = incoming.device == "cpu"
+            there = known.to(device) if from_host else torch.empty_like(known, device=device)
         value, _ = self._codec.receive((self._tunnel(device), *slots, there), True, known)
         return value
 

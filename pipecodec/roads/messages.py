@@ -59,6 +59,10 @@ class MessageSender(End):
         while self._sending:
             self._sending.popleft()[0].wait()
 
+    def leave(self) -> object:
+        """Return the messages on their way: they are sent for as long as the result is kept."""
+        return list(self._sending)
+
     def shut(self) -> None:
         """Send nothing more, and forget messages on their way: they would keep connections open."""
         self._ended = True
