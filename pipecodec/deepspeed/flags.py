@@ -11,7 +11,7 @@ import torch
 from .. import _C
 from ..engine.boundary_roads import BoundaryRoads
 from ..engine.stage_module import StageModule
-from ..engine.unused_roads import InGradients, InMessages, InOneProcess, Road
+from ..engine.unused_roads import InOneProcess, Road, across_ranks
 from ..errors import bug
 
 __all__ = ["Flags", "carry_flags", "owners_of", "read_from_gradients"]
@@ -29,25 +29,20 @@ class Flags(NamedTuple):
 def carry_flags(engine: Any, stages: Sequence[StageModule], opened: BoundaryRoads) -> Flags:
     """Let a leaf that nobody used in a micro-batch have no gradient in the stage that sent it.
 
-    The flags take the backward roads of ``opened``, if gradients do not say it. The graph behind
-    such a leaf is left out of the backward pass, as if it had never been sent: its parameters keep
-    their ``.grad``, and no hook of it is called.
+    The flags take the backward roads of ``opened``; where it has none, gradients say it. The graph
+    behind such a leaf is left out of the backward pass, as if it had never been sent: its
+    parameters keep their ``.grad``, and no hook of it is called.
     """
     by_phase = sorted(stages, key=lambda stage: stage.stage_id)  # DualPipeV has two, in this order
     owners = owners_of(engine, by_phase[0].total_stages)
-    read = read_from_gradients(engine)
     roads: dict[int, Road] = {}
 
     def road(boundary: int) -> Road:
         if boundary not in roads:
             if owners[boundary - 1] == owners[boundary]:
                 roads[boundary] = InOneProcess()
-            elif read:
-                roads[boundary] = InGradients()
             else:
-                roads[boundary] = InMessages(
-                    opened.backward_senders.get(boundary), opened.backward_receivers.get(boundary)
-                )
+                roads[boundary] = across_ranks(opened, boundary)
         return roads[boundary]
 
     for stage in by_phase:

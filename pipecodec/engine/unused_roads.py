@@ -18,9 +18,9 @@ from torch.distributed import distributed_c10d
 from .. import _C
 from ..codec import TunnelCodec
 from ..errors import bug
-from .boundary_roads import ChunkReceiver, ChunkSender
+from .boundary_roads import BoundaryRoads, ChunkReceiver, ChunkSender
 
-__all__ = ["InGradients", "InMessages", "InOneProcess", "Road", "host_group"]
+__all__ = ["InGradients", "InMessages", "InOneProcess", "Road", "across_ranks", "host_group"]
 
 
 class Road(Protocol):
@@ -114,6 +114,12 @@ class InMessages:
 
     def close(self) -> None:
         """Nothing is kept."""
+
+
+def across_ranks(opened: BoundaryRoads, boundary: int) -> Road:
+    """Return the road of flags between two ranks: one that was opened, or gradients."""
+    ends = opened.backward_senders.get(boundary), opened.backward_receivers.get(boundary)
+    return InGradients() if ends == (None, None) else InMessages(*ends)
 
 
 def host_group() -> Any:

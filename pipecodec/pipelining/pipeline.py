@@ -17,7 +17,7 @@ from ..engine.agree import OBSERVED_MODEL, agree
 from ..engine.announcements import AnnouncementsIn, AnnouncementsOut
 from ..engine.boundary_roads import open_boundaries
 from ..engine.failure import SharedCalls
-from ..engine.unused_roads import InGradients, InMessages, Road
+from ..engine.unused_roads import Road, across_ranks
 from ..engine.watcher import default_timeout, watcher
 from ..options import BoundaryOptions
 from ..stages.rank_liveness import rank_liveness
@@ -194,7 +194,7 @@ class Pipeline:
             self.group,
             lambda: self._host,
             forward=True,
-            backward=self.device.type != "cpu",
+            backward=not self._reads_gradients(),
         )
         part = self.part
         plan = rank_liveness(part.liveness, part.stage_id_2_arg_names, owners, part.outputs)
@@ -203,7 +203,10 @@ class Pipeline:
         for stage in self.stages:
             for boundary in {stage.stage_index, stage.stage_index + 1} - {0, len(owners)}:
                 if boundary not in self._roads:
-                    self._roads[boundary] = self._road(boundary, owners)
+                    within = owners[boundary - 1] == owners[boundary]
+                    self._roads[boundary] = (
+                        WithinRank() if within else across_ranks(self._opened, boundary)
+                    )
             index = stage.stage_index
             run = StageRun(self.part, index, plan, options, self._roads, self._links)
             said = self._opened.forward_receivers.get(index)
@@ -237,16 +240,10 @@ class Pipeline:
         number = self._number or self._calls.watcher.engines + 1
         return self._calls.call(f"pipeline {number}'s {name}" if number > 1 else name)
 
-    def _road(self, boundary: int, owners: Sequence[int]) -> Road:
-        ends = {owners[boundary - 1], owners[boundary]}
-        if len(ends) == 1:
-            return WithinRank()
-        if self.device.type == "cpu":
-            return InGradients()
-        return InMessages(
-            self._opened.backward_senders.get(boundary),
-            self._opened.backward_receivers.get(boundary),
-        )
+    def _reads_gradients(self) -> bool:
+        """Return whether the host may read gradients without waiting for a device."""
+        kind: str = self.device.type
+        return kind == "cpu"
 
     def _end(self, training: bool) -> None:
         """Let no rank step, or give outputs out, before all ended the batch without an error."""

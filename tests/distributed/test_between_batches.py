@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipecodec.demo.launch import Rank
+from pipecodec.engine import boundary_roads
 
 from .engines import Grid
 from .harness import values
@@ -126,9 +127,10 @@ def still_sending(rank: Rank) -> list[int]:
     As on a device, where flags of unused leaves go from host to host: the engine's own messages are
     no matter of ours.
     """
-    from pipecodec.deepspeed import flags
+    from pipecodec.deepspeed import setup
 
-    flags._read_from_gradients = lambda engine: False
+    setup.read_from_gradients = lambda engine: False
+    boundary_roads.SHARED_MEMORY = False
     under_way: list[Any] = []
     send = torch.distributed.isend
 

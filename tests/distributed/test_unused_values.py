@@ -88,16 +88,9 @@ def test_parameters_have_gradients_where_they_have_in_one_process(world: int) ->
 
 def read_no_gradients() -> None:
     """Send flags as on a device whose memory the host would have to wait for."""
-    from torch.distributed import distributed_c10d
+    from pipecodec.deepspeed import setup
 
-    from pipecodec.deepspeed import flags
-
-    def group_of_its_own() -> Any:
-        name = torch.distributed.new_group(backend="gloo").group_name
-        return lambda: distributed_c10d._resolve_process_group(name)
-
-    flags._read_from_gradients = lambda engine: False
-    flags.host_group = group_of_its_own
+    setup.read_from_gradients = lambda engine: False
 
 
 def trained_beside(rank: Rank, names: list[str]) -> dict[str, dict[int, Any]]:

@@ -1,0 +1,132 @@
+"""Roads among three ranks, through shared memory and through a process group."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import pipecodec
+from pipecodec.demo.launch import Rank
+from pipecodec.engine import boundary_roads
+from pipecodec.engine.together import gathered
+from pipecodec.roads import Wanted, open_roads
+from pipecodec.roads.messages import MessageSender
+from tests import varying
+
+from .harness import TIMEOUT, outcomes, values
+
+WORLD = 3
+SIZES = (0, 1, 1007, 1008, 1009, 5000, 3_000_000)
+
+
+def start(rank: Rank, shared_memory: bool) -> tuple[list[Any], list[Any]]:
+    """Open two roads from every rank to the next one, and one back."""
+    dist.init_process_group("gloo", timeout=timedelta(seconds=20))
+    after, before = (rank.rank + 1) % WORLD, (rank.rank - 1) % WORLD
+    senders, receivers = open_roads(
+        [Wanted("on", after), Wanted("on too", after), Wanted("back", before)],
+        [Wanted("on", before), Wanted("on too", before), Wanted("back", after)],
+        lambda value: gathered(None, value),
+        lambda: None,
+        timeout=10.0,
+        shared_memory=shared_memory,
+    )
+    return senders, receivers
+
+
+def exchange(rank: Rank, shared_memory: bool) -> int:
+    """Send on all roads at once; return the number of messages that came as they were sent."""
+    senders, receivers = start(rank, shared_memory)
+    expected = []
+    for number, sender in enumerate(senders):
+        for size in SIZES:
+            sender.post(bytes([rank.rank, number]), random.Random(size).randbytes(size))
+    right = 0
+    for number, receiver in enumerate(receivers):
+        source = (rank.rank + (1 if number == 2 else -1)) % WORLD
+        expected = [bytes([source, number]) + random.Random(s).randbytes(s) for s in SIZES]
+        right += sum(bytes(receiver.take()) == each for each in expected)
+    for sender in senders:
+        sender.finish()
+    dist.barrier()
+    return right
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_messages_come_as_they_were_sent(shared_memory: bool) -> None:
+    assert values(exchange, WORLD, shared_memory) == [3 * len(SIZES)] * WORLD
+
+
+def number(rank: Rank) -> str:
+    """Plant a message in the place of another one, in a process group."""
+    senders, receivers = start(rank, False)
+    sender = senders[0]
+    assert isinstance(sender, MessageSender)
+    sender._number += 1
+    sender.post(b"the second")
+    try:
+        receivers[0].take()
+    except ConnectionError as error:
+        return str(error)
+    finally:
+        dist.barrier()
+    return "nothing was noticed"
+
+
+def test_a_message_out_of_order_is_refused() -> None:
+    for rank, text in enumerate(values(number, WORLD)):
+        assert text == f"on, rank {(rank - 1) % WORLD}: message 1 came in the place of 0"
+
+
+def fail(rank: Rank, way: str) -> tuple[str, str, float]:
+    """Train; the first stage then ends, raises or stands still while the others wait for it."""
+    boundary_roads.SHARED_MEMORY = way != "killed, messages"
+    config = {
+        "train_micro_batch_size_per_gpu": varying.ROWS,
+        "gradient_accumulation_steps": varying.MICRO_BATCHES,
+    }
+    engine = pipecodec.deepspeed.initialize(
+        varying.partition(),
+        loss_fn=varying.loss_fn,
+        config=config,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        read="ahead",
+    )[0]
+    first, second, _ = varying.batches()
+    engine.train_batch(iter([((x, lengths), labels) for x, lengths, labels in first]))
+    if rank.rank == 0:
+        (stage,) = engine.module.forward_funcs
+
+        def broken(*args: Any) -> Any:
+            if way == "raises":
+                raise ValueError("planted")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        stage.mod.forward = broken
+    began = time.monotonic()
+    try:
+        engine.train_batch(iter([((x, lengths), labels) for x, lengths, labels in second]))
+    except Exception as error:
+        return type(error).__name__, str(error), time.monotonic() - began
+    return "", "no error", 0.0
+
+
+@pytest.mark.parametrize("way", ["raises", "killed", "killed, messages"])
+def test_all_ranks_learn_why_no_frame_comes(way: str) -> None:
+    before = set(os.listdir("/dev/shm"))
+    first, *others = outcomes(fail, WORLD, way)
+    for each in others:
+        assert each.status == "ok", each.detail
+        name, text, seconds = each.value
+        assert name == "RemoteError" and seconds < TIMEOUT / 2
+        assert ("planted" if way == "raises" else "the process of rank 0 ended") in text
+    assert first.status == ("ok" if way == "raises" else "died")
+    assert set(os.listdir("/dev/shm")) <= before
