@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, without 64 MiB"
     )
-    add("--json", type=Path, metavar="PATH", help="write everything there as JSON")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write everything as JSON")
     options = parser.parse_args(arguments)
     report = _measure(CASES[:3], QUICK_ROUNDS) if options.quick else _measure(CASES, ROUNDS)
     for case in report:

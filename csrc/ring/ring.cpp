@@ -122,9 +122,8 @@ void Writer::post(std::span<const std::span<const uint8_t>> parts, Seconds timeo
   if (size > kMostBytes) throw Error(Error::Kind::Broken, "a message of more than 4 GiB");
   const Prefix prefix{size, sequence_};
   const auto* const head = reinterpret_cast<const uint8_t*>(&prefix);
-  const bool room = !carrying_ && fits(sizeof prefix + size);
-  check_reader(!room);
-  if (room) {
+  check_reader(false);
+  if (!carrying_ && fits(sizeof prefix + size)) {
     put(head, sizeof prefix);
     for (const auto& part : parts) put(part.data(), part.size());
     publish();
@@ -138,6 +137,7 @@ void Writer::post(std::span<const std::span<const uint8_t>> parts, Seconds timeo
     changed_.wait_for(lock, kLook);
     check();
   }
+  check_reader(true);  // the thread that carries drops all messages where it has ended
   std::vector<uint8_t> message(head, head + sizeof prefix);
   for (const auto& part : parts) message.insert(message.end(), part.begin(), part.end());
   waiting_bytes_ += message.size();

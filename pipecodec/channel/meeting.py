@@ -88,6 +88,8 @@ class Meeting:
         except Exception as error:
             self._error = error
             return
+        finally:
+            del self._store  # and its connection
         with self._lock:
             self._ends = ends
             if self._given_up:
