@@ -16,6 +16,7 @@ from ._check_build import check_build
 __version__ = check_build()
 
 from . import deepspeed
+from .channel import Channel, broadcast
 from .codec import Codec, pack, unpack
 from .cutting.partition import partition
 from .deepspeed import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from . import pipelining
 
 __all__ = [
+    "Channel",
     "Codec",
     "CodecError",
     "DeepSpeedPipeStageWrapper",
@@ -66,6 +68,7 @@ __all__ = [
     "WrappedTypeCode",
     "__version__",
     "analyze_tie_ranks",
+    "broadcast",
     "decode_metadata",
     "deepspeed",
     "deepspeed_pipe_engine",

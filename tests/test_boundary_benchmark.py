@@ -1,4 +1,6 @@
-"""The boundary's benchmark: its command's tables and JSON; its counts are in test_costs."""
+"""Benchmarks in several processes: their commands' tables and JSON; the boundary's counts are in
+test_costs.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,9 @@ from benchmarks.boundary import timing
 from benchmarks.boundary.__main__ import main
 from benchmarks.boundary.cases import STORED, TIMED
 from benchmarks.boundary.ways import ways
+from benchmarks.channel import __main__ as channel
+from benchmarks.channel.cases import CASES
+from benchmarks.channel.contenders import CONTENDERS, OURS
 from tests.distributed.test_costs import MESSAGES
 
 
@@ -47,3 +52,22 @@ def test_command_prints_tables_and_writes_json(
 def test_failing_stages_are_reported() -> None:
     with pytest.raises(RuntimeError, match=r"rank \d: error(.|\n)*IndexError"):
         boundary_parts._values(timing.by_stage, 2, len(TIMED), 2, 2)
+
+
+def test_channel_command_has_a_row_or_a_reason_for_each_contender(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "channel.json"
+    channel.main(["--quick", "--json", str(path)])
+    printed = capsys.readouterr().out
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert [case["case"] for case in cases] == [case.name for case in CASES[:3]]
+    for case in cases:
+        assert case["case"] in printed
+        rows = {row["contender"]: row for row in case["rows"]}
+        assert [name for name in CONTENDERS if name in rows or name in case["missing"]] == list(
+            CONTENDERS
+        )
+        assert rows[OURS]["latency_ratio"] == rows[OURS]["cpu_ratio"] == 1.0
+        assert all(row["latency_us"] > 0 and row["cpu_us"] > 0 for row in rows.values())
+        assert {OURS, "torch send_object_list", "tensor dict (vLLM, SGLang)"} <= rows.keys()

@@ -28,7 +28,7 @@ CASES: dict[str, tuple[int, float]] = {
 }
 """Those that save the model: the number of processes, and the largest difference of a weight."""
 
-OTHERS = {"change_stages", "lora", "packed", "torch_pipelining"}
+OTHERS = {"change_stages", "channel", "lora", "packed", "torch_pipelining"}
 
 
 def load(name: str) -> Any:
@@ -142,6 +142,26 @@ def test_change_stages(tmp_path: Path) -> None:
     assert "step 0" not in printed and "step 1: loss " in printed
     trained = in_one_process(load("change_stages"), 3)
     assert_equal(saved_model(load("change_stages"), saved), trained, EXACT)
+
+
+def test_channel(tmp_path: Path) -> None:
+    """Both sides end with the weights of one process that does both sides' work."""
+    printed = torchrun(2, "channel", "--steps", 3, "--save", tmp_path / "weights")
+    example = load("channel")
+    model = example.build_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(3):
+        with torch.no_grad():
+            drawn = example.samples(model, step)["samples"]
+        for sample in drawn:
+            tokens = sample["tokens"]
+            loss = torch.nn.functional.cross_entropy(model(tokens[:-1]), tokens[1:])
+            (sample["reward"] * loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert f"step {step}: {len(drawn)} samples, loss {loss.item():.3f}" in printed
+    for rank in range(2):
+        assert_equal(torch.load(tmp_path / f"weights-{rank}.pt"), model.state_dict(), EXACT)
 
 
 def test_packed() -> None:

@@ -90,6 +90,14 @@ void Writer::check() const {
   if (control.taken.ended.load() != 0) throw Error(Error::Kind::Ended, "the receiver has shut its side");
 }
 
+// Asks the system for it, so not for each message.
+void Writer::check_reader(bool always) {
+  const Clock::time_point now = Clock::now();
+  if (!always && now - looked_ < kLook) return;
+  looked_ = now;
+  if (reader_.ended()) throw Error(Error::Kind::Ended, "the receiver's process has ended");
+}
+
 bool Writer::fits(size_t size) const {
   return written_ + size - mapping_.control().taken.bytes.load(std::memory_order_acquire) <=
          mapping_.capacity();
@@ -114,6 +122,7 @@ void Writer::post(std::span<const std::span<const uint8_t>> parts, Seconds timeo
   if (size > kMostBytes) throw Error(Error::Kind::Broken, "a message of more than 4 GiB");
   const Prefix prefix{size, sequence_};
   const auto* const head = reinterpret_cast<const uint8_t*>(&prefix);
+  check_reader(false);
   if (!carrying_ && fits(sizeof prefix + size)) {
     put(head, sizeof prefix);
     for (const auto& part : parts) put(part.data(), part.size());
@@ -123,11 +132,12 @@ void Writer::post(std::span<const std::span<const uint8_t>> parts, Seconds timeo
   }
   const auto until = after(timeout);
   while (waiting_bytes_ != 0 && waiting_bytes_ + size > most_) {
-    if (reader_.ended()) throw Error(Error::Kind::Ended, "the receiver's process has ended");
+    check_reader(true);
     if (Clock::now() >= until) throw Error(Error::Kind::Late, "the receiver takes no messages");
     changed_.wait_for(lock, kLook);
     check();
   }
+  check_reader(true);  // the thread that carries drops all messages where it has ended
   std::vector<uint8_t> message(head, head + sizeof prefix);
   for (const auto& part : parts) message.insert(message.end(), part.begin(), part.end());
   waiting_bytes_ += message.size();

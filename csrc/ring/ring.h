@@ -102,7 +102,8 @@ class Writer {
   void shut();
 
  private:
-  void check() const;  // throws Error where nobody will read
+  void check() const;              // throws Error where one side was shut
+  void check_reader(bool always);  // throws Error where the reader's process has ended, by the last look
   bool fits(size_t size) const;
   void put(const uint8_t* bytes, size_t size);
   void publish();
@@ -111,6 +112,7 @@ class Writer {
   Mapping mapping_;
   size_t most_;
   Peer reader_;
+  std::chrono::steady_clock::time_point looked_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::vector<uint8_t>> waiting_;

@@ -23,7 +23,7 @@ _HEAD = struct.Struct("<QQ")
 _FIRST = 1024
 """Bytes of the first part of a message, which has one size: Gloo needs to know it beforehand."""
 
-_PENDING = 32
+_PENDING = 256
 """Messages on their way before one is waited for: Gloo keeps each until the peer takes it."""
 
 
@@ -58,6 +58,10 @@ class MessageSender(End):
         """Wait until the peer has taken all messages."""
         while self._sending:
             self._sending.popleft()[0].wait()
+
+    def leave(self) -> object:
+        """Return the messages on their way: they are sent for as long as the result is kept."""
+        return list(self._sending)
 
     def shut(self) -> None:
         """Send nothing more, and forget messages on their way: they would keep connections open."""

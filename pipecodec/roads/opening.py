@@ -33,12 +33,14 @@ def open_roads(
     *,
     timeout: float,
     shared_memory: bool = True,
+    first_tag: int = FIRST_TAG,
 ) -> tuple[list[Sender], list[Receiver]]:
     """Open this rank's roads, and return their ends in the order of the arguments.
 
     All ranks of ``exchange`` call it together. ``group()`` gives the process group of roads that
     are messages, whose tensors lie on the CPU; without ``shared_memory`` all are. Whoever waits for
-    a message, or for room, does so for ``timeout`` seconds.
+    a message, or for room, does so for ``timeout`` seconds. Two callers whose roads share the group
+    give different tags from ``first_tag`` on, of which each road takes one.
     """
     own = dist.get_rank()
     writers: dict[Wanted, RingSender] = {}
@@ -68,13 +70,13 @@ def open_roads(
             writers[each].connect(process)
             senders.append(writers[each])
         else:
-            tag = FIRST_TAG + numbers[own, each.name, each.peer]
+            tag = first_tag + numbers[own, each.name, each.peer]
             senders.append(MessageSender(each.name, each.peer, group, tag))
     receivers: list[Receiver] = [
         readers[each]
         if each in readers
         else MessageReceiver(
-            each.name, each.peer, group, FIRST_TAG + numbers[each.peer, each.name, own]
+            each.name, each.peer, group, first_tag + numbers[each.peer, each.name, own]
         )
         for each in receiving
     ]

@@ -1,0 +1,1 @@
+"""Any value from rank to rank: pipecodec's channel beside the ways that people use."""
