@@ -32,6 +32,12 @@ def soon(act: Callable[[], Any], seed: str) -> threading.Thread:
     return thread
 
 
+def meet(store: Any, key: str, world: int) -> None:
+    store.add(key, 1)
+    while store.add(key, 0) < world:
+        time.sleep(0.001)
+
+
 def send_until_shut(rank: Rank) -> list[str]:
     """Send from rank 0 to rank 1 until both shut their connections; return the errors' texts."""
     dist.init_process_group("gloo", timeout=timedelta(seconds=30))
@@ -40,6 +46,7 @@ def send_until_shut(rank: Rank) -> list[str]:
     for number in range(ROUNDS):
         group = dist.new_group([0, 1], timeout=TIMEOUT)
         small = torch.zeros(64)
+        meet(store, f"group {number}", rank.world)  # the other one's may not be made yet
         thread = soon(lambda: shut(None, set()), f"{number} {rank.rank}")
         try:
             while True:
@@ -50,9 +57,7 @@ def send_until_shut(rank: Rank) -> list[str]:
         except RuntimeError as error:
             errors.append(str(error).splitlines()[0])
         thread.join()
-        store.add(f"round {number}", 1)
-        while store.add(f"round {number}", 0) < rank.world:
-            time.sleep(0.001)
+        meet(store, f"round {number}", rank.world)
     return errors
 
 

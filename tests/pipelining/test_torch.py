@@ -19,7 +19,7 @@ import pipecodec
 from pipecodec.pipelining import build
 from pipecodec.pipelining.torch_stage import CodecStage
 
-OWN = {"connect", "start", "_call", "_backward", "_op", "_receive_ops", "_receive_late"}
+OWN = {"connect", "start", "_call", "_backward", "_op", "_receive_ops", "_memory", "_receive_late"}
 """Methods of CodecStage that torch knows nothing of."""
 
 REPLACED = [name for name, each in vars(CodecStage).items() if inspect.isfunction(each)]
