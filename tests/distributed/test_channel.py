@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -366,6 +367,10 @@ def without_cpu(rank: Rank, way: str) -> None:
     assert second.recv() == "other"
     assert same(first.recv(), sent)
     first.close()
+    with contextlib.suppress(KeyError), second:  # closes, and does not wait
+        second.isend(sent)
+        raise KeyError
+    assert raised(second.recv)[0] == raised(lambda: second.send(1))[0] == "ConnectionError"
 
 
 @ways
