@@ -73,6 +73,7 @@ def refused(rank: Rank) -> str:
 def test_dynamic_shapes_are_refused_at_set_up() -> None:
     for message in values(refused, 2):
         assert message == (
-            "DualPipeV exchanges the shapes of a boundary's tensors once, so dynamic_shape=True "
-            "cannot hold with schedule='dualpipev'; pad to one shape, or use schedule='1f1b'"
+            "DualPipeV exchanges the shapes of a boundary's tensors once, so neither "
+            "dynamic_shape=True nor read='ahead' can hold with schedule='dualpipev'; pad to one "
+            "shape, or use schedule='1f1b'"
         )
