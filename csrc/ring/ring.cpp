@@ -120,7 +120,7 @@ void Writer::post(std::span<const std::span<const uint8_t>> parts, Seconds timeo
   size_t size = 0;
   for (const auto& part : parts) size += part.size();
   if (size > kMostBytes) throw Error(Error::Kind::Broken, "a message of more than 4 GiB");
-  const Prefix prefix{size, sequence_};
+  Prefix prefix{size, sequence_};
   const auto* const head = reinterpret_cast<const uint8_t*>(&prefix);
   check_reader(false);
   if (!carrying_ && fits(sizeof prefix + size)) {
@@ -137,7 +137,8 @@ void Writer::post(std::span<const std::span<const uint8_t>> parts, Seconds timeo
     changed_.wait_for(lock, kLook);
     check();
   }
-  check_reader(true);  // the thread that carries drops all messages where it has ended
+  check_reader(true);           // the thread that carries drops all messages where it has ended
+  prefix.sequence = sequence_;  // another thread may have posted meanwhile
   std::vector<uint8_t> message(head, head + sizeof prefix);
   for (const auto& part : parts) message.insert(message.end(), part.begin(), part.end());
   waiting_bytes_ += message.size();
