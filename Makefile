@@ -46,10 +46,9 @@ $(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(CPP)
 demo: setup
 	$(BIN)/pipecodec demo
 
-# Tests of several processes beside all others: each alone leaves a core idle half of the time. Their output comes
-# when they have ended.
+# Tests of several processes beside all others: each alone leaves a core idle half of the time.
 test: check native
-	$(MAKE) --no-print-directory --output-sync=target -j2 processes others
+	$(MAKE) --no-print-directory --output-sync=line -j2 processes others
 
 quick: check
 	$(BIN)/python -m pytest -m "not slow"
