@@ -46,9 +46,10 @@ $(VENV)/.built: $(VENV)/.installed setup.py pyproject.toml $(CPP)
 demo: setup
 	$(BIN)/pipecodec demo
 
-# Tests of several processes beside all others: each alone leaves a core idle half of the time.
+# Tests of several processes beside all others: each alone leaves a core idle half of the time. Their reports come
+# when they have ended, one after the other.
 test: check native
-	$(MAKE) --no-print-directory --output-sync=line -j2 processes others
+	$(MAKE) --no-print-directory --output-sync=target -j2 processes others
 
 quick: check
 	$(BIN)/python -m pytest -m "not slow"
