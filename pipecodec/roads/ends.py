@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -44,16 +45,16 @@ class Receiver(Protocol):
         """End the road: whoever waits for a message in this process gets a ``ConnectionError``."""
 
 
-class End:
+class End(ABC):
     """One end of a road, which ``shut_all`` shuts. ``name`` and ``peer`` stand in messages."""
 
     def __init__(self, name: str, peer: int) -> None:
         self.name, self.peer = name, peer
         _open.add(self)
 
+    @abstractmethod
     def shut(self) -> None:
         """End the road."""
-        raise NotImplementedError
 
     @contextmanager
     def named(self) -> Iterator[None]:
