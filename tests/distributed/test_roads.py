@@ -19,7 +19,7 @@ from pipecodec.engine import boundary_roads
 from pipecodec.engine.together import gathered
 from pipecodec.roads import Wanted, open_roads
 from pipecodec.roads.messages import MessageSender
-from tests import varying
+from tests import shared_memory, varying
 
 from .harness import TIMEOUT, outcomes, values
 
@@ -121,7 +121,7 @@ def fail(rank: Rank, way: str) -> tuple[str, str, float]:
 
 @pytest.mark.parametrize("way", ["raises", "killed", "killed, messages"])
 def test_all_ranks_learn_why_no_frame_comes(way: str) -> None:
-    before = set(os.listdir("/dev/shm"))
+    before = shared_memory.names()
     first, *others = outcomes(fail, WORLD, way)
     for each in others:
         assert each.status == "ok", each.detail
@@ -129,4 +129,4 @@ def test_all_ranks_learn_why_no_frame_comes(way: str) -> None:
         assert name == "RemoteError" and seconds < TIMEOUT / 2
         assert ("planted" if way == "raises" else "the process of rank 0 ended") in text
     assert first.status == ("ok" if way == "raises" else "died")
-    assert set(os.listdir("/dev/shm")) <= before
+    assert shared_memory.names() <= before
