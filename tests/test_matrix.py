@@ -52,7 +52,7 @@ def test_page_has_a_row_for_each_cell(tmp_path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_outcomes_are_kept(tmp_path) -> None:
-    cell = Cell("3.10", "2.8.0", "0.19.8", "5.0.0")
+    cell = Cell("3.10", "2.8.0", "0.19.8", "5.5.0")
     outcomes = {cell: Outcome("1 failed", 60, "2026-01-02", "1a2b3c4-dirty")}
     table.save(tmp_path / "file", outcomes)
     assert table.load(tmp_path / "file") == outcomes

@@ -1,16 +1,22 @@
 #include "csrc/python/ring_types.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <vector>
 
-#include "csrc/ring/ring.h"
+#include "csrc/python/unlocked.h"
+#include "csrc/ring/reader.h"
+#include "csrc/ring/writer.h"
 
 namespace py = pybind11;
 
 namespace pipecodec::python {
 namespace {
 
+using ring::Clock;
 using ring::Error;
+using ring::Process;
 using ring::Reader;
 using ring::Seconds;
 using ring::Writer;
@@ -21,6 +27,8 @@ PyObject* type_of(Error::Kind kind) {
       return PyExc_TimeoutError;
     case Error::Kind::Missing:
       return PyExc_FileNotFoundError;
+    case Error::Kind::Misused:
+      return PyExc_RuntimeError;
     default:
       return PyExc_ConnectionError;
   }
@@ -52,20 +60,32 @@ class Parts {
   std::vector<Py_buffer> views_;
 };
 
-// Between two looks at whether the user interrupts.
-constexpr Seconds kSlice(0.1);
-
-py::object take(Reader& reader, double timeout) {
-  const auto began = std::chrono::steady_clock::now();
-  while (!reader.ready()) {
-    {
-      const py::gil_scoped_release released;
-      reader.await(kSlice);
+// Runs `act(time)`, which throws Error::Kind::Late when this time is up and has done nothing then, in pieces
+// of the whole time. The user may interrupt between two.
+template <class Act>
+void in_pieces(double timeout, Act act) {
+  const auto until = ring::after(Seconds(timeout));
+  while (true) {
+    const Seconds left = until - Clock::now();
+    try {
+      return unlocked([&] { act(std::min<Seconds>(left, ring::kLook)); });
+    } catch (const Error& error) {
+      if (error.kind != Error::Kind::Late || left <= ring::kLook) throw;
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    const bool early = std::chrono::steady_clock::now() - began < Seconds(timeout);
-    if (!early || reader.writer_ended()) break;
   }
+}
+
+void post(Writer& writer, double timeout, const py::args& parts) {
+  const Parts bytes(parts);
+  in_pieces(timeout, [&](Seconds time) { writer.post(bytes.spans, time); });
+}
+
+void flush(Writer& writer, double timeout) {
+  in_pieces(timeout, [&](Seconds time) { writer.flush(time); });
+}
+
+py::object take(Reader& reader, double timeout) {
   py::object message;
   reader.take(
       [&](size_t size) {
@@ -74,12 +94,17 @@ py::object take(Reader& reader, double timeout) {
         if (!message) throw py::error_already_set();
         return reinterpret_cast<uint8_t*>(PyByteArray_AS_STRING(message.ptr()));
       },
-      reader.ready() ? Seconds(timeout) : Seconds(0),
+      Seconds(timeout),
       [](const std::function<void()>& wait) {
-        const py::gil_scoped_release released;
-        wait();
+        unlocked(wait);
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
       });
   return message;
+}
+
+py::tuple this_process() {
+  const Process process = Process::of(getpid());
+  return py::make_tuple(process.number, process.began);
 }
 
 }  // namespace
@@ -97,16 +122,14 @@ void add_rings(py::module_& module) {
       .def(py::init<size_t, size_t>(), py::arg("capacity"), py::arg("most"))
       .def_property_readonly("file", &Writer::file)
       .def_property_readonly("secret", &Writer::secret)
-      .def("connect", &Writer::connect, py::arg("reader"))
-      .def("post",
-           [](Writer& self, double timeout, const py::args& parts) {
-             const Parts bytes(parts);
-             const py::gil_scoped_release released;
-             self.post(bytes.spans, Seconds(timeout));
-           })
       .def(
-          "flush", [](Writer& self, double timeout) { return self.flush(Seconds(timeout)); },
-          py::call_guard<py::gil_scoped_release>())
+          "connect",
+          [](Writer& self, pid_t reader, uint64_t began) {
+            unlocked([&] { self.connect({reader, began}); });
+          },
+          py::arg("reader"), py::arg("began"))
+      .def("post", &post)
+      .def("flush", &flush, py::arg("timeout"))
       .def("shut", &Writer::shut);
 
   py::class_<Reader>(module, "RingReader")
@@ -114,6 +137,8 @@ void add_rings(py::module_& module) {
       .def_property_readonly("ready", &Reader::ready)
       .def("take", &take, py::arg("timeout"))
       .def("shut", &Reader::shut);
+
+  module.def("this_process", &this_process);
 }
 
 }  // namespace pipecodec::python

@@ -1,4 +1,4 @@
-// The first page of a ring's memory: how far its two sides have come.
+// The first page of a ring's memory: how far its two sides have come; and the numbers before each message.
 #pragma once
 
 #include <atomic>
@@ -20,5 +20,11 @@ struct Control {
 };
 
 static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free);
+
+struct Prefix {
+  uint64_t size, sequence;
+};
+
+constexpr uint64_t kMostBytes = uint64_t{1} << 32;  // of a message
 
 }  // namespace pipecodec::ring

@@ -1,36 +1,36 @@
+#include "csrc/ring/memory.h"
+
 #include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <utility>
+#include <new>
+#include <string>
 
-#include "csrc/ring/control.h"
-#include "csrc/ring/ring.h"
+#include "csrc/ring/error.h"
 
 namespace pipecodec::ring {
 namespace {
 
 constexpr uint64_t kMagic = 0x676e697263706970;  // "pipcring"
 constexpr size_t kPage = 4096;
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW;  // touching a page that was cut off would end a process
 
 std::string because(const std::string& text) { return text + ": " + std::strerror(errno); }
 
 }  // namespace
 
 Mapping::Mapping(size_t capacity) : capacity_((capacity + kPage - 1) / kPage * kPage) {
-  file_ = memfd_create("pipecodec", MFD_CLOEXEC);
+  file_ = memfd_create("pipecodec", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (file_ < 0) throw Error(Error::Kind::Missing, because("no shared memory"));
   try {
     const size_t size = kPage + capacity_;
-    if (ftruncate(file_, static_cast<off_t>(size)) != 0) {
+    if (ftruncate(file_, static_cast<off_t>(size)) != 0 || fcntl(file_, F_ADD_SEALS, kSeals) != 0) {
       throw Error(Error::Kind::Missing, because("no shared memory of " + std::to_string(size) + " bytes"));
     }
     map(size);
@@ -60,6 +60,8 @@ Mapping::Mapping(const char* path, uint64_t secret) {
       status.st_size < static_cast<off_t>(2 * kPage)) {
     refuse(" is no ring");
   }
+  const int seals = fcntl(file_, F_GET_SEALS);
+  if (seals < 0 || (seals & kSeals) != kSeals) refuse(" is no ring: its size may change");
   try {
     map(static_cast<size_t>(status.st_size));
   } catch (const Error&) {
@@ -87,6 +89,16 @@ void Mapping::map(size_t size) {
 
 bool Mapping::inherited() const { return getpid() != owner_; }
 
+void Mapping::check_owner() const {
+  if (inherited()) throw Error(Error::Kind::Misused, "it belongs to the process that forked this one");
+}
+
+size_t Mapping::used(uint64_t written, uint64_t taken) const {
+  const uint64_t between = written - taken;
+  if (between > capacity_) throw Error(Error::Kind::Broken, "the ring's memory was written to");
+  return between;
+}
+
 void Mapping::copy_in(uint64_t at, const uint8_t* from, size_t size) const {
   const size_t begin = at % capacity_, first = std::min(size, capacity_ - begin);
   if (first != 0) std::memcpy(bytes_ + begin, from, first);
@@ -97,32 +109,6 @@ void Mapping::copy_out(uint64_t at, uint8_t* to, size_t size) const {
   const size_t begin = at % capacity_, first = std::min(size, capacity_ - begin);
   if (first != 0) std::memcpy(to, bytes_ + begin, first);
   if (size != first) std::memcpy(to + first, bytes_, size - first);
-}
-
-Peer::Peer(pid_t process) : process_(process) {
-#ifdef SYS_pidfd_open
-  file_ = static_cast<int>(syscall(SYS_pidfd_open, process, 0));
-#endif
-}
-
-Peer::Peer(Peer&& other) noexcept
-    : process_(std::exchange(other.process_, 0)), file_(std::exchange(other.file_, -1)) {}
-
-Peer& Peer::operator=(Peer&& other) noexcept {
-  std::swap(process_, other.process_);
-  std::swap(file_, other.file_);
-  return *this;
-}
-
-Peer::~Peer() {
-  if (file_ >= 0) close(file_);
-}
-
-bool Peer::ended() const {
-  if (process_ == 0) return false;
-  if (file_ < 0) return kill(process_, 0) != 0 && errno == ESRCH;
-  pollfd asked{file_, POLLIN, 0};
-  return poll(&asked, 1, 0) > 0;
 }
 
 }  // namespace pipecodec::ring

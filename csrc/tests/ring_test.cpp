@@ -1,11 +1,14 @@
 // Messages of every size through a ring, with a thread on either side; under ThreadSanitizer too.
-#include "csrc/ring/ring.h"
+#include "csrc/ring/reader.h"
+#include "csrc/ring/writer.h"
 
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstring>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -46,7 +49,7 @@ std::vector<uint8_t> take(Reader& reader, Seconds timeout = kLong) {
         taken.resize(size);
         return taken.data();
       },
-      timeout, [](const std::function<void()>& wait) { wait(); });
+      timeout, [](const std::function<void()>& sleep) { sleep(); });
   return taken;
 }
 
@@ -63,14 +66,14 @@ Error::Kind thrown(Act act) {
 
 void whole_and_in_order() {
   Writer writer(kCapacity, 1 << 18);
-  writer.connect(getpid());
+  writer.connect(Process::of(getpid()));
   Reader reader(getpid(), writer.file(), writer.secret());
   std::thread sender([&] {
     for (int i = 0; i < kMessages; ++i) post(writer, message(i));
   });
   for (int i = 0; i < kMessages; ++i) CHECK(take(reader) == message(i));
   sender.join();
-  CHECK(writer.flush(kLong));
+  writer.flush(kLong);
   CHECK(!reader.ready());
 }
 
@@ -103,10 +106,65 @@ void no_more_waits_than_allowed() {
   CHECK(take(reader) == message(3));
 }
 
+// A reader that writes anything for how much it took, while the thread that carries looks at it.
+void counts_are_checked() {
+  for (const uint64_t taken :
+       {uint64_t{1}, uint64_t{1} << 63, ~uint64_t{0} - kCapacity, uint64_t{64} * kCapacity}) {
+    Writer writer(kCapacity, 1 << 20);
+    Mapping memory(("/proc/self/fd/" + std::to_string(writer.file())).c_str(), writer.secret());
+    memory.control().taken.bytes.store(taken);
+    for (const size_t size : {size_t{10}, 2 * kCapacity, 64 * kCapacity}) {
+      const std::vector<uint8_t> bytes(size);
+      CHECK(thrown([&] { post(writer, bytes); }) == Error::Kind::Broken);
+    }
+    memory.control().taken.bytes.store(0);
+    post(writer, std::vector<uint8_t>(64 * kCapacity));
+    memory.control().taken.bytes.store(taken + (uint64_t{1} << 62));
+    CHECK(thrown([&] { writer.flush(kLong); }) == Error::Kind::Broken);
+    CHECK(thrown([&] { post(writer, message(1)); }) == Error::Kind::Broken);
+  }
+}
+
+void messages_left_behind_are_an_error() {
+  for (int round = 0; round < 20; ++round) {
+    Writer writer(kCapacity, 1 << 20);
+    Reader reader(getpid(), writer.file(), writer.secret());
+    post(writer, std::vector<uint8_t>(64 * kCapacity));
+    std::thread other([&] {
+      std::this_thread::sleep_for(std::chrono::microseconds(200 * round));
+      reader.shut();
+    });
+    CHECK(thrown([&] { writer.flush(kLong); }) == Error::Kind::Ended);
+    other.join();
+  }
+}
+
+void one_thread_takes() {
+  Writer writer(kCapacity, kCapacity);
+  Reader reader(getpid(), writer.file(), writer.secret());
+  std::atomic<int> misused{0};
+  const auto act = [&] {
+    try {
+      take(reader);
+    } catch (const Error& error) {
+      misused += error.kind == Error::Kind::Misused;
+    }
+  };
+  std::thread first(act), second(act);
+  while (misused == 0) std::this_thread::yield();
+  post(writer, message(1));
+  first.join();
+  second.join();
+  CHECK(misused == 1);
+}
+
 }  // namespace
 
 int main() {
   whole_and_in_order();
   whoever_waits_wakes();
   no_more_waits_than_allowed();
+  counts_are_checked();
+  messages_left_behind_are_an_error();
+  one_thread_takes();
 }

@@ -6,6 +6,7 @@ the dict it returns name the values it gives.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -18,7 +19,10 @@ from transformers.masking_utils import create_causal_mask
 
 from pipecodec.demo.data import VOCABULARY
 
-__all__ = ["causal_lm_loss", "cut_into_stages"]
+__all__ = ["causal_lm_loss", "causal_mask", "cut_into_stages"]
+
+_MASK_TAKES = inspect.signature(create_causal_mask).parameters
+_CACHE = "cache" if "cache" in _MASK_TAKES else "past_key_values"  # before transformers 5.24
 
 
 class _Gpt2Blocks(nn.Module):
@@ -132,14 +136,24 @@ def _positions_and_mask(
     config: Any, embeddings: torch.Tensor, attention_mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     position_ids = torch.arange(embeddings.shape[1], device=embeddings.device).unsqueeze(0)
-    mask = create_causal_mask(
+    return position_ids, causal_mask(config, embeddings, attention_mask, position_ids)
+
+
+def causal_mask(
+    config: Any,
+    embeddings: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the mask that a model of transformers makes where it has no cache."""
+    mask: torch.Tensor = create_causal_mask(
         config=config,
         inputs_embeds=embeddings,
         attention_mask=attention_mask,
-        past_key_values=None,
         position_ids=position_ids,
+        **{_CACHE: None},
     )
-    return position_ids, mask
+    return mask
 
 
 def cut_into_stages(model: PreTrainedModel, count: int) -> list[nn.Module]:

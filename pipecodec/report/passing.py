@@ -17,7 +17,7 @@ __all__ = ["passing_values"]
 LARGE = 0.25
 """Share of a boundary's bytes from which values for the output alone are a problem."""
 
-_CACHES = ("past_key_values", "cache_params", "mems", "state")
+_CACHES = ("cache", "past_key_values", "cache_params", "mems", "state")
 _DEEPEST = 6
 
 

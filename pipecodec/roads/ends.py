@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Buffer", "End", "Receiver", "Sender", "shut_all"]
+__all__ = ["ERRORS", "Buffer", "End", "Receiver", "Sender", "shut_all"]
 
 Buffer = bytes | bytearray | memoryview
+
+ERRORS = (ConnectionError, TimeoutError, RuntimeError)
+"""Errors of an end, which get its name."""
 
 _open: weakref.WeakSet[End] = weakref.WeakSet()
 
@@ -21,12 +24,16 @@ class Sender(Protocol):
     def post(self, *parts: Buffer) -> None:
         """Send one message, the parts behind each other. They are copied; nobody is waited for.
 
-        Raises ``ConnectionError`` where nobody will receive it, and ``TimeoutError`` where the
-        receiver took nothing for so long that there is no more room.
+        Raises ``ConnectionError`` where nobody will receive it, ``TimeoutError`` where the receiver
+        took nothing for so long that there is no more room, and ``RuntimeError`` in a process that
+        was forked from the one that opened the road.
         """
 
     def finish(self) -> None:
-        """Wait until all messages have left this process, which may end then."""
+        """Wait until all messages have left this process, which may end then.
+
+        Raises ``ConnectionError`` where some never will, and ``TimeoutError`` where they have not.
+        """
 
     def shut(self) -> None:
         """End the road: nothing is sent any more."""
@@ -61,7 +68,7 @@ class End(ABC):
         """Let errors of this end say which road it is, and who is at its other end."""
         try:
             yield
-        except (ConnectionError, TimeoutError) as error:
+        except ERRORS as error:
             raise type(error)(f"{self.name}, rank {self.peer}: {error}") from None
 
 

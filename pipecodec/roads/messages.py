@@ -41,8 +41,9 @@ class MessageSender(End):
         """Send one message."""
         if self._ended:
             raise ConnectionError(f"{self.name}, rank {self.peer}: this side was shut")
-        message = bytearray(_HEAD.pack(sum(map(len, parts)), self._number))
-        for each in parts:
+        views = [memoryview(part).cast("B") for part in parts]
+        message = bytearray(_HEAD.pack(sum(map(len, views)), self._number))
+        for each in views:
             message += each
         self._number += 1
         message += bytes(max(0, _FIRST - len(message)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
+from .. import _C
 from .ends import Receiver, Sender
 from .messages import FIRST_TAG, MessageReceiver, MessageSender
 from .shared_memory import Offer, RingReceiver, RingSender
@@ -41,43 +41,74 @@ def open_roads(
     are messages, whose tensors lie on the CPU; without ``shared_memory`` all are. Whoever waits for
     a message, or for room, does so for ``timeout`` seconds. Two callers whose roads share the group
     give different tags from ``first_tag`` on, of which each road takes one.
+
+    Raises ``TypeError`` or ``ValueError`` on all ranks where a name is no text, two roads from one
+    rank to another have one name, or only one end of a road is wanted.
     """
     own = dist.get_rank()
-    writers: dict[Wanted, RingSender] = {}
-    if shared_memory:
-        writers = {each: RingSender(each.name, each.peer, timeout) for each in sending}
-    offers = {each: writers[each].offer if each in writers else None for each in sending}
-    everyone = exchange({(name, peer): offer for (name, peer), offer in offers.items()})
-    numbers = {
-        (rank, *key): number
-        for number, (rank, key) in enumerate(
-            (rank, key) for rank in sorted(everyone) for key in sorted(everyone[rank])
-        )
+    writers = [_writer(each, timeout) if shared_memory else None for each in sending]
+    offers = [None if writer is None else writer.offer for writer in writers]
+    everyone = exchange(([*map(tuple, sending)], [*map(tuple, receiving)], offers))
+    _check(everyone)
+    offered = {
+        (rank, name, peer): offer
+        for rank, (sent, _, offers) in everyone.items()
+        for (name, peer), offer in zip(sent, offers, strict=True)
     }
-    readers: dict[Wanted, RingReceiver] = {}
-    for each in receiving:
-        offer: Offer | None = everyone[each.peer][each.name, own]
-        try:
-            if offer is not None:
-                readers[each] = RingReceiver(each.name, each.peer, timeout, offer)
-        except OSError:  # of another machine
-            continue
-    answers = exchange((os.getpid(), [(name, peer) for name, peer in readers]))
+    tags = {key: first_tag + number for number, key in enumerate(sorted(offered))}
+    receivers = [_receiver(each, offered[each.peer, each.name, own], timeout) for each in receiving]
+    taken = [tuple(w) for w, road in zip(receiving, receivers, strict=True) if road is not None]
+    answers = exchange((_C.this_process(), taken))
     senders: list[Sender] = []
-    for each in sending:
-        process, taken = answers[each.peer]
-        if (each.name, own) in taken:
-            writers[each].connect(process)
-            senders.append(writers[each])
+    for wanted, writer in zip(sending, writers, strict=True):
+        process, theirs = answers[wanted.peer]
+        if writer is not None and (wanted.name, own) in map(tuple, theirs):
+            writer.connect(process)
+            senders.append(writer)
         else:
-            tag = first_tag + numbers[own, each.name, each.peer]
-            senders.append(MessageSender(each.name, each.peer, group, tag))
-    receivers: list[Receiver] = [
-        readers[each]
-        if each in readers
-        else MessageReceiver(
-            each.name, each.peer, group, first_tag + numbers[each.peer, each.name, own]
-        )
-        for each in receiving
+            tag = tags[own, wanted.name, wanted.peer]
+            senders.append(MessageSender(wanted.name, wanted.peer, group, tag))
+    return senders, [
+        MessageReceiver(each.name, each.peer, group, tags[each.peer, each.name, own])
+        if receiver is None
+        else receiver
+        for each, receiver in zip(receiving, receivers, strict=True)
     ]
-    return senders, receivers
+
+
+def _writer(wanted: Wanted, timeout: float) -> RingSender | None:
+    """Make a ring; None where this process gets no memory or file for it."""
+    try:
+        return RingSender(wanted.name, wanted.peer, timeout)
+    except OSError:
+        return None
+
+
+def _receiver(wanted: Wanted, offer: Offer | None, timeout: float) -> RingReceiver | None:
+    """Open a ring; None where it is another machine's."""
+    if offer is None:
+        return None
+    try:
+        return RingReceiver(wanted.name, wanted.peer, timeout, Offer(*offer))
+    except OSError:
+        return None
+
+
+def _check(everyone: Mapping[int, Any]) -> None:
+    """Raise the same error on all ranks where roads do not have one end on either side."""
+    ends = {
+        rank: {"sends": sent, "receives": received}
+        for rank, (sent, received, _) in sorted(everyone.items())
+    }
+    for rank, both in ends.items():
+        for verb, other in (("sends", "receives"), ("receives", "sends")):
+            seen = set()
+            for name, peer in both[verb]:
+                road = f"rank {rank} {verb} road {name!r} {'to' if verb == 'sends' else 'from'}"
+                if not isinstance(name, str):
+                    raise TypeError(f"{road} rank {peer}: its name must be a text")
+                if (name, peer) in seen:
+                    raise ValueError(f"{road} rank {peer} twice: give each a name of its own")
+                seen.add((name, peer))
+                if (name, rank) not in map(tuple, ends[peer][other] if peer in ends else ()):
+                    raise ValueError(f"{road} rank {peer}, which {other} none of that name")

@@ -10,7 +10,7 @@ import os
 from typing import NamedTuple
 
 from .. import _C
-from .ends import Buffer, End
+from .ends import ERRORS, Buffer, End
 
 __all__ = ["Offer", "RingReceiver", "RingSender"]
 
@@ -38,21 +38,25 @@ class RingSender(End):
         self._timeout = timeout
         self.offer = Offer(os.getpid(), self._ring.file, self._ring.secret)
 
-    def connect(self, process: int) -> None:
-        """Know the process that reads, so that its end is noticed."""
-        self._ring.connect(process)
+    def connect(self, process: tuple[int, int]) -> None:
+        """Know the process that reads, as its ``_C.this_process()``, so that its end is noticed."""
+        self._ring.connect(*process)
 
     def post(self, *parts: Buffer) -> None:
         """Send one message."""
         try:
             self._ring.post(self._timeout, *parts)
-        except (ConnectionError, TimeoutError):
+        except ERRORS:
             with self.named():
                 raise
 
     def finish(self) -> None:
         """Wait until the ring holds all messages; it stays readable when this process has ended."""
-        self._ring.flush(self._timeout)
+        try:
+            self._ring.flush(self._timeout)
+        except ERRORS:
+            with self.named():
+                raise
 
     def shut(self) -> None:
         """End the road."""
@@ -71,7 +75,7 @@ class RingReceiver(End):
         """Wait for the next message."""
         try:
             return self._ring.take(self._timeout)
-        except (ConnectionError, TimeoutError):
+        except ERRORS:
             with self.named():
                 raise
 

@@ -1,8 +1,8 @@
 """Builds the extension against a CUDA build of torch, links and imports it; needs no GPU.
 
 ``make cuda-link`` puts torch alone, without NVIDIA's libraries (4 GB), into a folder of its own. In
-their place come stubs: libraries of the same names and versions without any function. Nothing is
-missed before something calls them, if functions are looked up when they are first called.
+their place come stubs: libraries of the same names and versions whose symbols are empty memory.
+Nothing is missed before something calls them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
     with (folder / "build.log").open("w") as log:
         run([sys.executable, "-c", lazily, *build.split()], environment, output=log)
     (extension,) = (folder / "lib" / "pipecodec").glob("_C*.so")
-    needed = [line.split()[1] for line in dynamic(extension) if "NEEDED" in line]
+    needed = [line.split()[1] for line in objdump("-p", extension) if "NEEDED" in line]
     print("linked to", *needed)
     environment["PYTHONPATH"] = os.pathsep.join(map(str, [folder / "lib", site]))
     run([sys.executable, "-c", CHECK], environment, folder)
@@ -68,30 +68,38 @@ def run(
     subprocess.run(command, env=environment, cwd=folder, check=True, stdout=output, stderr=output)
 
 
-def dynamic(library: Path) -> list[str]:
-    """Return the output of ``objdump -p`` for a library."""
-    return subprocess.check_output(["objdump", "-p", str(library)], text=True).splitlines()
+def objdump(option: str, library: Path) -> list[str]:
+    """Return the lines that objdump prints of a library."""
+    return subprocess.check_output(["objdump", option, str(library)], text=True).splitlines()
 
 
 def stub_libraries(libraries: Path, stubs: Path, toolkit: Path) -> None:
     """Make a stub of each library that those in the folder need and the toolkit does not have."""
     versions: dict[str, set[str]] = {}
+    symbols: dict[str, set[str]] = {}  # by their version; a variable among them is needed at once
     for library in libraries.glob("*.so*"):
         name = ""
-        for line in dynamic(library):
+        for line in objdump("-p", library):
             if found := re.match(r"\s*NEEDED\s+(\S+)", line):
                 versions.setdefault(found[1], set())
             elif found := re.match(r"\s*required from (\S+):", line):
                 name = found[1]
             elif found := re.match(r"\s+0x\w+ 0x\w+ \d+ (\S+)", line):
                 versions.setdefault(name, set()).add(found[1])
+        for line in objdump("-T", library):
+            if found := re.search(r"\*UND\*\s+\w+\s+\(?(\S+?)\)?\s+(\S+)$", line):
+                symbols.setdefault(found[1], set()).add(found[2])
     stubs.mkdir(parents=True, exist_ok=True)
     for name, wanted in versions.items():
         if name.startswith(OWN + SYSTEM) or (toolkit / name).exists():
             continue
         script, source = stubs / "versions", stubs / "empty.c"
-        script.write_text("".join(f"{version} {{ }};\n" for version in sorted(wanted)))
-        source.write_text("")
+        nodes = {version: sorted(symbols.get(version, ())) for version in sorted(wanted)}
+        script.write_text(
+            "".join(f"{node} {{ {'; '.join([*names, ''])}}};\n" for node, names in nodes.items())
+        )
+        named = sorted({name for names in nodes.values() for name in names})
+        source.write_text("".join(f"char {name}[64];\n" for name in named))
         command = ["cc", "-shared", "-nostdlib", f"-Wl,-soname,{name}", "-o", str(stubs / name)]
         if wanted:
             command.append(f"-Wl,--version-script={script}")

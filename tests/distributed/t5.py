@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.masking_utils import create_bidirectional_mask
+
+from pipecodec.demo.by_hand import causal_mask
 
 __all__ = ["build_t5", "t5_stages"]
 
@@ -83,9 +85,7 @@ class _Decoder(nn.Module):
     ) -> dict[str, Any]:
         hidden = self.embed(decoder_input_ids)
         masks = (
-            create_causal_mask(
-                config=self.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
-            ),
+            causal_mask(self.config, hidden),
             create_bidirectional_mask(
                 config=self.config,
                 inputs_embeds=hidden,

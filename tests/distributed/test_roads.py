@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from array import array
 from datetime import timedelta
 from typing import Any
 
@@ -49,10 +50,12 @@ def exchange(rank: Rank, shared_memory: bool) -> int:
     for number, sender in enumerate(senders):
         for size in SIZES:
             sender.post(bytes([rank.rank, number]), random.Random(size).randbytes(size))
+        sender.post(memoryview(array("Q", [rank.rank, number])), b"wide items")
     right = 0
     for number, receiver in enumerate(receivers):
         source = (rank.rank + (1 if number == 2 else -1)) % WORLD
         expected = [bytes([source, number]) + random.Random(s).randbytes(s) for s in SIZES]
+        expected.append(array("Q", [source, number]).tobytes() + b"wide items")
         right += sum(bytes(receiver.take()) == each for each in expected)
     for sender in senders:
         sender.finish()
@@ -62,7 +65,45 @@ def exchange(rank: Rank, shared_memory: bool) -> int:
 
 @pytest.mark.parametrize("shared_memory", [True, False])
 def test_messages_come_as_they_were_sent(shared_memory: bool) -> None:
-    assert values(exchange, WORLD, shared_memory) == [3 * len(SIZES)] * WORLD
+    assert values(exchange, WORLD, shared_memory) == [3 * (len(SIZES) + 1)] * WORLD
+
+
+def unlike(rank: Rank) -> list[str]:
+    """Want roads that the ranks do not want alike; return the errors."""
+    dist.init_process_group("gloo", timeout=timedelta(seconds=20))
+    own = rank.rank
+    wanted: list[tuple[Any, Any]] = [
+        (
+            [Wanted("a", 1)] * 2 if own == 0 else [],
+            [Wanted("a", 0)] if own == 1 else [],
+        ),
+        ([Wanted("a", 1)] if own == 0 else [], []),
+        ([], [Wanted("a", 0)] if own == 2 else []),
+        ([Wanted("a", 1)] if own == 0 else [], [Wanted("b", 0)] if own == 1 else []),
+        ([Wanted("a", 7)] if own == 0 else [], []),
+        ([Wanted(None, 1)] if own == 0 else [], [Wanted(None, 0)] if own == 1 else []),  # type: ignore[arg-type]
+    ]
+    errors = []
+    for sending, receiving in wanted:
+        try:
+            open_roads(
+                sending, receiving, lambda value: gathered(None, value), lambda: None, timeout=5.0
+            )
+        except (TypeError, ValueError) as error:
+            errors.append(f"{type(error).__name__}: {error}")
+    return errors
+
+
+def test_roads_without_two_ends_are_refused_on_all_ranks() -> None:
+    for errors in values(unlike, WORLD):
+        assert errors == [
+            "ValueError: rank 0 sends road 'a' to rank 1 twice: give each a name of its own",
+            "ValueError: rank 0 sends road 'a' to rank 1, which receives none of that name",
+            "ValueError: rank 2 receives road 'a' from rank 0, which sends none of that name",
+            "ValueError: rank 0 sends road 'a' to rank 1, which receives none of that name",
+            "ValueError: rank 0 sends road 'a' to rank 7, which receives none of that name",
+            "TypeError: rank 0 sends road None to rank 1: its name must be a text",
+        ]
 
 
 def number(rank: Rank) -> str:

@@ -15,7 +15,7 @@ OTHERS = {
     "torch": ("2.9.0", "2.14.1", "2.15.0"),
     "python": ("3.10", "3.11", "3.12", "3.13", "3.14"),
     "deepspeed": (),
-    "transformers": ("5.0.0", "5.24.0"),
+    "transformers": ("5.5.0", "5.24.0"),
 }
 
 # Beside the tests that start no process: one file for each engine. torch's schedules need 2.13.
