@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..arguments import device_of
-from ..roads import Sender
+from ..roads import Sender, timeout_of
 from ..roads.messages import MessageSender
-from .groups import faults, group_of, member, sends, timeout_of
+from .groups import faults, group_of, member, sends
 from .meeting import Ends, Meeting
+from .memory import Memory
 from .sending import Handle, OnTheirWay, Orders
 from .wire import DEVICE, END_MESSAGE, HOST, INSIDE, MOST_INSIDE, Decoder, Encoder, Incoming
 
@@ -82,7 +83,7 @@ class Channel:
         self._where = f"channel {self._meeting.number} of ranks {own} and {self.peer}"
         self._encoder, self._decoder = Encoder(self._where), Decoder(self._where)
         self._orders = Orders(self._group, self.peer)
-        self._on_their_way = OnTheirWay()
+        self._on_their_way, self._memory = OnTheirWay(), Memory()
         self._sending, self._receiving = threading.RLock(), threading.RLock()
         self._ended, self._closed = "", False
 
@@ -154,6 +155,9 @@ class Channel:
     def recv(self) -> Any:
         """Wait for the next value, and return it. Its tensors are the caller's own.
 
+        The memory of tensors on the CPU of 1 MiB or more is used again for later values once
+        nothing refers to it; the channel keeps up to 256 MiB for that.
+
         Raises:
             ConnectionError: the peer has ended or closed, or this end was closed.
             TimeoutError: none came within the group's timeout. Through shared memory the next call
@@ -184,7 +188,10 @@ class Channel:
             group, tag, device = self._group, 0, torch.device(incoming.device)
             if self.device is not None and self.device.type == device.type:
                 device = self.device
-        tensors = [torch.empty(size, dtype=torch.uint8, device=device) for size in incoming.sizes]
+        if device.type == "cpu":
+            tensors = [self._memory.get(size) for size in incoming.sizes]
+        else:
+            tensors = [torch.empty(n, dtype=torch.uint8, device=device) for n in incoming.sizes]
         try:
             for tensor in tensors:
                 dist.recv(tensor, self.peer, group, tag)

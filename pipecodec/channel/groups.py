@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch.distributed as dist
 
 from ..arguments import instance, whole_number
 
-__all__ = ["faults", "group_of", "member", "sends", "timeout_of"]
+__all__ = ["faults", "group_of", "member", "sends"]
 
 
 def group_of(caller: str, group: Any) -> Any:
@@ -48,14 +47,6 @@ def sends(group: Any, device_type: str) -> bool:
     except RuntimeError:
         return False
     return device_type == "cpu" or backend.name() != "gloo"
-
-
-def timeout_of(group: Any) -> float:
-    """Return the group's timeout, in seconds."""
-    for device in group._device_types:
-        timeout: timedelta = group._get_backend(device).options._timeout
-        return timeout.total_seconds()
-    return dist.distributed_c10d.default_pg_timeout.total_seconds()
 
 
 def faults(where: str, error: Exception) -> Exception:

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-from ..roads import Receiver, Sender, Wanted, open_roads
+from ..roads import Receiver, Sender, Wanted, open_roads, timeout_of
 from .together import gathered
-from .watcher import default_timeout
 
 __all__ = ["BoundaryRoads", "ChunkReceiver", "ChunkSender", "open_boundaries"]
 
@@ -110,7 +109,7 @@ def open_boundaries(
         [wanted for *_, wanted in receiving],
         lambda value: gathered(group, value),
         host,
-        timeout=default_timeout(),
+        timeout=timeout_of(),
         shared_memory=SHARED_MEMORY,
     )
     opened = BoundaryRoads({}, {}, {}, {})

@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from ..roads import timeout_of
 from .error_text import summary, trace
 from .together import raised_on_all_ranks
-from .watcher import Watcher, default_timeout, watcher
+from .watcher import Watcher, watcher
 
 __all__ = ["OF", "RemoteError", "SharedCalls", "call_on_all_ranks", "set_up_on_all_ranks"]
 
@@ -152,9 +153,7 @@ def set_up_on_all_ranks(function: F) -> F:
             return function(*args, **kwargs)
         own = SharedCalls(watcher(), None)
         stall_timeout = kwargs.get("stall_timeout")
-        own.watcher.judge.stall_timeout = (
-            default_timeout() if stall_timeout is None else stall_timeout
-        )
+        own.watcher.judge.stall_timeout = timeout_of() if stall_timeout is None else stall_timeout
         with own.call(function.__name__):
             return function(*args, **kwargs)
 

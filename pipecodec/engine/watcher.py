@@ -21,13 +21,14 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from ..logger import get_logger
+from ..roads import timeout_of
 from .calls import Calls, Progress
 from .connections import shut, sockets_to
 from .error_text import summary, trace
 from .judge import Judge, differing
 from .process import has_ended, identity, uncaught
 
-__all__ = ["Watcher", "default_timeout", "watcher"]
+__all__ = ["Watcher", "watcher"]
 
 logger = get_logger("engine")
 
@@ -68,7 +69,7 @@ class Watcher:
         self._there: set[str] = set()
         self._key = f"{self._prefix}/call/{self.rank}"
         self.calls = Calls(self._post)
-        self.judge = Judge(default_timeout())
+        self.judge = Judge(timeout_of())
         self.reason: str | None = None
         self.failure = ""  # how this rank says that its communication has ended
         self.engines = 0
@@ -296,15 +297,6 @@ class Watcher:
                 except ConnectionError:
                     return True
         return False
-
-
-def default_timeout() -> float:
-    """Return the timeout of the default process group, in seconds."""
-    group: Any = distributed_c10d._get_default_group()
-    for device in group._device_types:
-        timeout: timedelta = group._get_backend(device).options._timeout
-        return timeout.total_seconds()
-    return distributed_c10d.default_pg_timeout.total_seconds()
 
 
 _current: tuple[weakref.ref[Any], int, Watcher] | None = None

@@ -18,8 +18,9 @@ from ..engine.announcements import AnnouncementsIn, AnnouncementsOut
 from ..engine.boundary_roads import open_boundaries
 from ..engine.failure import SharedCalls
 from ..engine.unused_roads import Road, across_ranks
-from ..engine.watcher import default_timeout, watcher
+from ..engine.watcher import watcher
 from ..options import BoundaryOptions
+from ..roads import timeout_of
 from ..stages.rank_liveness import rank_liveness
 from .chunk_roads import WithinRank
 from .host_group import host_group
@@ -236,7 +237,7 @@ class Pipeline:
             self._calls = SharedCalls(watcher(), self.stages[0].stage_index)
             timeout = self.settings.stall_timeout
             judge = self._calls.watcher.judge
-            judge.stall_timeout = default_timeout() if timeout is None else timeout
+            judge.stall_timeout = timeout_of() if timeout is None else timeout
         number = self._number or self._calls.watcher.engines + 1
         return self._calls.call(f"pipeline {number}'s {name}" if number > 1 else name)
 

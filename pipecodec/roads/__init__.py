@@ -6,5 +6,6 @@ of a machine it is shared memory, else messages of a process group on the CPU. I
 
 from .ends import Receiver, Sender, shut_all
 from .opening import Exchange, Wanted, open_roads
+from .timeout import timeout_of
 
-__all__ = ["Exchange", "Receiver", "Sender", "Wanted", "open_roads", "shut_all"]
+__all__ = ["Exchange", "Receiver", "Sender", "Wanted", "open_roads", "shut_all", "timeout_of"]
