@@ -61,10 +61,11 @@ def train(rank: Rank, options: dict[str, Any], way: str) -> tuple[Any, Any, Any]
     if way == "simulated":
         simulate(engine, counted)
     evaluated = []
-    for batch in varying.batches():
+    for batch, evaluation in zip(varying.batches(), varying.batches(evaluated=True), strict=True):
         given = [((x, lengths), labels) for x, lengths, labels in batch]
         engine.train_batch(iter(given))
         if way != "simulated":
+            given = [((x, lengths), labels) for x, lengths, labels in evaluation]
             outputs = engine.eval_batch(iter(given), compute_loss=False) or []
             evaluated += [output.tolist() for output in outputs]
     return [p.tolist() for p in engine.module.parameters()], evaluated, counted
