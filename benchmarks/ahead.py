@@ -1,9 +1,10 @@
 """Lengths that change in each micro-batch: what each way to say them costs.
 
 ``python -m benchmarks.ahead`` trains the same stages on DeepSpeed's engine in several ways, in one
-run and interleaved: frames ahead, sizes from the device, padded to the longest with static shapes,
-and, by hand, the stock engine's dynamic shapes. Then it times one message of a frame's size from
-host to host. On the CPU no device is waited for: the table shows the hosts' own work.
+run and interleaved: frames ahead, sizes from the device, padded to the longest with static shapes
+and with frames ahead, and, by hand, the stock engine's dynamic shapes. Then it times one message of
+a frame's size from host to host. On the CPU no device is waited for: the table shows the hosts' own
+work.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "frames ahead": {"read": "ahead"},
     "sizes from the device": {"dynamic_shape": True, "read": "always"},
     "padded to the longest": {},
+    "padded, frames ahead": {"read": "ahead"},
     "by hand, dynamic_shape": {"dynamic_shape": True},
 }
 

@@ -3,7 +3,7 @@
 A schedule talks to a stage through methods that torch calls internal (torch 2.13, ``stage.py`` and
 ``schedules.py`` below ``torch/distributed/pipelining``). The docstrings of those that are replaced
 here say why; ``torch_schedule.py`` replaces three of the schedule's. tests/pipelining/test_torch.py
-says which of them moved in another torch.
+says which of them moved in another torch, and ``torch_versions.py`` knows those that did.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .pipeline import Pipeline, Settings
 from .split_backward import first_part
 from .stage_run import StageRun
 from .torch_schedule import attach_if_made
+from .torch_versions import begin_fsdp, group_between, keep_for_backward
 from .ways import own_memory
 
 __all__ = ["CodecStage"]
@@ -52,11 +53,9 @@ class CodecStage(PipelineStage):
         self._runtime_validate = False  # the codec compares, and says names
         # Complete, so that torch neither runs the stage for its sizes nor copies its buffers.
         self._user_meta.inputs = self._user_meta.outputs = ()
-        # torch 2.14 may give each direction a group of its own.
-        self._downstream = getattr(self, "_downstream_group", group)
-        self._upstream = getattr(self, "_upstream_group", group)
         self._arrived: dict[int, list[torch.Tensor]] = {}
         self._sent: dict[int, Sequence[torch.Tensor]] = {}
+        self._tunnels: dict[int, torch.Tensor] = {}
         self._gradients: dict[int, torch.Tensor] = {}
         self._output_gradients: list[torch.Tensor] = []
         self._dynamic = settings.options.dynamic_shape
@@ -123,7 +122,7 @@ class CodecStage(PipelineStage):
         self.chunks, self._ended = chunks, 0
         # Gloo ends a process that gets another size than it expects, as in another call.
         self._tag = zlib.crc32(call.encode()) >> 1
-        for kept in (self._arrived, self._sent, self._gradients, self._frames):
+        for kept in (self._arrived, self._sent, self._tunnels, self._gradients, self._frames):
             kept.clear()
         self._late.clear()
         for way in self.run.ways_out():
@@ -137,9 +136,8 @@ class CodecStage(PipelineStage):
 
     def clear_runtime_states(self) -> None:
         """Forget the last step; no buffer here outlives a micro-batch."""
-        self.fwd_cache.clear()
+        super().clear_runtime_states()
         self.bwd_cache.clear()
-        self.output_chunks.clear()
 
     def _prepare_forward_infra(
         self, num_microbatches: int, args: Any, kwargs: Any = None, has_backward: bool = False
@@ -150,6 +148,7 @@ class CodecStage(PipelineStage):
         announces them before its first tensors.
         """
         self.args_recv_info = dict.fromkeys(range(num_microbatches), ())
+        self.grad_recv_info = dict.fromkeys(range(num_microbatches), ())
         self.act_send_info = {}
         gradients = (not self.is_first) + len(self.run.links_in)
         self._stage_meta.inputs = (None,) * gradients  # type: ignore[assignment]
@@ -188,25 +187,22 @@ class CodecStage(PipelineStage):
             self._say.chunk = fwd_chunk_id
             self._say.say(sent)
             self._announced = True
-        return [
-            self._op(dist.isend, tensor, self.stage_index + 1, self._downstream) for tensor in sent
-        ]
+        return [self._op(dist.isend, tensor, self.stage_index + 1) for tensor in sent]
 
     def get_bwd_recv_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
         """Receive the gradient of the tunnel, the only one that is sent."""
         if self.is_last or not self.has_backward:
             return []
-        (tunnel, *_), _ = self.fwd_cache[bwd_chunk_id]
-        gradient = torch.empty_like(tunnel, requires_grad=False)
+        gradient = torch.empty_like(self._tunnels.pop(bwd_chunk_id), requires_grad=False)
         self._gradients[bwd_chunk_id] = gradient
-        return [self._op(dist.irecv, gradient, self.stage_index + 1, self._upstream)]
+        return [self._op(dist.irecv, gradient, self.stage_index + 1)]
 
     def get_bwd_send_ops(self, bwd_chunk_id: int) -> list[dist.P2POp]:
         """Send the gradient of the tunnel."""
         if self.is_first or not self.has_backward:
             return []
         gradient = cast(torch.Tensor, self.bwd_cache.pop(bwd_chunk_id)[0])
-        return [self._op(dist.isend, gradient, self.stage_index - 1, self._upstream)]
+        return [self._op(dist.isend, gradient, self.stage_index - 1)]
 
     def set_local_fwd_input(self, prev_stage_outputs: Any, mb_index: int) -> None:
         """Take over the tensors of the stage before on this rank, but not their memory."""
@@ -235,6 +231,8 @@ class CodecStage(PipelineStage):
             arrived[0].requires_grad_(self.has_backward)
         if self._say is not None:
             self._say.chunk = fwd_chunk_id
+        if self.has_backward:
+            begin_fsdp(self.submod)
         output, left, entered = self.run.forward(
             fwd_chunk_id,
             arrived,
@@ -244,7 +242,9 @@ class CodecStage(PipelineStage):
             self.device,
             self._frames.pop(fwd_chunk_id, None),
         )
-        self.fwd_cache[fwd_chunk_id] = (tuple(left), entered)
+        keep_for_backward(self, fwd_chunk_id, tuple(left), entered)
+        if self.has_backward and not self.is_last:
+            self._tunnels[fwd_chunk_id] = left[0]
         if isinstance(output, LastValue):
             if len(self.output_chunks) != fwd_chunk_id and save_forward_output:
                 raise ValueError(
@@ -372,13 +372,13 @@ class CodecStage(PipelineStage):
             for way in ways:
                 way.after_backward(chunk, done=done)
 
-    def _op(self, kind: Any, tensor: torch.Tensor, stage: int, group: Any) -> dist.P2POp:
+    def _op(self, kind: Any, tensor: torch.Tensor, stage: int) -> dist.P2POp:
+        ends = (self.stage_index, stage) if kind is dist.isend else (stage, self.stage_index)
         peer = self._resolve_peer_global_rank(stage)
-        return dist.P2POp(kind, tensor, peer, group, self._tag)
+        return dist.P2POp(kind, tensor, peer, group_between(self, *ends), self._tag)
 
     def _receive_ops(self, tensors: Sequence[torch.Tensor]) -> list[dist.P2POp]:
-        source, group = self.stage_index - 1, self._downstream
-        return [self._op(dist.irecv, tensor, source, group) for tensor in tensors]
+        return [self._op(dist.irecv, tensor, self.stage_index - 1) for tensor in tensors]
 
     def _receive_late(self, chunk: int) -> None:
         """Receive the micro-batches up to this one whose sizes were not known before."""

@@ -72,10 +72,12 @@ OF_SCHEDULES = (
     "_stage _stages _loss_fn _n_microbatches _has_backward _output_merge_spec _args_chunk_spec "
     "_kwargs_chunk_spec"
 )
+NEW = hasattr(PipelineStage, "_make_forward_chunk_state")  # torch 2.15
 OF_STAGES = (
     "_has_backward _stage_meta _user_meta _runtime_validate _resolve_peer_global_rank "
-    "_is_same_rank args_recv_info act_send_info fwd_cache bwd_cache output_chunks chunks "
-    "stage_index_to_group_rank submod group device"
+    "_is_same_rank args_recv_info act_send_info grad_recv_info bwd_cache output_chunks chunks "
+    "stage_index_to_group_rank submod group device "
+    + ("_forward_chunk_states _make_forward_chunk_state _get_p2p_group" if NEW else "fwd_cache")
 )
 USED = [
     *((schedules, name) for name in OF_SCHEDULES.split()),
