@@ -24,8 +24,8 @@ class BoundaryOptions:
 
     capacity: int | None = None
     differentiable: Differentiable = "auto"
-    dynamic_shape: bool = False
     read: Literal["auto", "always", "verified", "ahead"] = "auto"
+    dynamic_shape: bool = False
     values: Literal["dynamic", "static"] = "dynamic"
 
     def __post_init__(self) -> None:

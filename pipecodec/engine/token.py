@@ -42,8 +42,8 @@ def nothing_to_train() -> RuntimeError:
         "element 0 of tensors does not require grad and does not have a grad_fn: the loss depends "
         "on nothing that is trained. Is it detached, or is all it depends on frozen? A stage that "
         "checkpoints reentrantly behind a frozen one gives no gradient unless its input requires "
-        "one: call enable_input_require_grads() on the model, or pass "
-        'differentiable="by-dtype"'
+        "one: call enable_input_require_grads() on the model; "
+        'differentiable="by-dtype" does so too, where something is trained'
     )
 
 

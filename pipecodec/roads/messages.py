@@ -33,7 +33,7 @@ class MessageSender(End):
     def __init__(self, name: str, peer: int, group: Callable[[], Any], tag: int) -> None:
         super().__init__(name, peer)
         self._group, self._tag = group, tag
-        self._sending: deque[tuple[Any, torch.Tensor]] = deque()
+        self._sending: deque[list[tuple[Any, torch.Tensor]]] = deque()
         self._number = 0
         self._ended = False
 
@@ -49,16 +49,22 @@ class MessageSender(End):
         message += bytes(max(0, _FIRST - len(message)))
         tensor = torch.frombuffer(message, dtype=torch.uint8)
         while len(self._sending) >= _PENDING:
-            self._sending.popleft()[0].wait()
+            self._wait_for_oldest()
+        works: list[tuple[Any, torch.Tensor]] = []
+        self._sending.append(works)
         for part in (tensor[:_FIRST], tensor[_FIRST:]):
             if len(part) > 0:
                 work = dist.isend(part, self.peer, self._group(), self._tag)
-                self._sending.append((work, part))
+                works.append((work, part))
 
     def finish(self) -> None:
         """Wait until the peer has taken all messages."""
         while self._sending:
-            self._sending.popleft()[0].wait()
+            self._wait_for_oldest()
+
+    def _wait_for_oldest(self) -> None:
+        for work, _ in self._sending.popleft():
+            work.wait()
 
     def leave(self) -> object:
         """Return the messages on their way: they are sent for as long as the result is kept."""

@@ -78,6 +78,7 @@ def late(rank: Rank, way: str) -> list[tuple[str, str]]:
     if rank.rank:
         silent, full = Channel(0, group), Channel(0, group)
         store.wait(["done"], LONG)
+        store.set("seen", "")
         if way == "shared memory":
             silent.send("late")
             assert full.recv()[0] == 0
@@ -99,6 +100,7 @@ def late(rank: Rank, way: str) -> list[tuple[str, str]]:
     for thread in threads:
         thread.join()
     store.set("done", "")
+    store.wait(["seen"], LONG)  # this process has the store
     if way == "shared memory":  # a receive that was in vain ends gloo's connection
         assert silent.recv() == "late"
         assert until_it_fails(full.recv)[:7] in ("Connect", "Timeout")

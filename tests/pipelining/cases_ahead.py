@@ -40,12 +40,12 @@ CASES = {
         schedule=schedule,
         loss=varying.loss_fn,
         optimizer=sgd,
-        chunks=CHUNKS,
+        chunks=6 if schedule == "DualPipeV" else CHUNKS,  # twice the ranks, or more
         evaluate=frozenset({0, 1, 3}),
         options=options,
         worlds=(3,),
     )
-    for schedule in ("1F1B", "GPipe", "Interleaved1F1B", "ZBVZeroBubble")
+    for schedule in ("1F1B", "GPipe", "Interleaved1F1B", "ZBVZeroBubble", "DualPipeV")
     for name, options in (
         ("ahead", {"read": "ahead"}),
         ("read", {"dynamic_shape": True, "read": "always"}),
