@@ -266,6 +266,8 @@ def test_a_number_that_varies():
         ("n", "number", True),
         ("one", "static number", False),
     ]
+    assert "n: where a number is another one in each micro-batch" in str(report)
+    assert 'with read="ahead"' in str(report)
 
 
 class Noisy(nn.Module):

@@ -143,6 +143,26 @@ def test_a_process_that_has_the_number_of_the_receiver_is_another_one() -> None:
         writer.post(SOON, b"")
 
 
+NO_FILES = """
+import os, resource
+from pipecodec import _C
+writer = _C.RingWriter(4096, 1 << 20)
+most = len(os.listdir("/proc/self/fd")) - 1
+resource.setrlimit(resource.RLIMIT_NOFILE, (most + {free}, most + 64))
+writer.connect(*_C.this_process())
+writer.post(1.0, b"goes")
+resource.setrlimit(resource.RLIMIT_NOFILE, (most + 64, most + 64))
+writer.post(1.0, b"goes on")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_a_process_without_free_files_takes_nobody_for_ended(free: int) -> None:
+    with child_of(NO_FILES.format(free=free)) as process:
+        assert process.wait(20) == 0
+
+
 ENDS = """
 import threading, time
 from pipecodec import _C

@@ -13,7 +13,9 @@ struct Process {
   pid_t number = 0;
   uint64_t began = 0;
 
-  static Process of(pid_t number);  // `began` is 0 where there is none, or it has ended
+  static constexpr uint64_t kEnded = 0, kUnknown = ~uint64_t{0};  // in the place of `began`
+
+  static Process of(pid_t number);
 };
 
 // Another process, whose end is noticed.
@@ -31,7 +33,7 @@ class Peer {
   bool ended() const;
 
  private:
-  bool lives() const;
+  bool has_number() const;  // true too where nobody can tell
   void swap(Peer& other) noexcept {
     std::swap(process_, other.process_);
     std::swap(file_, other.file_);

@@ -31,12 +31,12 @@ class Memory:
     def get(self, size: int) -> Tensor:
         """Return a tensor of ``size`` bytes that shares memory with none in use."""
         if not LEAST_KEPT <= size <= MOST_KEPT:
-            return torch.empty(size, dtype=torch.uint8)
+            return torch.empty(size, dtype=torch.uint8, device="cpu")
         found = next((t for t in self._kept if len(t) == size and _C.use_count(t) == 1), None)
         if found is not None:
             self._forget(found)
         else:
-            found = torch.empty(size, dtype=torch.uint8)
+            found = torch.empty(size, dtype=torch.uint8, device="cpu")
         self._kept.append(found)
         self._bytes += size
         while self._bytes > MOST_KEPT:

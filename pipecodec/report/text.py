@@ -131,9 +131,15 @@ def messages(boundary: Boundary) -> str:
 
 
 def boundary_notes(boundary: Boundary) -> Iterator[str]:
-    """Yield the sentences below a boundary's table: words in it that engines differ in."""
+    """Yield the sentences below a boundary's table: words that engines differ in, and waits."""
     if any(each.travels == "own batch" for each in boundary.crossings):
         yield OWN_BATCH
+    numbers = [each.path for each in boundary.crossings if each.travels == "number"]
+    if numbers:
+        yield (
+            f"{_listed(numbers)}: where a number is another one in each micro-batch, the host "
+            'behind the boundary waits for its device once for each; with read="ahead" it does not'
+        )
 
 
 def _prices(boundary: Boundary) -> Iterator[str]:
