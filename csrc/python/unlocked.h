@@ -17,8 +17,8 @@ inline bool finalizing() {
 }
 
 // A thread that comes back while another one ends Python must touch nothing of it, and stands still, as
-// Python 3.14 lets it. Before 3.14 Python unwinds such a thread, which no destructor lets through, so none
-// takes the lock here.
+// Python 3.14 lets it. Before 3.14 Python unwinds such a thread, which no destructor lets through. The thread
+// that ends Python comes back as always.
 template <class Act>
 void unlocked(const Act& act) {
   const bool ends_here = finalizing();

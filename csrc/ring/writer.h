@@ -38,7 +38,7 @@ class Writer {
  private:
   struct Waiting;
 
-  void check() const;              // throws Error where one side was shut
+  void check() const;              // throws Error where one side was shut, or messages were dropped
   void check_reader(bool always);  // throws Error where the reader's process has ended, by the last look
   size_t room() const;             // throws Error
   void put(const uint8_t* bytes, size_t size);

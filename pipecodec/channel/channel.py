@@ -161,7 +161,7 @@ class Channel:
         Raises:
             ConnectionError: the peer has ended or closed, or this end was closed.
             TimeoutError: none came within the group's timeout. Through shared memory the next call
-                waits anew; gloo has closed the connection.
+                waits anew, unless a part of the value had come; gloo has closed the connection.
             CodecError: this process cannot build the value, such as one of a class that it does not
                 have. The next call returns the value after it.
         """

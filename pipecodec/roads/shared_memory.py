@@ -33,10 +33,10 @@ class RingSender(End):
     """The writing end, of which the other process gets the ``offer``."""
 
     def __init__(self, name: str, peer: int, timeout: float) -> None:
-        super().__init__(name, peer)
         self._ring = _C.RingWriter(_CAPACITY, _MOST)
         self._timeout = timeout
         self.offer = Offer(os.getpid(), self._ring.file, self._ring.secret)
+        super().__init__(name, peer)
 
     def connect(self, process: tuple[int, int]) -> None:
         """Know the process that reads, as its ``_C.this_process()``, so that its end is noticed."""
