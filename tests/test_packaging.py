@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -111,6 +112,28 @@ def test_metadata(wheel: Path) -> None:
     assert "Typing :: Typed" in said.get_all("Classifier", [])
     assert f"# {said['Name']}" in str(said.get_payload())  # README
     assert "torch<2.16,>=2.9" in said.get_all("Requires-Dist", [])
+
+
+def test_all_that_is_imported_with_the_package_is_declared(wheel: Path) -> None:
+    """An extra's packages by that engine and the demo alone; functions import others on demand."""
+    needs = [need.partition(";") for need in metadata(wheel).get_all("Requires-Dist", [])]
+    plain = {re.split(r"[^\w-]", name)[0] for name, _, extra in needs if not extra}
+    extras = {re.split(r"[^\w-]", name)[0] for name, _, extra in needs if extra}
+    assert plain >= {"torch", "numpy"}  # torch's own metadata leaves numpy out
+    for path in (ROOT / "pipecodec").rglob("*.py"):
+        room = path.relative_to(ROOT / "pipecodec").parts[0]
+        declared = plain | extras if room in ("deepspeed", "demo") else plain
+        assert imported_with(path) <= declared | sys.stdlib_module_names | {"pipecodec"}, path
+
+
+def imported_with(path: Path) -> set[str]:
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).partition(".")[0])
+    return found
 
 
 def test_wheel_that_is_handed_on_names_its_torch(unpacked: Path, tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+import numpy as np
 from torch import nn
 
 from ..errors import PartitionError
@@ -189,8 +189,7 @@ class Observations:
 def _draw_other_numbers(seed: int) -> None:
     """Let Python's chance fall in another way in each observation, so that it is seen."""
     random.seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed)
+    np.random.seed(seed)
 
 
 def _fix(tape: Tape, place: Place, size: int, reason: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -34,8 +34,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     for parameter, _ in gradients:
         parameter.grad = None
     drawn = random.getstate()
-    numpy = sys.modules.get("numpy")
-    drawn_by_numpy = None if numpy is None else numpy.random.get_state()
+    drawn_by_numpy = np.random.get_state()
     try:
         with torch.random.fork_rng(devices), parameters:
             yield
@@ -50,8 +49,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
         random.setstate(drawn)
-        if numpy is not None:
-            numpy.random.set_state(drawn_by_numpy)
+        np.random.set_state(drawn_by_numpy)
         for parameter, gradient in gradients:
             parameter.grad = gradient
         for module, mode in modes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from .arguments import Argument, Const, Node, Training, Value
@@ -173,7 +174,7 @@ def equal(one: Any, other: Any) -> bool:
         )
     if type(one) is not type(other):
         return False
-    if type(one).__module__ == "numpy" and hasattr(one, "tobytes"):  # numpy need not be installed
+    if isinstance(one, (np.ndarray, np.generic)):
         return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
     if isinstance(one, float) and one != one:
         return bool(other != other)
