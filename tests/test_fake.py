@@ -9,8 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import pipecodec
 from pipecodec.errors import PartitionError
+from pipecodec.no_memory import has_no_memory
 from pipecodec.tape.fake import run_fake
-from pipecodec.tape.no_memory import has_no_memory
 from pipecodec.tape.place import is_inner
 
 from .breaking_models.case import Base

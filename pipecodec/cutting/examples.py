@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..no_memory import without_memory
 from ..tape.batch import Batch
-from ..tape.no_memory import without_memory
 from ..tape.structure import tensors_in
 
 __all__ = ["Place", "Resized", "Sizes", "other_dtype", "other_padding", "other_sizes", "sizes_of"]

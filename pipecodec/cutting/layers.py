@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import PartitionError
 from ..tape.batch import Batch
-from ..tape.no_memory import run_model
+from ..tape.run_model import run_model
 from .untouched import untouched
 
 if TYPE_CHECKING:

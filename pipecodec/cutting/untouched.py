@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..no_memory import without_memory
 from ..tape.kept import contents, mutables_in
-from ..tape.no_memory import without_memory
 from ..tape.structure import tensors_in
 from ..tape.writing import written_by
 

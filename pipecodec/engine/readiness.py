@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from ..tape.no_memory import without_memory
+from ..no_memory import without_memory
 
 if TYPE_CHECKING:
     from ..stages.partition import Partition

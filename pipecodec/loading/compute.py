@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..tape.no_memory import without_memory
+from ..no_memory import without_memory
 from .slots import Slot, slots
 
 __all__ = ["compute"]

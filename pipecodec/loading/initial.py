@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ..arguments import device_of, whole_number
+from ..no_memory import without_memory
 from ..stages.partition import Partition
-from ..tape.no_memory import without_memory
 from .compute import compute
 from .place import put
 from .slots import Slot, Stage

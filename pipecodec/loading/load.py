@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ..arguments import device_of, flag, instance
+from ..no_memory import without_memory
 from ..stages.partition import Partition
-from ..tape.no_memory import without_memory
 from .folder import Folder
 from .initial import buffers_of
 from .keys import Source, ignored_if_missing, kept_dtypes, sources

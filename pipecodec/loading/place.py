@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from ..no_memory import without_memory
 from ..stages.ties import memory_of
-from ..tape.no_memory import without_memory
 from .slots import Slot, Stage
 
 __all__ = ["put"]

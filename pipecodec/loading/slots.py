@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..arguments import whole_number
+from ..no_memory import without_memory
 from ..stages.partition import Partition, check_part
 from ..stages.ties import memory_of
-from ..tape.no_memory import without_memory
 
 __all__ = ["Slot", "Stage", "model_of", "slots"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..arguments import instance, items
-from ..tape.no_memory import without_memory
+from ..no_memory import without_memory
 from .ties import memory_of
 
 __all__ = ["ModelState", "Place", "copied_from", "locate"]

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..arguments import instance, items, names
 from ..codec import Codec
-from ..tape.no_memory import has_no_memory
+from ..no_memory import has_no_memory
 from .cut import Cut
 from .liveness import Arg, analyze_signatures
 from .model_state import ModelState, Place, copied_from, locate

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..errors import PartitionError
 from ..loading.initial import determined
 from ..loading.slots import slots as slots_of
-from .no_memory import without_memory
+from ..no_memory import without_memory
 from .place import is_inner, told
 
 __all__ = ["FakeRun", "run_fake"]

@@ -13,9 +13,9 @@ from .arguments import Const, Value, tensors_of
 from .batch import Batch
 from .kept import Items, contents, mutables_in
 from .leaves import intercepted
-from .no_memory import run_model
 from .numbers import TracedFloat, TracedInt, plain
 from .recorder import Recorder
+from .run_model import run_model
 from .structure import open_up, take, tensors_in
 from .tape import Out, Tape, memory_of, step_of
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .no_memory import without_memory
+from ..no_memory import without_memory
 from .structure import open_up, tensors_in
 from .tape import Step
 

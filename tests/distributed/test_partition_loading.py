@@ -11,7 +11,7 @@ from torch import nn
 
 import pipecodec
 import pipecodec.deepspeed
-from pipecodec.tape.no_memory import has_no_memory
+from pipecodec.no_memory import has_no_memory
 
 from .comparison import check
 from .engines import Grid, engine_for, join

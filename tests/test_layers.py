@@ -1,8 +1,9 @@
-"""The code that engines share knows none of them."""
+"""Folders of the package know those above them in CONTRIBUTING.md, and engines not each other."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,26 @@ def imported(path: Path) -> Iterator[str]:
             outer = here[: len(here) + 1 - node.level] if node.level else ()
             module = ".".join([*outer, *([node.module] if node.module else [])])
             yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def rooms() -> list[str]:
+    """The folders in the order of CONTRIBUTING.md's table, and in it all that there are."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"^\| [^|]+ \| [^|]*`pipecodec/(\w+)/`", text, re.MULTILINE)
+    there = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert sorted([*named, "legacy"]) == sorted(there)
+    return named
+
+
+def test_folders_import_those_above_them_alone() -> None:
+    above: list[str] = []
+    for room in rooms():
+        above.append(room)
+        for path in (PACKAGE / room).rglob("*.py"):
+            for name in imported(path):
+                target = name.removeprefix("pipecodec.").partition(".")[0]
+                ours = name.startswith("pipecodec.") and (PACKAGE / target).is_dir()
+                assert not ours or target in above, f"{path.relative_to(PACKAGE)} imports {name}"
 
 
 def of_an_engine(folder: str) -> list[str]:

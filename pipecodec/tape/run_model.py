@@ -1,29 +1,20 @@
-"""Tells tensors that have no memory, those on meta and fake ones, and runs models of them."""
+"""Observes a model as it is, or as fake tensors where it has no memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
 from torch import nn
+
+from ..no_memory import has_no_memory
 
 if TYPE_CHECKING:
     from .fake import FakeRun
 
-__all__ = ["has_no_memory", "run_model", "without_memory"]
+__all__ = ["run_model"]
 
 Result = TypeVar("Result")
-
-
-def without_memory(tensor: torch.Tensor) -> bool:
-    """Tell whether a tensor is on meta or fake, so that it has no values."""
-    return tensor.is_meta or getattr(tensor, "fake_mode", None) is not None
-
-
-def has_no_memory(model: nn.Module) -> bool:
-    """Tell whether any parameter or buffer of the model has no values."""
-    return any(map(without_memory, [*model.parameters(), *model.buffers()]))
 
 
 def run_model(model: nn.Module, observe: Callable[[FakeRun | None], Result]) -> Result:
