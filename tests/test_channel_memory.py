@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from pipecodec.channel.memory import LEAST_KEPT, MOST_KEPT, Memory
 
@@ -50,6 +51,22 @@ def test_memory_that_something_refers_to_is_left_alone(kept: Callable[[torch.Ten
     del tensor
     assert memory.get(SIZE).data_ptr() != place
     del held
+
+
+def test_memory_that_the_caller_changed_is_given_to_nobody() -> None:
+    memory = Memory()
+    shared, emptied, larger, referenced = (memory.get(SIZE) for _ in range(4))
+    shared.share_memory_()
+    emptied.untyped_storage().resize_(0)
+    larger.resize_(2 * SIZE)
+    reference = StorageWeakRef(referenced.untyped_storage())
+    taken = {shared.data_ptr(), referenced.data_ptr()}
+    del shared, emptied, larger, referenced
+    later = [memory.get(SIZE) for _ in range(4)]
+    for tensor in later:
+        assert len(tensor) == SIZE <= tensor.untyped_storage().nbytes()
+        assert not tensor.is_shared() and tensor.data_ptr() not in taken
+    del reference
 
 
 def test_what_is_kept_has_a_bound() -> None:

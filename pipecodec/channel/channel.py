@@ -231,6 +231,7 @@ class Channel:
         """End the channel without waiting."""
         self._closed, self._ended = True, self._ended or "this end was closed"
         self._on_their_way.forget()
+        self._memory = Memory()  # without the old one's tensors
         self._meeting.give_up()
 
     def _fault(self, error: Exception) -> Exception:

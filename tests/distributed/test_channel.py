@@ -143,10 +143,12 @@ def cross(rank: Rank, way: str, seed: int, count: int) -> tuple[Any, Any]:
         assert raised(channel.recv)[0] == "ConnectionError"
     else:
         assert second.recv()[0] == "last" and channel.recv() == "last"
+        assert channel._memory._kept
         for end in (channel, second):
             for _ in range(2):
                 assert raised(end.recv)[0] == "ConnectionError"
             end.close()
+        assert not channel._memory._kept
     dist.destroy_process_group()
     return errors
 
