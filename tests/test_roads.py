@@ -35,6 +35,22 @@ def test_messages_of_all_sizes_come_whole_and_in_order() -> None:
     assert not reader.ready
 
 
+def test_a_sender_waits_until_its_messages_are_taken() -> None:
+    writer, reader = ring()
+    for message in (b"in the ring", b"behind it" * PAGE):
+        writer.post(SOON, message)
+        mark = writer.posted
+        with pytest.raises(TimeoutError, match="the receiver takes no messages"):
+            writer.wait_taken(mark, 0.0)
+        later(0.1, lambda: reader.take(SOON))
+        writer.wait_taken(mark, SOON)
+    writer.post(SOON, b"never")
+    later(0.1, reader.shut)
+    with pytest.raises(ConnectionError, match="the receiver has shut its side"):
+        writer.wait_taken(writer.posted, SOON)
+    writer.wait_taken(mark, SOON)  # those before were taken
+
+
 def test_a_sender_does_not_wait_for_a_slow_receiver() -> None:
     writer, reader = ring(most=1 << 22)
     began = time.monotonic()

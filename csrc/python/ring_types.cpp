@@ -81,6 +81,10 @@ void post(Writer& writer, double timeout, const py::args& parts) {
   in_pieces(timeout, [&](Seconds time) { writer.post(bytes.spans, time); });
 }
 
+void wait_taken(Writer& writer, uint64_t mark, double timeout) {
+  in_pieces(timeout, [&](Seconds time) { writer.wait_taken(mark, time); });
+}
+
 void flush(Writer& writer, double timeout) {
   in_pieces(timeout, [&](Seconds time) { writer.flush(time); });
 }
@@ -128,13 +132,16 @@ void add_rings(py::module_& module) {
             unlocked([&] { self.connect({reader, began}); });
           },
           py::arg("reader"), py::arg("began"))
+      .def_property_readonly("posted", &Writer::posted)
       .def("post", &post)
+      .def("wait_taken", &wait_taken, py::arg("mark"), py::arg("timeout"))
       .def("flush", &flush, py::arg("timeout"))
       .def("shut", &Writer::shut);
 
   py::class_<Reader>(module, "RingReader")
       .def(py::init<pid_t, int, uint64_t>(), py::arg("writer"), py::arg("file"), py::arg("secret"))
       .def_property_readonly("ready", &Reader::ready)
+      .def_property_readonly("taken", &Reader::taken)
       .def("take", &take, py::arg("timeout"))
       .def("shut", &Reader::shut);
 

@@ -10,7 +10,7 @@ namespace pipecodec::ring {
 struct alignas(64) Count {
   std::atomic<uint64_t> bytes{0};
   std::atomic<uint32_t> signal{0};   // a futex
-  std::atomic<uint32_t> awaited{0};  // whether somebody sleeps on it
+  std::atomic<uint32_t> awaited{0};  // how many threads sleep on it
   std::atomic<uint32_t> ended{0};    // whether it will never be raised again
 };
 

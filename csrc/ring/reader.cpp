@@ -86,6 +86,7 @@ void Reader::take(const Room& room, Seconds timeout, const Sleep& sleep) {
   };
   if (mapping_.control().taken.ended.load() != 0) throw Error(Error::Kind::Ended, "this side was shut");
   if (available() == 0) wait(until, sleep);
+  ++begun_;
   try {
     Prefix prefix{};
     whole(reinterpret_cast<uint8_t*>(&prefix), sizeof prefix);

@@ -27,6 +27,9 @@ class Reader {
   // a tenth of a second at most; it may throw. Throws Error.
   void take(const Room& room, Seconds timeout, const Sleep& sleep);
 
+  // How many messages were taken, or begun.
+  uint64_t taken() const { return begun_.load(); }
+
   void shut();
 
  private:
@@ -37,6 +40,7 @@ class Reader {
   Peer writer_;
   Mapping mapping_;
   uint64_t taken_ = 0, sequence_ = 0;
+  std::atomic<uint64_t> begun_{0};
   std::atomic<bool> taking_{false};
 };
 

@@ -43,13 +43,13 @@ inline void tell(Count& count) {
 template <class Raised>
 void sleep_on(Count& count, Raised raised) {
   const uint32_t seen = count.signal.load();
-  count.awaited.store(1);
+  count.awaited.fetch_add(1);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if (!raised()) {
     const timespec most{0, std::chrono::nanoseconds(kLook).count()};
     syscall(SYS_futex, &count.signal, FUTEX_WAIT, seen, &most, nullptr, 0);
   }
-  count.awaited.store(0, std::memory_order_relaxed);
+  count.awaited.fetch_sub(1);
 }
 
 inline void pause() {

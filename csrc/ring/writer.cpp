@@ -87,6 +87,7 @@ void Writer::post(std::span<const std::span<const uint8_t>> parts, Seconds timeo
     for (const auto& part : parts) put(part.data(), part.size());
     publish();
     ++sequence_;
+    posted_ += sizeof prefix + size;
     return;
   }
   const auto until = after(timeout);
@@ -106,6 +107,7 @@ void Writer::post(std::span<const std::span<const uint8_t>> parts, Seconds timeo
     waiting.carrying = true;
   }
   waiting.bytes += message.size();
+  posted_ += message.size();
   waiting.messages.push_back(std::move(message));
   ++sequence_;
 }
@@ -151,6 +153,26 @@ void Writer::carry(const std::vector<uint8_t>& message, std::unique_lock<std::mu
     put(&message[done], now);
     publish();
     done += now;
+  }
+}
+
+void Writer::wait_taken(uint64_t mark, Seconds timeout) {
+  mapping_.check_owner();
+  Control& control = mapping_.control();
+  const auto taken = [&] { return static_cast<int64_t>(control.taken.bytes.load() - mark) >= 0; };
+  const auto ended = [&] { return control.taken.ended.load() != 0 || control.written.ended.load() != 0; };
+  const auto until = after(timeout);
+  while (!taken()) {
+    try {
+      const std::lock_guard lock(waiting_->mutex);
+      check();
+      check_reader(false);
+    } catch (const Error&) {
+      if (taken()) return;  // before the reader ended
+      throw;
+    }
+    if (Clock::now() >= until) throw Error(Error::Kind::Late, "the receiver takes no messages");
+    sleep_on(control.taken, [&] { return taken() || ended(); });
   }
 }
 

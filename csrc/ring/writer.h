@@ -2,6 +2,7 @@
 // both have mapped. Neither trusts the other: what stands in the memory is checked before it is used.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -28,6 +29,13 @@ class Writer {
   // bytes wait already: then it waits until fewer do. Throws Error, and has taken nothing then.
   void post(std::span<const std::span<const uint8_t>> parts, Seconds timeout);
 
+  // Where the last message ends, in bytes that the reader will have taken then.
+  uint64_t posted() const { return posted_.load(); }
+
+  // Waits until the reader has taken all up to `mark`, which `posted` gave. Throws Error where it has not in
+  // this time, or never will.
+  void wait_taken(uint64_t mark, Seconds timeout);
+
   // Waits until the memory has taken all messages. Throws Error where it has not in this time, or never will.
   void flush(Seconds timeout);
 
@@ -49,6 +57,7 @@ class Writer {
   Mapping mapping_;
   const size_t most_;
   uint64_t written_ = 0, sequence_ = 0;
+  std::atomic<uint64_t> posted_{0};  // changes under the mutex
   std::unique_ptr<Waiting> waiting_;
 };
 

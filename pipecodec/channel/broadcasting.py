@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
+from itertools import count
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import CodecError
+from .direction import Direction
 from .groups import faults, group_of, member, sends
 from .wire import DEVICE, HOST, INSIDE, MOST_INSIDE, Decoder, Encoder
 
@@ -37,16 +40,26 @@ def broadcast(obj: Any, src: int, group: Any = None) -> Any:
         CodecError: the value cannot be sent; the text, which has its path, is that of all ranks.
         ValueError: this rank or ``src`` is not in ``group``.
         RuntimeError: torch.distributed is not initialized.
-        ConnectionError: a rank has ended.
+        ConnectionError: a rank has ended, or an error other than these cut a broadcast of this
+            group short before.
         TimeoutError: a rank does not take part within the group's timeout.
     """
     group = group_of("broadcast", group)
     member("src", src, group)
-    everyone = _Everyone(src, group)
-    if dist.get_rank() == src:
-        _give(obj, everyone)
-        return obj
-    return _take(everyone)
+    way = _ways.setdefault(group, Direction("broadcast", "use another group"))
+    with way.lock:
+        if way.cut:
+            raise ConnectionError(f"broadcast from rank {src}: {way.cut}")
+        way.begun = count().__next__  # an error anywhere leaves ranks in different calls
+        everyone = _Everyone(src, group)
+        if dist.get_rank() == src:
+            _give(obj, everyone, way)
+            return obj
+        return _take(everyone, way)
+
+
+_ways: WeakKeyDictionary[Any, Direction] = WeakKeyDictionary()
+"""By group."""
 
 
 class _Everyone:
@@ -82,36 +95,39 @@ class _Everyone:
             raise faults(self.name, error) from None
 
 
-def _give(obj: Any, everyone: _Everyone) -> None:
+def _give(obj: Any, everyone: _Everyone, whole: Direction) -> None:
     encoder = Encoder(everyone.name)
     try:
         value = encoder.encode(obj)
     except Exception as error:
-        _send_message([str(error).encode()], 1, everyone)
+        with whole:
+            _send_message([str(error).encode()], 1, everyone)
         raise
     way = everyone.way_of(value.device)
     if value.device.type == "cpu" and sum(map(len, value.tensors)) <= MOST_INSIDE:
         way = INSIDE
-    _send_message(encoder.message(value, way), 0, everyone)
-    if way != INSIDE:
-        for tensor in value.tensors:
-            everyone.send(tensor, way)
+    message = encoder.message(value, way)
+    with whole:
+        _send_message(message, 0, everyone)
+        if way != INSIDE:
+            for tensor in value.tensors:
+                everyone.send(tensor, way)
 
 
-def _take(everyone: _Everyone) -> Any:
-    first = bytearray(everyone.receive(_FIRST).numpy())
-    failed, size = _HEAD.unpack_from(first)
-    message = first[_HEAD.size : _HEAD.size + size]
-    if size > len(message):
-        message += bytearray(everyone.receive(size - len(message)).numpy())
-    if failed:
-        raise CodecError(message.decode(errors="replace"))
+def _take(everyone: _Everyone, whole: Direction) -> Any:
     decoder = Decoder(everyone.name)
-    incoming = decoder.open(message)
-    assert incoming is not None
-    tensors = incoming.inside
-    if incoming.way != INSIDE:
-        tensors = [everyone.receive(n, incoming.way, incoming.device) for n in incoming.sizes]
+    with whole:
+        first = bytearray(everyone.receive(_FIRST).numpy())
+        failed, size = _HEAD.unpack_from(first)
+        message = first[_HEAD.size : _HEAD.size + size]
+        if size > len(message):
+            message += bytearray(everyone.receive(size - len(message)).numpy())
+        incoming = None if failed else decoder.open(message)
+        tensors = [] if incoming is None else incoming.inside
+        if incoming is not None and incoming.way != INSIDE:
+            tensors = [everyone.receive(n, incoming.way, incoming.device) for n in incoming.sizes]
+    if incoming is None:
+        raise CodecError(message.decode(errors="replace"))
     return decoder.build(incoming, tensors, torch.device(incoming.device))
 
 

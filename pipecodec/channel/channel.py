@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..arguments import device_of
 from ..roads import Sender, timeout_of
 from ..roads.messages import MessageSender
+from .direction import Direction
 from .groups import faults, group_of, member, sends
 from .meeting import Ends, Meeting
 from .memory import Memory
@@ -27,8 +28,8 @@ __all__ = ["SHARED_MEMORY", "Channel"]
 SHARED_MEMORY = True
 """Whether messages may go through shared memory; tests take the other way too."""
 
-_farewells: list[object] = []
-"""Last messages of closed ends, which the peer need not take: dropped, they would not be sent."""
+_left: list[object] = []
+"""Messages and tensors of closed ends, which the peer need not take: dropped, they are not sent."""
 
 
 class Channel:
@@ -84,15 +85,21 @@ class Channel:
         self._encoder, self._decoder = Encoder(self._where), Decoder(self._where)
         self._orders = Orders(self._group, self.peer)
         self._on_their_way, self._memory = OnTheirWay(), Memory()
-        self._sending, self._receiving = threading.RLock(), threading.RLock()
-        self._ended, self._closed = "", False
+        remedy = "close it, and make another channel on both ranks"
+        self._sends, self._recvs = self._both = Direction("send", remedy), Direction("recv", remedy)
+        self._closed = False
 
-    def _open(self) -> Ends:
+    def _open(self, direction: Direction) -> Ends:
         """Return the open ends; waits for the peer to make its own."""
-        if self._ended:
-            raise self._over()
+        if direction.over or direction.cut:
+            raise ConnectionError(f"{self._where}: {direction.over or direction.cut}")
+        if not dist.is_initialized():
+            raise self._end("torch.distributed was ended in this process", self._both)
         if self._ends is None:
-            self._ends = self._meeting.ends()
+            ends = self._meeting.ends()
+            self._sends.begun = lambda: ends.sender.posted
+            self._recvs.begun = lambda: ends.receiver.taken
+            self._ends = ends
         return self._ends
 
     def send(self, obj: Any) -> None:
@@ -118,8 +125,8 @@ class Channel:
         until they are sent, of 256 such values at most, and then waits for the first of them; so
         it does too where 64 MiB of messages wait for the peer. Raises as ``send`` does.
         """
-        with self._sending:
-            ends = self._open()
+        with self._sends.lock:
+            ends = self._open(self._sends)
             value = self._encoder.encode(obj)
             tensors, way, order = value.tensors, INSIDE, 0
             if value.device.type != "cpu" and sends(self._group, value.device.type):
@@ -128,29 +135,34 @@ class Channel:
                 way, tensors = HOST, [tensor.cpu() for tensor in tensors]
             elif sum(map(len, tensors)) > MOST_INSIDE:
                 way = HOST
-            try:
-                ends.sender.post(*self._encoder.message(value, way, order))
-            except (OSError, RuntimeError) as error:
-                raise self._fault(error) from None
-            self._encoder.sent(value)
-            if way == INSIDE or not tensors:
-                return Handle(self._where)
-            handle = self._start(tensors, way, ends)
-            self._on_their_way.add(handle)
-            return handle
+            message = self._encoder.message(value, way, order)
+            self._on_their_way.make_room()
+            with self._sends:
+                try:
+                    ends.sender.post(*message)
+                except (OSError, RuntimeError) as error:
+                    raise self._fault(error, [self._sends]) from None
+                self._encoder.sent(value)
+                if way == INSIDE or not tensors:
+                    return Handle(self._where)
+                return self._start(tensors, way, ends)
 
     def _start(self, tensors: list[Tensor], way: int, ends: Ends) -> Handle:
-        group, tag = (ends.host, self._tensor_tag) if way == HOST else (self._group, 0)
-        works = []
+        if way == HOST:
+            group, tag, mark = ends.host, self._tensor_tag, ends.sender.posted
+            handle = Handle(self._where, lambda: ends.sender.wait_taken(mark))
+        else:
+            group, tag, handle = self._group, 0, Handle(self._where)
+        self._on_their_way.add(handle)
         try:
             for tensor in tensors:
-                works.append(dist.isend(tensor, self.peer, group, tag))
+                handle.send(tensor, self.peer, group, tag)
         except RuntimeError as error:
-            self._ended = str(faults("its tensors could not be sent", error))
+            self._end(str(faults("its tensors could not be sent", error)), [self._sends])
             raise faults(self._where, error) from None
         if way == DEVICE:
             self._orders.sent(len(tensors))
-        return Handle(self._where, works, tensors)
+        return handle
 
     def recv(self) -> Any:
         """Wait for the next value, and return it. Its tensors are the caller's own.
@@ -165,18 +177,19 @@ class Channel:
             CodecError: this process cannot build the value, such as one of a class that it does not
                 have. The next call returns the value after it.
         """
-        with self._receiving:
-            ends = self._open()
-            try:
-                message = ends.receiver.take()
-            except (OSError, RuntimeError) as error:
-                raise self._fault(error) from None
-            incoming = self._decoder.open(message)
+        with self._recvs.lock:
+            ends = self._open(self._recvs)
+            with self._recvs:
+                try:
+                    message = ends.receiver.take()
+                except (OSError, RuntimeError) as error:
+                    raise self._fault(error, self._both) from None
+                incoming = self._decoder.open(message)
+                tensors = [] if incoming is None else self._tensors(incoming, ends)
             if incoming is None:
-                self._ended = f"rank {self.peer} has closed it"
-                raise self._over()
+                raise self._end(f"rank {self.peer} has closed it", self._both)
             device = torch.device(incoming.device) if self.device is None else self.device
-            return self._decoder.build(incoming, self._tensors(incoming, ends), device)
+            return self._decoder.build(incoming, tensors, device)
 
     def _tensors(self, incoming: Incoming, ends: Ends) -> list[Tensor]:
         """Return the tensors of a message: those inside it, or those that follow it."""
@@ -196,7 +209,7 @@ class Channel:
             for tensor in tensors:
                 dist.recv(tensor, self.peer, group, tag)
         except RuntimeError as error:
-            self._ended = str(faults("a value's tensors did not come", error))
+            self._end(str(faults("a value's tensors did not come", error)), self._both)
             raise faults(self._where, error) from None
         return tensors
 
@@ -209,10 +222,10 @@ class Channel:
         """
         if self._closed:
             return
-        with self._sending:
+        with self._sends.lock:
             try:
-                if not self._ended:
-                    ends = self._open()
+                if not (self._sends.over or self._sends.cut):
+                    ends = self._open(self._sends)
                     self._on_their_way.wait()
                     ends.sender.finish()
                     self._say_farewell(ends.sender)
@@ -225,24 +238,28 @@ class Channel:
         """Say that no value follows, where the peer does not notice it by itself."""
         if isinstance(sender, MessageSender):
             sender.post(END_MESSAGE)
-            _farewells.append(sender.leave())
+            _left.append(sender.leave())
 
     def _shut(self) -> None:
         """End the channel without waiting."""
-        self._closed, self._ended = True, self._ended or "this end was closed"
-        self._on_their_way.forget()
+        self._closed = True
+        self._end("this end was closed", self._both)
+        _left.extend(self._on_their_way.leave())
         self._memory = Memory()  # without the old one's tensors
         self._meeting.give_up()
 
-    def _fault(self, error: Exception) -> Exception:
+    def _end(self, reason: str, directions: Iterable[Direction]) -> ConnectionError:
+        """Let nothing follow, for the first reason that there is; return the error that says so."""
+        for direction in directions:
+            direction.over = direction.over or reason
+        return ConnectionError(f"{self._where}: {reason}")
+
+    def _fault(self, error: Exception, directions: Iterable[Direction]) -> Exception:
         """Return an error of a road to be raised; behind a lost connection nothing follows."""
         fault = faults(self._where, error)
         if isinstance(fault, ConnectionError):
-            self._ended = self._ended or "its connection was lost, or the peer has closed it"
+            self._end("its connection was lost, or the peer has closed it", directions)
         return fault
-
-    def _over(self) -> ConnectionError:
-        return ConnectionError(f"{self._where}: {self._ended}")
 
     def __enter__(self) -> Self:
         return self

@@ -52,14 +52,15 @@ class Meeting:
         self.number: int = store.add(f"{_PREFIX}/{self.own}/{peer}", 1) - 1
         low, high = sorted((self.own, peer))
         self._place = f"{_PREFIX}/{low}-{high}/{self.number}"
-        # A connection of its own: one that waits for a key is held until the key comes.
-        self._store = store.clone()
         self._steps = 0
         self._lock = threading.Lock()
         self._ends: Ends | None = None
         self._error: Exception | None = None
         self._given_up = False
-        self._thread = threading.Thread(target=self._run, name=self._place, daemon=True)
+        self._store: Any = None
+        self._thread = threading.Thread(
+            target=self._run, args=(store,), name=self._place, daemon=True
+        )
         self._thread.start()
 
     @property
@@ -82,14 +83,16 @@ class Meeting:
             if self._ends is not None:
                 self._ends.shut()
 
-    def _run(self) -> None:
+    def _run(self, store: Any) -> None:
         try:
+            # A connection of its own: one that waits for a key is held until the key comes.
+            self._store = store.clone()
             ends = self._open()
         except Exception as error:
             self._error = error
             return
         finally:
-            del self._store  # and its connection
+            self._store = None  # and its connection
         with self._lock:
             self._ends = ends
             if self._given_up:

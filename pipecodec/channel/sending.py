@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch.distributed as dist
 from torch import Tensor
 
+from ..roads.messages import wait_once
 from .groups import faults
 
 __all__ = ["Handle", "OnTheirWay", "Orders"]
@@ -21,9 +23,16 @@ MOST = 256
 class Handle:
     """A value that was handed to a channel by ``isend``."""
 
-    def __init__(self, where: str, works: Sequence[Any] = (), tensors: Sequence[Tensor] = ()):
-        self._where = where
-        self._works, self._tensors = list(works), list(tensors)
+    def __init__(self, where: str, announced: Callable[[], None] | None = None):
+        """``announced`` waits until the peer is about to receive the tensors, which Gloo cannot."""
+        self._where, self._announced = where, announced
+        self._sent: list[tuple[Any, Tensor]] = []
+        self._fault: Exception | None = None
+        self._waiting = threading.Lock()  # Gloo lets one thread alone know that a send has ended
+
+    def send(self, tensor: Tensor, peer: int, group: Any, tag: int) -> None:
+        """Begin to send one of the value's tensors, which is kept until it has left."""
+        self._sent.append((dist.isend(tensor, peer, group, tag), tensor))
 
     def wait(self) -> None:
         """Wait until the value's tensors may be written to.
@@ -31,18 +40,26 @@ class Handle:
         On the CPU the host waits, on other devices the current stream does, as with ``wait`` of
         torch's own works. Raises ``ConnectionError`` or ``TimeoutError`` where they cannot be sent.
         """
-        try:
-            for work in self._works:
-                work.wait()
-        except RuntimeError as error:
-            raise faults(self._where, error) from None
-        self._works.clear()
-        self._tensors.clear()
+        with self._waiting:
+            if self._fault is not None:
+                raise self._fault
+            if self._sent and self._announced is not None:
+                try:
+                    self._announced()
+                except (OSError, RuntimeError) as error:
+                    raise faults(self._where, error) from None
+            try:
+                for work, _ in self._sent:
+                    wait_once(work)
+            except RuntimeError as error:
+                self._fault = faults(self._where, error)
+                raise self._fault from None
+            self._sent.clear()
 
     @property
     def waited(self) -> bool:
         """Whether ``wait`` returned, or there was nothing to wait for."""
-        return not self._works
+        return not self._sent
 
 
 class OnTheirWay:
@@ -51,22 +68,28 @@ class OnTheirWay:
     def __init__(self) -> None:
         self._handles: deque[Handle] = deque()
 
-    def add(self, handle: Handle) -> None:
-        """Keep a handle; waits for the oldest one where there are too many."""
+    def make_room(self) -> None:
+        """Wait for the oldest one where there are too many."""
         handles = self._handles
         while handles and (handles[0].waited or len(handles) >= MOST):
-            handles.popleft().wait()
-        if not handle.waited:
-            handles.append(handle)
+            handles[0].wait()
+            handles.popleft()
+
+    def add(self, handle: Handle) -> None:
+        """Keep a handle."""
+        self._handles.append(handle)
 
     def wait(self) -> None:
         """Wait for all of them."""
         while self._handles:
-            self._handles.popleft().wait()
+            self._handles[0].wait()
+            self._handles.popleft()
 
-    def forget(self) -> None:
-        """Give them up, after an error."""
+    def leave(self) -> list[Handle]:
+        """Give them away: they are sent for as long as the result is kept."""
+        left = [handle for handle in self._handles if not handle.waited]
         self._handles.clear()
+        return left
 
 
 class Orders:

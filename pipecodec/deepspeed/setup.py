@@ -199,6 +199,7 @@ def initialize(
         engine, stages, part, options, presence, same, schedule, share_errors, check_ties_every
     )
     install(engine, hooks)
+    agree(dict)  # rank 0 may end next, and with it the store that others made their groups with
     return initialized
 
 

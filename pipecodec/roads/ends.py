@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 __all__ = ["ERRORS", "Buffer", "End", "Receiver", "Sender", "shut_all"]
@@ -21,12 +19,23 @@ _open: weakref.WeakSet[End] = weakref.WeakSet()
 class Sender(Protocol):
     """The end that messages enter."""
 
+    @property
+    def posted(self) -> int:
+        """A number that grows with each message: after an interrupt it tells of the last one."""
+
     def post(self, *parts: Buffer) -> None:
         """Send one message, the parts behind each other. They are copied; nobody is waited for.
 
         Raises ``ConnectionError`` where nobody will receive it, ``TimeoutError`` where the receiver
         took nothing for so long that there is no more room, and ``RuntimeError`` in a process that
         was forked from the one that opened the road.
+        """
+
+    def wait_taken(self, mark: int) -> None:
+        """Wait until the receiver has taken the messages up to ``mark``, which was ``posted``.
+
+        Returns at once where the road cannot tell. Raises ``ConnectionError`` where the receiver
+        never will, and ``TimeoutError`` where it has not.
         """
 
     def finish(self) -> None:
@@ -41,6 +50,10 @@ class Sender(Protocol):
 
 class Receiver(Protocol):
     """The end that messages leave, in the order in which they entered."""
+
+    @property
+    def taken(self) -> int:
+        """A number that grows when ``take`` begins to take a message, interrupted or not."""
 
     def take(self) -> bytearray:
         """Wait for the next message, and return it.
@@ -63,13 +76,11 @@ class End(ABC):
     def shut(self) -> None:
         """End the road."""
 
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Let errors of this end say which road it is, and who is at its other end."""
-        try:
-            yield
-        except ERRORS as error:
-            raise type(error)(f"{self.name}, rank {self.peer}: {error}") from None
+    def named(self, error: Exception) -> Exception:
+        """Return an error that says which road it is of; that of a signal's handler as it is."""
+        if type(error) not in ERRORS:
+            return error
+        return type(error)(f"{self.name}, rank {self.peer}: {error}")
 
 
 def shut_all() -> None:

@@ -38,6 +38,11 @@ class RingSender(End):
         self.offer = Offer(os.getpid(), self._ring.file, self._ring.secret)
         super().__init__(name, peer)
 
+    @property
+    def posted(self) -> int:
+        """Bytes up to the end of the last message."""
+        return self._ring.posted
+
     def connect(self, process: tuple[int, int]) -> None:
         """Know the process that reads, as its ``_C.this_process()``, so that its end is noticed."""
         self._ring.connect(*process)
@@ -46,17 +51,22 @@ class RingSender(End):
         """Send one message."""
         try:
             self._ring.post(self._timeout, *parts)
-        except ERRORS:
-            with self.named():
-                raise
+        except ERRORS as error:
+            raise self.named(error) from None
+
+    def wait_taken(self, mark: int) -> None:
+        """Wait until the receiver has taken the messages up to ``mark``."""
+        try:
+            self._ring.wait_taken(mark, self._timeout)
+        except ERRORS as error:
+            raise self.named(error) from None
 
     def finish(self) -> None:
         """Wait until the ring holds all messages; it stays readable when this process has ended."""
         try:
             self._ring.flush(self._timeout)
-        except ERRORS:
-            with self.named():
-                raise
+        except ERRORS as error:
+            raise self.named(error) from None
 
     def shut(self) -> None:
         """End the road."""
@@ -71,13 +81,17 @@ class RingReceiver(End):
         self._timeout = timeout
         super().__init__(name, peer)
 
+    @property
+    def taken(self) -> int:
+        """Messages that were begun, interrupted or not."""
+        return self._ring.taken
+
     def take(self) -> bytearray:
         """Wait for the next message."""
         try:
             return self._ring.take(self._timeout)
-        except ERRORS:
-            with self.named():
-                raise
+        except ERRORS as error:
+            raise self.named(error) from None
 
     def shut(self) -> None:
         """End the road."""

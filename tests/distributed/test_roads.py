@@ -111,7 +111,7 @@ def number(rank: Rank) -> str:
     senders, receivers = start(rank, False)
     sender = senders[0]
     assert isinstance(sender, MessageSender)
-    sender._number += 1
+    sender.posted += 1
     sender.post(b"the second")
     try:
         receivers[0].take()
