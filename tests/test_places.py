@@ -131,11 +131,13 @@ def named() -> Codec:
 
 def test_messages_call_values_by_their_names() -> None:
     assert boundary().names is None and named().names == ("hidden", "mask")
-    with pytest.raises(UnsupportedTypeError, match=r"^boundary 0→1: mask\['rows'\]\[0\] is a obj"):
+    with pytest.raises(
+        UnsupportedTypeError, match=r"^boundary 0→1: mask\['rows'\]\[0\] is of type"
+    ):
         named().pack((attached(), {"rows": [object()]}))
-    with pytest.raises(UnsupportedTypeError, match=r"^boundary 0→1: hidden is a object"):
+    with pytest.raises(UnsupportedTypeError, match=r"^boundary 0→1: hidden is of type obj"):
         named().pack([object(), 1])
-    with pytest.raises(UnsupportedTypeError, match=r"^boundary 0→1: outputs\[0\] is a object"):
+    with pytest.raises(UnsupportedTypeError, match=r"^boundary 0→1: outputs\[0\] is of type obj"):
         named().pack((object(),))  # not as many as there are names
     with pytest.raises(UnsupportedTypeError, match=r"^boundary 0→1: mask is not strided"):
         named().pack((attached(), torch.eye(2).to_sparse()))
@@ -186,5 +188,5 @@ class Last(nn.Linear):
 
 def test_run_local_calls_them_so_too() -> None:
     part = pipecodec.partition_modules([First(2, 2), Last(2, 2)])
-    with pytest.raises(UnsupportedTypeError, match=r"^boundary 0→1: extra\['bad'\] is a object"):
+    with pytest.raises(UnsupportedTypeError, match=r"^boundary 0→1: extra\['bad'\] is of type obj"):
         pipecodec.run_local(part, torch.ones(1, 2))

@@ -114,7 +114,7 @@ def test_a_reader_opens_only_the_ring_that_was_offered() -> None:
 def test_errors_name_the_road_and_its_other_end() -> None:
     sender = RingSender("boundary 0→1", 7, SOON)
     receiver = RingReceiver("boundary 0→1", 3, 0.1, sender.offer)
-    with pytest.raises(TimeoutError, match="^boundary 0→1, rank 3: no message has come$"):
+    with pytest.raises(TimeoutError, match="^boundary 0→1, rank 3: no message has come in 0.1 s$"):
         receiver.take()
     later(0.1, shut_all)
     with pytest.raises(ConnectionError, match="^boundary 0→1, rank 3: this side was shut$"):

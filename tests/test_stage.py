@@ -228,7 +228,7 @@ def test_inputs_by_position_and_name():
         (
             (),
             {"labels": 2},
-            r"'labels' is not an input .* \['a'\]; give partition a batch .* inputs= of",
+            r"'labels' is not an input .* \['a'\]; leave it out, give partition .* inputs= of",
         ),
     ],
 )

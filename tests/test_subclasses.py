@@ -128,7 +128,7 @@ LOST = r"that is no field of its class \('.*'\), which would be lost"
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "subclass": (
         lambda: torch.ones(2).as_subclass(Box),
-        r"is a tests.test_subclasses.Box, " + PLAIN,
+        r"is of type tests.test_subclasses.Box, " + PLAIN,
     ),
     "parameter's subclass": (lambda: Quantized(torch.ones(2)), "Quantized, " + PLAIN),
     "parameter of a subclass": (lambda: nn.Parameter(torch.ones(2).as_subclass(Box)), PLAIN),
@@ -146,10 +146,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: with_attribute(torch.ones(2)),
         r"is a tensor with an attribute, \.extra, which would not arrive; send that as a value",
     ),
-    "numpy scalar": (lambda: np.float32(1), r"is a numpy.float32, .*; send its \.item\(\)$"),
-    "numpy float64": (lambda: np.float64(1), r"is a numpy.float64, .*; send its \.item\(\)$"),
+    "numpy scalar": (lambda: np.float32(1), r"is of type numpy.float32, .*; send its \.item\(\)$"),
+    "numpy float64": (lambda: np.float64(1), r"is of type numpy.float64, .*; send its \.item\(\)$"),
     "numpy str": (lambda: np.str_("a"), r"; send its \.item\(\)$"),
-    "numpy array": (lambda: np.ones(2), r"numpy.ndarray, .*; send torch.from_numpy\(...\) of it$"),
+    "numpy array": (
+        lambda: np.ones(2),
+        r"numpy.ndarray, .*; send torch.from_numpy\(...\)",
+    ),
     "constant": (Opaque, "Opaque, which torch's pytree has registered as a constant and does not"),
     "not a field": (lambda: with_attribute(Fields(1)), LOST),
     "not a field, pytree": (lambda: with_attribute(Dropping(1)), LOST),
@@ -186,7 +189,8 @@ WAYS = {"pack": lambda v: unpack(pack([v])), "tunnel": through_tunnel, "run_loca
 def test_is_refused_alike_by_every_way(kind: str, way: str) -> None:
     make, message = REFUSED[kind]
     with pytest.raises(
-        UnsupportedTypeError, match=r"(outputs|values)\[0\] is a .*" + message.removeprefix("is a ")
+        UnsupportedTypeError,
+        match=r"(outputs|values)\[0\] is .*" + message.removeprefix("is "),
     ):
         WAYS[way](make())
 

@@ -15,7 +15,9 @@ namespace {
 
 constexpr const char* kRegister = "; register it with pipecodec.register";
 constexpr const char* kLost =
-    "), which would be lost; make it a field, or register the type with pipecodec.register";
+    "), which would be lost; make it a field, register the type with pipecodec.register, or send a plain "
+    "copy, "
+    "such as dict(...) of it";
 
 }  // namespace
 
@@ -28,8 +30,8 @@ void refuse_extra_attributes(PyObject* value, PyObject* fields) {
     const int is_field = fields == nullptr ? 0 : PyDict_Contains(fields, name);
     check(is_field);
     if (is_field == 0) {
-      throw Unsupported{"is a " + type_name(value) + " with an attribute that is no field of its class (" +
-                            repr(name) + kLost,
+      throw Unsupported{"is of type " + type_name(value) +
+                            " with an attribute that is no field of its class (" + repr(name) + kLost,
                         {},
                         {}};
     }
@@ -50,7 +52,7 @@ void refuse_extra_slots(PyObject* value, PyObject* fields) {
       if ((reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(mro, i))->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0)
         continue;
       if (!find_attribute(value, shown(name).c_str())) continue;
-      throw Unsupported{"is a " + type_name(value) +
+      throw Unsupported{"is of type " + type_name(value) +
                             " with a value in a slot that is no field of its class (" + repr(name) + kLost,
                         {},
                         {}};
@@ -75,7 +77,7 @@ bool pytree_keeps(PyObject* value, const Registered& found) {
     return false;
   }
   if (constant) {
-    throw Unsupported{"is a " + type_name(value) +
+    throw Unsupported{"is of type " + type_name(value) +
                           ", which torch's pytree has registered as a constant and does not take apart" +
                           kRegister,
                       {},
@@ -119,7 +121,7 @@ bool Encoder::registered(PyObject* value) {
   const Level level(depth_);
   const Ref taken = Ref::steal(PyObject_CallOneArg(found.flatten.get(), value));
   if (!PyTuple_Check(taken.get()) || PyTuple_GET_SIZE(taken.get()) != 2) {
-    throw Unsupported{"is a " + type_name(value) +
+    throw Unsupported{"is of type " + type_name(value) +
                           ", whose registered flatten must return (children, context), not " +
                           repr(taken.get()),
                       {},

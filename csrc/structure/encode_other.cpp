@@ -12,7 +12,9 @@ using frame::TypeCode;
 
 namespace {
 
-constexpr const char* kAdvice = "send tensors and plain values, or register the type with pipecodec.register";
+constexpr const char* kAdvice =
+    "send tensors and plain values, such as dict(...) or str(...) of it, or register the type with "
+    "pipecodec.register";
 
 constexpr const char* kConstantAdvice = "keys, sets and the context of a registered type hold plain values";
 
@@ -27,17 +29,17 @@ bool extends(PyTypeObject* type, const char* module, const char* name) {
   return false;
 }
 
-// numpy may not be installed.
 const char* numpy_advice(PyTypeObject* type) {
   if (extends(type, "numpy", "generic")) return "send its .item()";
-  if (extends(type, "numpy", "ndarray")) return "send torch.from_numpy(...) of it";
+  if (extends(type, "numpy", "ndarray"))
+    return "send torch.from_numpy(...) of it, or .tolist() where it has no numbers";
   return nullptr;
 }
 
 // A tensor of a type of its own would arrive without it.
 [[noreturn]] void refuse_subclass(PyObject* value) {
   PyTypeObject* const type = Py_TYPE(value);
-  const std::string is = "is a " + type_name(value) + ", ";
+  const std::string is = "is of type " + type_name(value) + ", ";
   if (extends(type, "torch.nn.parameter", "UninitializedTensorMixin")) {
     throw Unsupported{
         is + "which has no shape and no values yet; run the module once before they are sent", {}, {}};
@@ -87,16 +89,16 @@ void Encoder::other(PyObject* value) {
   if (registered(value) || enum_member(value) || named_tuple(value) || dataclass(value)) return;
   if (const char* const advice = numpy_advice(type)) {
     throw Unsupported{
-        "is a " + type_name(value) + ", which is no type of Python's or torch's; " + advice, {}, {}};
+        "is of type " + type_name(value) + ", which is no type of Python's or torch's; " + advice, {}, {}};
   }
   if (const char* base = builtin_base(type)) {
-    throw Unsupported{"is a " + type_name(value) + ", a subclass of " + base +
+    throw Unsupported{"is of type " + type_name(value) + ", a subclass of " + base +
                           " that would not come back as itself; " + "convert it with " + base +
                           "(...), or register the type with pipecodec.register",
                       {},
                       {}};
   }
-  throw Unsupported{"is a " + type_name(value) + ", which cannot cross a stage boundary; " +
+  throw Unsupported{"is of type " + type_name(value) + ", which is not taken apart; " +
                         (constant_ ? kConstantAdvice : kAdvice),
                     {},
                     {}};

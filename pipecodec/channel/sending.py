@@ -46,6 +46,11 @@ class Handle:
             if self._sent and self._announced is not None:
                 try:
                     self._announced()
+                except TimeoutError as error:
+                    raise TimeoutError(
+                        f"{error}; where both ranks send large tensors before they receive, "
+                        f"use isend"
+                    ) from None
                 except (OSError, RuntimeError) as error:
                     raise faults(self._where, error) from None
             try:

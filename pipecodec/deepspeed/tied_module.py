@@ -48,6 +48,10 @@ class TiedWeights:
         self.tied_comms = self._index_tied_modules()
         self._synchronize_tied_weights()
 
+    def _synchronize_tied_weights(self) -> None:
+        with torch.no_grad():  # else torch warns of gradients through the broadcast
+            super()._synchronize_tied_weights()  # type: ignore[misc]
+
     def _index_tied_modules(self: Any) -> dict[str, dict[str, Any]]:
         """Return the groups that the engine ties, keyed in one order on all ranks.
 

@@ -38,6 +38,10 @@ def split_batch(batch: Any, inputs: Sequence[str]) -> tuple[Any, Any]:
         return values, labels
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
+    if batch is None:
+        raise ValueError(
+            "there is no batch; give train_batch an iterator, or initialize training_data="
+        )
     raise ValueError(
         f"a batch is a mapping or a pair (inputs, labels), this one is a {type(batch).__name__}; "
         "pass batch_fn= to make one of it"

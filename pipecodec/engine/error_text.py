@@ -30,6 +30,8 @@ def summary(error: BaseException) -> str:
     except BaseException as caught:  # the error's own code, which must not hide the error
         message = f"(its message cannot be made: {type(caught).__name__})"
     line = " ".join(message.split("\n"))
+    if isinstance(error, StopIteration) and not line:
+        line = "an iterator, such as that of the micro-batches, has no more"
     name = type(error).__name__
     return transportable(f"{name}: {line}" if line.strip() else name, _LINE)
 

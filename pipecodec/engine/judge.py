@@ -64,7 +64,10 @@ class Judge:
         for rank in sorted(ended):
             theirs = others[rank]
             if theirs.number < number or (theirs.number == number and theirs.inside):
-                return Verdict(f"the process of rank {rank} ended {_place(theirs, mine[1])}", rank)
+                text = f"the process of rank {rank} ended {_place(theirs, mine[1])}"
+                if not theirs.inside:
+                    text += f"; {_named(mine[1])} is a call that all ranks have to make"
+                return Verdict(text, rank)
         for rank, theirs in others.items():
             if theirs.number < number and waited > self.stall_timeout:
                 return Verdict(

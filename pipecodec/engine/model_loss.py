@@ -34,6 +34,7 @@ def model_loss(output: Any, _labels: Any) -> Any:
     if loss is None:
         raise ValueError(
             "without loss_fn= the loss is that of the model, but the last stage returned none "
-            "(loss is None); pass the labels to it, or pass loss_fn="
+            "(loss is None); have labels in each batch and in the one that partition observes, or "
+            "pass loss_fn="
         )
     return loss

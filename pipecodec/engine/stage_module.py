@@ -219,8 +219,17 @@ class StageModule(nn.Module):
         before = {} if self.last else self.local.before(env, self.stage_id)
         positional, keyword = self._stage.arguments(env)
         again = self.recomputes and _C.in_backward()
-        with statistics_kept(self.mod) if again else nullcontext():
-            output = self.mod(*positional, **keyword)  # 3
+        try:
+            with statistics_kept(self.mod) if again else nullcontext():
+                output = self.mod(*positional, **keyword)  # 3
+        except Exception as error:
+            if self.last_batches is not None and hasattr(error, "add_note"):  # Python 3.11
+                error.add_note(
+                    f"(The last stage takes {', '.join(self.local.roots)} from the batches of its "
+                    f"own rank. They have to be those of the first stage's rank, in one order, as "
+                    f"with one seed.)"
+                )
+            raise
         if self.last:
             if self.ending is None:
                 return join(output, token)

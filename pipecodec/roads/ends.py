@@ -76,11 +76,12 @@ class End(ABC):
     def shut(self) -> None:
         """End the road."""
 
-    def named(self, error: Exception) -> Exception:
+    def named(self, error: Exception, timeout: float) -> Exception:
         """Return an error that says which road it is of; that of a signal's handler as it is."""
         if type(error) not in ERRORS:
             return error
-        return type(error)(f"{self.name}, rank {self.peer}: {error}")
+        late = f" in {timeout:g} s" if isinstance(error, TimeoutError) else ""
+        return type(error)(f"{self.name}, rank {self.peer}: {error}{late}")
 
 
 def shut_all() -> None:

@@ -52,21 +52,21 @@ class RingSender(End):
         try:
             self._ring.post(self._timeout, *parts)
         except ERRORS as error:
-            raise self.named(error) from None
+            raise self.named(error, self._timeout) from None
 
     def wait_taken(self, mark: int) -> None:
         """Wait until the receiver has taken the messages up to ``mark``."""
         try:
             self._ring.wait_taken(mark, self._timeout)
         except ERRORS as error:
-            raise self.named(error) from None
+            raise self.named(error, self._timeout) from None
 
     def finish(self) -> None:
         """Wait until the ring holds all messages; it stays readable when this process has ended."""
         try:
             self._ring.flush(self._timeout)
         except ERRORS as error:
-            raise self.named(error) from None
+            raise self.named(error, self._timeout) from None
 
     def shut(self) -> None:
         """End the road."""
@@ -91,7 +91,7 @@ class RingReceiver(End):
         try:
             return self._ring.take(self._timeout)
         except ERRORS as error:
-            raise self.named(error) from None
+            raise self.named(error, self._timeout) from None
 
     def shut(self) -> None:
         """End the road."""

@@ -13,9 +13,11 @@ __all__ = ["Absent", "Stage", "bind_inputs", "canonical_names", "check_no_whole_
 
 _CANONICAL = re.compile(r"submod_\d+(\.|@|$)")  # an @ begins the mark of an entry
 
+_GIVE_IT = "; give it in every batch, or partition a batch without it in examples= first"
+
 _NAME_IT = (
-    "give partition a batch that has it, as kwargs= or in examples=, or name it in inputs= of "
-    "partition_modules"
+    "leave it out, give partition a batch that has it, as kwargs= or in examples=, or name it in "
+    "inputs= of partition_modules"
 )
 
 
@@ -39,7 +41,8 @@ def bind_inputs(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, 
         if name not in names:
             way = f"pass the dict as **{name}" if _is_batch(names, value) else _NAME_IT
             raise TypeError(
-                f"{name!r} is not an input of the model, which takes {list(names)}; {way}"
+                f"{name!r} is not an input of the model as it was partitioned, which takes "
+                f"{list(names)}; {way}"
             )
         if name in values:
             raise TypeError(f"input {name!r} is given twice, by position and by name")
@@ -133,7 +136,7 @@ class Stage:
                     continue
                 raise ValueError(
                     f"stage {self.stage_id} takes {arg_name(arg)!r}, which it did not receive; "
-                    f"there is {_listed(env)}"
+                    f"there is {_listed(env)}{_GIVE_IT if arg_name(arg) in self._inputs else ''}"
                 )
             if isinstance(arg, str):
                 positional.append(value)
@@ -246,5 +249,5 @@ def _take(value: Any, key: str) -> Any:
 
 
 def _listed(env: Mapping[str, Any]) -> str:
-    present = [name for name, value in env.items() if value is not Absent.ABSENT]
+    present = [n for n, value in env.items() if value is not Absent.ABSENT and "@" not in n]
     return ", ".join(present) or "nothing"

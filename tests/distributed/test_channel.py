@@ -233,7 +233,7 @@ def test_three_ranks() -> None:
             )[own],
             "ValueError: src 5 is not in the group",
             ("UnsupportedTypeError" if own == 1 else "CodecError")
-            + ": broadcast from rank 1: outputs[1] is a object",
+            + ": broadcast from rank 1: outputs[1] is of type object",
             "ValueError: the two ends of a channel have different groups" if own != 1 else "",
         ]
         for text, begin in zip(texts, expected, strict=True):

@@ -108,4 +108,4 @@ def opaque_checkpointed(rank: Rank) -> str:
 
 def test_an_output_that_checkpointing_would_cut_off_is_refused() -> None:
     for message in values(opaque_checkpointed, 2):
-        assert "loss: outputs is a tests.distributed.test_evaluation.Opaque" in message
+        assert "loss: outputs is of type tests.distributed.test_evaluation.Opaque" in message
