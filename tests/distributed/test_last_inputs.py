@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import traceback
+
 import pytest
+import torch
 
 from pipecodec.demo.launch import Rank
 
@@ -106,3 +111,21 @@ def test_an_input_that_only_the_last_rank_lacks_is_an_error_on_all_ranks() -> No
             "the last stage takes 'labels' from the batch of its own rank, which lacks it; give "
             "the first and the last rank of a pipeline the same batches"
         ) in message
+
+
+def other_size(rank: Rank) -> str:
+    """Give the last rank a label more than the model's output has rows."""
+    case = Case("only the last", Grid(2))
+    engine, _ = case.engine(case.build())
+    batches = list(case.batches(0, 0))
+    if rank.rank == 1:
+        batches = [b | {"labels": torch.cat([b["labels"], b["labels"][:1]])} for b in batches]
+    with pytest.raises(Exception) as caught:
+        engine.train_batch(iter(batches))
+    return "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have notes from Python 3.11 on")
+def test_an_error_of_a_model_whose_inputs_have_other_sizes_tells_of_both_batches() -> None:
+    for text in values(other_size, 2):
+        assert re.search(r"\(The last stage takes .*labels.* from the batches of its own", text)
