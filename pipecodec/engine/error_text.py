@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-__all__ = ["summary", "trace", "transportable"]
+__all__ = ["note", "summary", "trace", "transportable"]
 
 _LINE, _TEXT = 2000, 8000
 """Most characters of a message and of a traceback; longer ones lose their middle."""
@@ -34,6 +34,12 @@ def summary(error: BaseException) -> str:
         line = "an iterator, such as that of the micro-batches, has no more"
     name = type(error).__name__
     return transportable(f"{name}: {line}" if line.strip() else name, _LINE)
+
+
+def note(error: BaseException, text: str) -> None:
+    """Add a sentence to an error that is not ours, behind its own text; from Python 3.11 on."""
+    if hasattr(error, "add_note"):
+        error.add_note(f"({text})")
 
 
 def trace(error: BaseException) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from ..errors import bug
+from .error_text import note
 from .last_batches import PackedInputs
+from .model_loss import model_loss
 from .stage_module import StageModule
 from .token import join_loss
 
-__all__ = ["Labels", "loss_of", "loss_problem"]
+__all__ = ["Labels", "called", "loss_of", "loss_problem"]
 
 LossFn = Callable[[Any, Any], Any]
 
@@ -42,7 +44,7 @@ def loss_of(last: StageModule, loss_fn: LossFn) -> LossFn:
 
     def loss(output: Any, labels: Any) -> Any:
         output, token = ending.receive(output, last.recomputes)
-        value = loss_fn(output, labels.value if isinstance(labels, Labels) else labels)
+        value = called(loss_fn, output, labels.value if isinstance(labels, Labels) else labels)
         problem = loss_problem(value, ending.scalar_losses)
         if problem is not None:
             if ending.wrong_losses is None:
@@ -55,6 +57,20 @@ def loss_of(last: StageModule, loss_fn: LossFn) -> LossFn:
         return joined
 
     return loss
+
+
+def called(loss_fn: Callable[..., Any], output: Any, labels: Any, **kwargs: Any) -> Any:
+    """Return the loss; an error of ``loss_fn`` tells of its arguments."""
+    try:
+        return loss_fn(output, labels, **kwargs)
+    except Exception as error:
+        if loss_fn is not model_loss:
+            note(
+                error,
+                f"loss_fn got the last stage's output, of type {type(output).__name__}, and the "
+                f"labels, of type {type(labels).__name__}.",
+            )
+        raise
 
 
 def loss_problem(loss: Any, scalar: bool = True) -> str | None:

@@ -28,6 +28,7 @@ from ..stages.liveness import Arg, arg_name
 from ..stages.local_inputs import LocalInputs
 from ..stages.stage import Stage, bind_inputs
 from .ending import Ending
+from .error_text import note
 from .last_batches import LastBatches
 from .packed_batches import PackedBatches
 from .recompute import statistics_kept
@@ -223,11 +224,12 @@ class StageModule(nn.Module):
             with statistics_kept(self.mod) if again else nullcontext():
                 output = self.mod(*positional, **keyword)  # 3
         except Exception as error:
-            if self.last_batches is not None and hasattr(error, "add_note"):  # Python 3.11
-                error.add_note(
-                    f"(The last stage takes {', '.join(self.local.roots)} from the batches of its "
+            if self.last_batches is not None:
+                note(
+                    error,
+                    f"The last stage takes {', '.join(self.local.roots)} from the batches of its "
                     f"own rank. They have to be those of the first stage's rank, in one order, as "
-                    f"with one seed.)"
+                    f"with one seed.",
                 )
             raise
         if self.last:

@@ -76,9 +76,9 @@ def build_stage(
     Raises:
         TypeError: an argument is no such object.
         RuntimeError: this torch is older than 2.13.
-        ValueError: torch.distributed is not initialized, there is no such stage, it has no memory
-            yet (meta), it has another precision than the model that was observed, or an option has
-            no such value.
+        ValueError: torch.distributed is not initialized, ``group`` has more ranks than there are
+            stages, there is no such stage, it has no memory yet (meta), it has another precision
+            than the model that was observed, or an option has no such value.
     """
     if _version() < _LOWEST:
         raise RuntimeError(
@@ -93,6 +93,12 @@ def build_stage(
         raise ValueError(
             "torch.distributed is not initialized: call torch.distributed.init_process_group "
             "first, in processes that torchrun started"
+        )
+    ranks = dist.get_world_size(group)
+    if ranks > len(part.stages):
+        raise ValueError(
+            f"{ranks} ranks are too many for one pipeline of {len(part.stages)} stages; start "
+            f"fewer processes, or give each pipeline's ranks as group="
         )
     if share_errors:
         watcher()  # so that the others learn of it if this process ends before its first step

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from ..arguments import function
 from ..codec import pack, unpack
-from ..engine.loss import loss_problem
+from ..engine.loss import called, loss_problem
 from ..engine.model_loss import model_loss
 from ..engine.token import join_loss
 from ..errors import CodecError
@@ -67,7 +67,7 @@ class Loss:
                 f"pipecodec.pipelining.loss got a {type(output).__name__}: it is for schedules "
                 f"whose stages were made by pipecodec.pipelining.build_stage"
             )
-        found = self._loss_fn(output.value, unwrapped(target), **kwargs)
+        found = called(self._loss_fn, output.value, unwrapped(target), **kwargs)
         problem = loss_problem(found)
         if problem is not None:
             raise ValueError(problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -223,3 +224,20 @@ def test_batches_that_are_split_as_the_user_says() -> None:
 def test_a_loss_is_no_number(loss_fn: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         schedule(loss_fn=pipelining.loss(loss_fn)).step(**batch())
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have notes from Python 3.11 on")
+def test_an_error_of_the_loss_function_tells_of_its_arguments() -> None:
+    wrong = pipelining.loss(nn.functional.cross_entropy)
+    with pytest.raises(TypeError) as caught:
+        schedule(loss_fn=wrong).step(**batch())
+    (said,) = caught.value.__notes__
+    assert said.startswith("(loss_fn got the last stage's output, of type dict, and the labels, of")
+
+
+@pytest.mark.usefixtures("alone")
+def test_more_ranks_than_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 3)
+    with pytest.raises(ValueError, match="3 ranks are too many for one pipeline of 2 stages"):
+        build(partition(2))
