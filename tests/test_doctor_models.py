@@ -192,3 +192,11 @@ def test_without_a_batch_nothing_is_run():
     assert report.notes == ["nothing was run: no batch was given"]
     assert [crossing.travels for crossing in report.boundaries[0].crossings] == ["unknown"] * 3
     json.dumps(report.to_dict())
+
+
+def test_a_model_without_a_loss_is_noted():
+    given = {name: value for name, value in batch().items() if name != "labels"}
+    report = pipecodec.doctor(partition(gpt2(), kwargs=given, n_stages=2), **given)
+    assert [note for note in report.notes if "the model returned no loss (loss is None)" in note]
+    whole = pipecodec.doctor(partition(gpt2(), kwargs=batch(), n_stages=2), **batch())
+    assert not [note for note in whole.notes if "no loss" in note]

@@ -69,7 +69,8 @@ def doctor(
         boundaries = boundaries_of_cut(part)
     else:
         batches = [_batch(part, each) for each in ((args, kwargs), *others)]
-        boundaries, problems = observe(part, batches)
+        boundaries, problems, found = observe(part, batches)
+        notes += found
         seconds = measure(part, *batches[0])
     stages = stage_reports(part, states, seconds or None)
     problems += judge_stages(part, stages)

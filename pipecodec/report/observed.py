@@ -25,8 +25,10 @@ Batch = tuple[Sequence[Any], Mapping[str, Any]]
 Seen = list[tuple[At, Packed]]
 
 
-def observe(part: Partition, batches: Sequence[Batch]) -> tuple[list[Boundary], list[Problem]]:
-    """Run all stages on each batch; return the first one's boundaries, and all problems."""
+def observe(
+    part: Partition, batches: Sequence[Batch]
+) -> tuple[list[Boundary], list[Problem], list[str]]:
+    """Run all stages on each batch; return the first one's boundaries, all problems, and notes."""
     packers = [Packer(k) for k in range(len(part.stages) - 1)]
     problems: list[Problem] = []
     runs: list[Seen] = []
@@ -63,7 +65,14 @@ def observe(part: Partition, batches: Sequence[Batch]) -> tuple[list[Boundary], 
     if output is not None:
         problems += passing_values(output, pairs)
         problems += omitted_by_plan(layer_calls, pairs)
-    return [_boundary(part, runs[0], k, pairs[k]) for k in range(len(pairs))], problems
+    notes = [_NO_LOSS] if output is not None and getattr(output, "loss", "") is None else []
+    return [_boundary(part, runs[0], k, pairs[k]) for k in range(len(pairs))], problems, notes
+
+
+_NO_LOSS = (
+    "the model returned no loss (loss is None): training needs loss_fn=, or labels in every batch "
+    "and in the one that partition observes"
+)
 
 
 def _tensors(seen: Seen) -> list[torch.Tensor]:
