@@ -20,10 +20,6 @@ import pytest
 
 BASE = os.environ.get("PIPECODEC_SEED", "")
 
-os.environ.setdefault(
-    "PYTHONWARNINGS", "error:c10d"
-)  # in all processes: gradients through a message
-
 hypothesis.settings.register_profile("repeatable", derandomize=not BASE)
 hypothesis.settings.load_profile("repeatable")
 

@@ -134,7 +134,7 @@ def running() -> Iterator[subprocess.Popen[str]]:
     # A shell lets its background jobs ignore SIGINT, and so would all that a job starts.
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipecodec.demo", "--steps=10000"],
+        [sys.executable, "-m", "pipecodec", "demo", "--steps=10000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -58,6 +58,10 @@ def send_until_shut(rank: Rank) -> list[str]:
             errors.append(str(error).splitlines()[0])
         thread.join()
         meet(store, f"round {number}", rank.world)
+    if rank.rank:
+        store.set("left", "")
+    else:
+        store.wait(["left"])  # this process has the store
     return errors
 
 

@@ -6,6 +6,7 @@ Each family of cases has a subclass of :class:`Training`, which holds its data a
 from __future__ import annotations
 
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -140,6 +141,7 @@ def on_engine(rank: Rank, trainings: Mapping[str, Training]) -> dict[str, Traine
 
 def train(training: Training, folder: str = "") -> Trained:
     """Train on this rank's engine; all ranks save in ``folder`` if it is resumed."""
+    warnings.filterwarnings("error", message="c10d")  # of gradients through a message
     engine, names = training.engine(training.build())
     result = Trained()
     if training.unused_have_none and training.precision == "fp32" and training.zero == 0:

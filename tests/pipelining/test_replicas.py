@@ -138,7 +138,7 @@ def dtensor(rank: Rank, folder: str, wrong: bool) -> str:
     [
         (
             False,
-            "input is a torch.distributed.tensor.DTensor, which is spread over processes; send",
+            "input is of type torch.distributed.tensor.DTensor, which is spread over processes",
         ),
         (True, "`distribute_tensor` should be used to distribute leaf tensors!"),
     ],
