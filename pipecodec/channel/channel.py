@@ -225,7 +225,7 @@ class Channel:
         with self._sends.lock:
             try:
                 if not (self._sends.over or self._sends.cut):
-                    ends = self._open(self._sends)
+                    ends = self._ends or self._open(self._sends)
                     self._on_their_way.wait()
                     ends.sender.finish()
                     self._say_farewell(ends.sender)

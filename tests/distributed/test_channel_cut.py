@@ -239,10 +239,12 @@ def test_a_forked_process_has_no_part_in_a_channel(way: str) -> None:
 
 def ended(rank: Rank) -> list[tuple[str, str]]:
     join()
-    channel = Channel(1 - rank.rank)
-    channel.send("begin"), channel.recv()
+    channel, closed = Channel(1 - rank.rank), Channel(1 - rank.rank)
+    for end in (channel, closed):
+        end.send("begin"), end.recv()
     dist.barrier()
     dist.destroy_process_group()
+    closed.close()
     return [raised(lambda: channel.send(torch.ones(LARGE))), raised(channel.recv)]
 
 
