@@ -25,6 +25,10 @@ _HEAD = struct.Struct("<BQ")
 """Whether an error follows, and the size of the whole message behind this."""
 
 
+_ways: WeakKeyDictionary[Any, Direction] = WeakKeyDictionary()
+"""By group: why none follows one that was cut short."""
+
+
 def broadcast(obj: Any, src: int, group: Any = None) -> Any:
     """Return rank ``src``'s value on all ranks of a group, which call this together.
 
@@ -56,10 +60,6 @@ def broadcast(obj: Any, src: int, group: Any = None) -> Any:
             _give(obj, everyone, way)
             return obj
         return _take(everyone, way)
-
-
-_ways: WeakKeyDictionary[Any, Direction] = WeakKeyDictionary()
-"""By group."""
 
 
 class _Everyone:

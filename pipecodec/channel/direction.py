@@ -24,7 +24,7 @@ class Direction:
         self.cut = ""
         """Why nothing follows a value that was cut short."""
         self.begun: Callable[[], int] = int
-        """Counts messages: an error in front of the next one leaves the direction as it was."""
+        """Grows with each message: an error in front of the next one leaves all as it was."""
         self._call, self._remedy, self._before = call, remedy, 0
         self._interrupted = self._why("an interrupt")
 

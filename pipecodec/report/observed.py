@@ -25,6 +25,12 @@ Batch = tuple[Sequence[Any], Mapping[str, Any]]
 Seen = list[tuple[At, Packed]]
 
 
+_NO_LOSS = (
+    "the model returned no loss (loss is None): training needs loss_fn=, or labels in every batch "
+    "and in the one that partition observes"
+)
+
+
 def observe(
     part: Partition, batches: Sequence[Batch]
 ) -> tuple[list[Boundary], list[Problem], list[str]]:
@@ -67,12 +73,6 @@ def observe(
         problems += omitted_by_plan(layer_calls, pairs)
     notes = [_NO_LOSS] if output is not None and getattr(output, "loss", "") is None else []
     return [_boundary(part, runs[0], k, pairs[k]) for k in range(len(pairs))], problems, notes
-
-
-_NO_LOSS = (
-    "the model returned no loss (loss is None): training needs loss_fn=, or labels in every batch "
-    "and in the one that partition observes"
-)
 
 
 def _tensors(seen: Seen) -> list[torch.Tensor]:
